@@ -1,0 +1,95 @@
+"""Where the one writer meets all readers: the current picture, and who is to be told of the next."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from datetime import UTC, datetime
+from typing import NoReturn, Protocol
+
+from whalewatch._errors import WatchEnded, WhalewatchError, another
+from whalewatch._model import ContainerEvent
+from whalewatch._snapshot import Snapshot
+from whalewatch._wakeup import Wakeup
+
+__all__ = ["Feed", "Subscriber"]
+
+
+class Subscriber(Protocol):
+    """Whoever is told of every new picture."""
+
+    def joined(self, snapshot: Snapshot) -> None:
+        """Begin with this picture; called under the feed's lock, before any `push`."""
+
+    def push(self, snapshot: Snapshot, events: tuple[ContainerEvent, ...]) -> None:
+        """Take note of a new picture and of the way to it; called under the feed's lock, must not block."""
+
+    def wake(self) -> None:
+        """Let the reader look; called after `push`, and when the feed has ended, without the lock."""
+
+
+class Feed:
+    """The current picture and its subscribers.
+
+    One writer calls `publish` and `end`; anybody may read the attributes, from any thread and without a lock: each is
+    replaced as a whole. The lock makes "swap the picture and tell everyone" one step, so that a subscriber that joins
+    finds each event either in the picture it starts with or in what it is told, and never in both.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.snapshot = Snapshot(revision=0, as_of=datetime.now(UTC))
+        self.was_synced = False
+        self.ended = False
+        self.error: WhalewatchError | None = None
+        """For which the watch is disconnected now, or has ended."""
+        self.changed = Wakeup()
+        self._subscribers: list[weakref.ref[Subscriber]] = []
+        self._waiting: set[Subscriber] = set()
+
+    def publish(self, snapshot: Snapshot, events: tuple[ContainerEvent, ...] = ()) -> None:
+        """Replace the picture; `events` lead from the former one to it."""
+        with self.lock:
+            self.snapshot = snapshot
+            self.was_synced = self.was_synced or snapshot.synced
+            told = self._living() if events else ()
+            for subscriber in told:
+                subscriber.push(snapshot, events)
+        for subscriber in told:
+            subscriber.wake()
+        self.changed.ring()
+
+    def end(self, error: WhalewatchError | None) -> None:
+        """Nothing more will be published; `error` is why, None if the watcher was closed."""
+        with self.lock:
+            self.error, self.ended = error, True
+            told = self._living()
+        for subscriber in told:
+            subscriber.wake()
+        self.changed.ring()
+
+    def join(self, subscriber: Subscriber) -> None:
+        """Tell `subscriber` of the picture and of everything that follows; it is forgotten with its last reference."""
+        with self.lock:
+            self._subscribers.append(weakref.ref(subscriber))
+            subscriber.joined(self.snapshot)
+
+    def leave(self, subscriber: Subscriber) -> None:
+        """Tell `subscriber` nothing more."""
+        with self.lock:
+            self._subscribers = [ref for ref in self._subscribers if ref() not in (None, subscriber)]
+
+    def keep(self, subscriber: Subscriber, *, waiting: bool) -> None:
+        """Hold on to a subscriber whose reader waits: nothing else refers to a task that waits for a future."""
+        with self.lock:
+            (self._waiting.add if waiting else self._waiting.discard)(subscriber)
+
+    def raise_ended(self) -> NoReturn:
+        """Raise why the watch has ended: the caller's own instance of its error, or `WatchEnded`."""
+        raise another(self.error) if self.error else WatchEnded("the watcher is closed")
+
+    def _living(self) -> tuple[Subscriber, ...]:
+        living = [(ref, subscriber) for ref in self._subscribers if (subscriber := ref()) is not None]
+        if len(living) < len(self._subscribers):
+            self._subscribers = [ref for ref, _ in living]
+        return tuple(subscriber for _, subscriber in living)

@@ -1,0 +1,244 @@
+"""What users see of containers: frozen values, safe to keep and to hand to any thread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from enum import Enum
+from functools import cached_property
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, TypeVar, final
+
+import attrs
+
+__all__ = [
+    "Container",
+    "ContainerEvent",
+    "EventType",
+    "FrozenMapping",
+    "Health",
+    "IPAddress",
+    "Origin",
+    "Port",
+    "Project",
+    "by_name",
+    "earliest",
+    "same_run",
+]
+
+IPAddress = IPv4Address | IPv6Address
+
+V = TypeVar("V")
+
+
+@final
+class FrozenMapping(Mapping[str, V]):
+    """An immutable, hashable mapping with text keys; equal to any mapping with the same items."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Mapping[str, V] | None = None) -> None:
+        self._items: dict[str, V] = dict(items) if items else {}
+
+    def __getitem__(self, key: str) -> V:
+        return self._items[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._items
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, FrozenMapping):
+            return self._items == other._items
+        return self._items == other
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._items.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._items)
+
+    def __reduce__(self) -> tuple[type[FrozenMapping[Any]], tuple[dict[str, V]]]:
+        return (FrozenMapping, (self._items,))
+
+
+NOTHING: FrozenMapping[Any] = FrozenMapping()
+
+
+def _frozen(items: Mapping[str, Any]) -> FrozenMapping[Any]:
+    return items if isinstance(items, FrozenMapping) else FrozenMapping(items)
+
+
+class Health(Enum):
+    """Result of a container's own health check."""
+
+    STARTING = "starting"
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+
+
+@attrs.frozen
+class Port:
+    """A port that a container exposes.
+
+    Attributes:
+        port: number inside the container.
+        protocol: "tcp", "udp" or "sctp".
+        host_ip: address on the host at which it is published, None if it is not.
+        host_port: number on the host at which it is published, None if it is not.
+    """
+
+    port: int
+    protocol: str = "tcp"
+    host_ip: IPAddress | None = None
+    host_port: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Container:
+    """A container that is alive: it has an initial process, running or paused.
+
+    Names, labels and images come from whoever started the container: treat them as hostile input.
+
+    Attributes:
+        id: full identifier, unique within its engine.
+        name: without a leading slash.
+        pid: initial process in the engine's PID namespace; None only where the engine tells none.
+        labels: all labels.
+        project: compose project, "" without one.
+        paused: whether its processes are frozen.
+        image: as it was named when the container was created.
+        started_at: start of this run in UTC, to the microsecond; None where the engine tells none.
+        health: of its own health check; None without one, and while paused.
+        ports: exposed ports, published or not.
+        addresses: IP addresses by network name (Docker and Podman; else empty).
+        privileged: None where the engine does not tell.
+        engine: address of the engine that runs it.
+        rucksack: whatever the application's ``pack`` made of it; outside equality.
+    """
+
+    id: str
+    name: str
+    pid: int | None
+    labels: FrozenMapping[str] = attrs.field(default=NOTHING, converter=_frozen)
+    project: str = ""
+    paused: bool = False
+    image: str = ""
+    started_at: datetime | None = None
+    health: Health | None = None
+    ports: tuple[Port, ...] = ()
+    addresses: FrozenMapping[tuple[IPAddress, ...]] = attrs.field(default=NOTHING, converter=_frozen)
+    privileged: bool | None = None
+    engine: str = ""
+    rucksack: Any = attrs.field(default=None, eq=False, repr=False)
+
+
+def same_run(one: Container, other: Container) -> bool:
+    """Tell whether two readings of one id belong to the same run, its *incarnation*.
+
+    A run is told apart by PID and start time; what one of the two readings does not tell decides nothing.
+    """
+    return (one.pid == other.pid or one.pid is None or other.pid is None) and (
+        one.started_at == other.started_at or one.started_at is None or other.started_at is None
+    )
+
+
+def by_name(container: Container) -> tuple[str, str]:
+    """Sort key of containers within a project."""
+    return (container.name, container.id)
+
+
+def earliest(container: Container) -> tuple[bool, float, str]:
+    """Sort key of containers that bear the same name: the earliest started first, those of unknown start last."""
+    started = container.started_at
+    return (started is None, started.timestamp() if started else 0.0, container.id)
+
+
+@attrs.frozen
+class Project:
+    """The containers of one compose project; the project "" holds those without one.
+
+    Attributes:
+        name: as the compose tool's label says.
+        containers: by name.
+    """
+
+    name: str
+    containers: tuple[Container, ...] = ()
+
+    @property
+    def container_names(self) -> tuple[str, ...]:
+        """Names of its containers, sorted."""
+        return tuple(container.name for container in self.containers)
+
+    @cached_property
+    def _index(self) -> dict[str, Container]:
+        named = {container.name: container for container in sorted(self.containers, key=earliest, reverse=True)}
+        return named | {container.id: container for container in self.containers}
+
+    def container(self, name_or_id: str) -> Container | None:
+        """Find a container by full id or by name; None if there is none. An id wins over a name."""
+        return self._index.get(name_or_id)
+
+    def __len__(self) -> int:
+        return len(self.containers)
+
+    def __iter__(self) -> Iterator[Container]:
+        return iter(self.containers)
+
+    def __contains__(self, item: object) -> bool:
+        return item in self._index if isinstance(item, str) else item in self.containers
+
+
+class EventType(Enum):
+    """What happened to a container."""
+
+    STARTED = "started"
+    EXITED = "exited"
+    PAUSED = "paused"
+    UNPAUSED = "unpaused"
+    UPDATED = "updated"
+
+
+class Origin(Enum):
+    """How the library came to know of an event.
+
+    Attributes:
+        ENGINE: the engine said so.
+        SYNC: found by the initial synchronisation, and replayed to a new subscription.
+        RESYNC: found after an outage, by the confirming listing or by an audit.
+    """
+
+    ENGINE = "engine"
+    SYNC = "sync"
+    RESYNC = "resync"
+
+
+@attrs.frozen(kw_only=True)
+class ContainerEvent:
+    """One change of one container.
+
+    Attributes:
+        type: what happened.
+        container: as it is after the change; for EXITED its last known state.
+        previous: for UPDATED, as it was before the change; else None.
+        timestamp: the engine's own time of the change where ``origin`` is ENGINE, else when it was found (UTC).
+        origin: how it came to be known.
+        exit_code: for EXITED, of the initial process, where the engine tells a trustworthy one.
+        revision: of the picture that this event belongs to.
+        last: whether it is the final event of its revision: only now does folding give a picture that existed.
+    """
+
+    type: EventType
+    container: Container
+    previous: Container | None = None
+    timestamp: datetime
+    origin: Origin
+    exit_code: int | None = None
+    revision: int
+    last: bool

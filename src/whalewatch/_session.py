@@ -1,0 +1,338 @@
+"""One connection to an engine, from the first call to the failure that ends it.
+
+Tasks of a session, all in one group, so that the first to fail ends the others:
+
+* a *drain* per event stream, which hands signals to the book and never waits for anything else: the engine's stream is
+  always read, whatever inspects, consumers or audits do;
+* the *inspectors*, which read containers as the book wants them;
+* the *heartbeat*, which notices an engine that no longer answers;
+* the session itself, which synchronises and then audits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from asyncio import TaskGroup
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime
+from random import Random
+from typing import NoReturn, TypeVar
+
+import attrs
+
+from whalewatch._book import Book
+from whalewatch._engine import Engine, Listing, Signal, SignalType
+from whalewatch._errors import EngineError, EngineTimeout, EngineUnavailable, WhalewatchError
+from whalewatch._feed import Feed
+from whalewatch._reconcile import Look
+from whalewatch._status import WatchState
+
+__all__ = ["Session", "Settings", "Tally"]
+
+T = TypeVar("T")
+
+log = logging.getLogger("whalewatch.watcher")
+
+SETTLING = 0.1
+"""Seconds to wait before reading a container that is likely to exit: its exit then needs no reading."""
+
+GRACE = 0.5
+"""Seconds that an audit leaves to the stream to tell of a difference by itself (Podman tells up to 0.2 s late)."""
+
+FIRST_RETRY, LAST_RETRY = 0.5, 30.0
+"""Seconds until a container that could not be read is tried again: doubling from the first to the last."""
+
+AUDIT_PAUSE = 1.0
+"""Seconds at least between audits that bad input asks for."""
+
+REREAD = 20
+"""Containers that an audit reads anew at least, if there are so many; else a tenth of them."""
+
+BREATH = 256
+"""Signals taken in one go before other tasks get their turn: a burst must not stop the host program's loop."""
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """What a watcher was told; seconds throughout."""
+
+    heartbeat: float
+    audit: float | None
+    call_timeout: float
+    concurrency: int
+    now: Callable[[], datetime]
+    random: Random
+
+
+@attrs.define
+class Tally:
+    """Counters that outlive sessions."""
+
+    signals: int = 0
+    lost: int = 0
+    syncs: int = 0
+    audits: int = 0
+
+
+class Session:
+    """One attempt to follow an engine; `run` returns the error that ended it."""
+
+    def __init__(
+        self, engine: Engine, feed: Feed, settings: Settings, tally: Tally, progress: Callable[[WatchState], None]
+    ) -> None:
+        self.engine = engine
+        self.connected = False
+        self.synced_at: float | None = None
+        self.failing: dict[str, int] = {}
+        """Failures in a row of each container that cannot be read."""
+        self.unlisted: dict[str, int] = {}
+        """Failures in a row of each part of the engine (namespace) that cannot be listed."""
+        self.book = Book(feed, settings.now, self._want)
+        self._settings = settings
+        self._tally = tally
+        self._progress = progress
+        self._due: asyncio.Queue[str] = asyncio.Queue()
+        self._queued: set[str] = set()
+        self._later: dict[str, asyncio.TimerHandle] = {}
+        self._awaited: set[str] = set()
+        self._all_tried = asyncio.Event()
+        self._audit_now = asyncio.Event()
+        self._relist: asyncio.TimerHandle | None = None
+
+    async def run(self) -> WhalewatchError:
+        """Follow the engine until something fails."""
+        try:
+            await self._follow()
+        except Exception as error:
+            first = _first(error)
+            if isinstance(first, WhalewatchError):
+                return first
+            # A fault of this library's own. The picture may be wrong now: a new synchronisation sets it right.
+            log.exception("%s", self._told("internal error"), exc_info=first)
+            return EngineError(self._told(f"internal error: {first!r}"))
+        finally:
+            for timer in (*self._later.values(), self._relist):
+                if timer is not None:
+                    timer.cancel()
+            self.book.disconnected()
+
+    async def _follow(self) -> NoReturn:
+        self._progress(WatchState.CONNECTING)
+        await self._call("connect", self.engine.connect())
+        self.connected = True
+        self.book.open()
+        self._progress(WatchState.SYNCING)
+        async with TaskGroup() as tasks:
+            tasks.create_task(self._heartbeat(), name="whalewatch heartbeat")
+            stream = await self._open(tasks)
+            for _ in range(self._settings.concurrency):
+                tasks.create_task(self._inspector(), name="whalewatch inspector")
+            await self._synchronise()
+            self._progress(WatchState.SYNCED)
+            await self._audit(reread=False)
+            while True:
+                await self._until_audit()
+                stream = await self._renew(tasks, stream)
+                await self._audit(reread=True)
+        raise AssertionError  # the group only ends by an error
+
+    async def _call(self, what: str, call: Awaitable[T], *, timeout: float | None = None) -> T:
+        """Make one call to the engine, within a time."""
+        timeout = self._settings.call_timeout if timeout is None else timeout
+        try:
+            async with asyncio.timeout(timeout) as limit:
+                return await call
+        except TimeoutError as error:
+            if not limit.expired():
+                raise EngineError(self._told(f"{what} failed: {error!r}")) from error
+            raise EngineTimeout(self._told(f"no answer to {what} within {timeout:g} s: is it hung?")) from None
+        except WhalewatchError:
+            raise
+        except Exception as error:
+            raise EngineError(self._told(f"{what} failed: {error!r}")) from error
+
+    def _told(self, message: str) -> str:
+        return f"{self.engine.type} engine at {self.engine.address}: {message}"
+
+    # The event stream
+
+    async def _open(self, tasks: TaskGroup) -> asyncio.Task[None]:
+        """Start to read an event stream and wait until it covers what happens from now on."""
+        subscribed = asyncio.Event()
+        stream = tasks.create_task(self._drain(subscribed), name="whalewatch stream")
+        await self._call("the subscription to events", subscribed.wait())
+        return stream
+
+    async def _renew(self, tasks: TaskGroup, former: asyncio.Task[None]) -> asyncio.Task[None]:
+        """Let a new stream take over: the former may have died silently. The two overlap, so that there is no gap."""
+        stream = await self._open(tasks)
+        former.cancel()
+        await asyncio.wait({former}, timeout=self._settings.call_timeout)
+        return stream
+
+    async def _drain(self, subscribed: asyncio.Event) -> None:
+        async with _closing(self.engine.signals()) as signals:
+            taken = 0
+            while (signal := await self._next(signals)) is not None:
+                if signal.type is SignalType.SUBSCRIBED:
+                    self.book.subscribed(signal.timestamp)
+                    subscribed.set()
+                    continue
+                self._tally.signals += 1
+                if signal.type is SignalType.LOST:
+                    self._tally.lost += 1
+                    self._audit_now.set()
+                else:
+                    self.book.take(signal)
+                taken += 1
+                if taken % BREATH == 0:
+                    await asyncio.sleep(0)
+        raise EngineUnavailable(self._told("the event stream ended"))
+
+    async def _next(self, signals: AsyncIterator[Signal]) -> Signal | None:
+        try:
+            return await anext(signals, None)
+        except WhalewatchError:
+            raise
+        except Exception as error:
+            raise EngineError(self._told(f"the event stream failed: {error!r}")) from error
+
+    async def _heartbeat(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.heartbeat)
+            await self._call("ping", self.engine.ping())
+
+    # Inspecting
+
+    def _want(self, id: str, why: Look) -> None:
+        """Queue a container for inspection, once; what is likely to exit is left alone for a moment."""
+        if why is Look.SETTLES:
+            if id not in self._later and id not in self._queued:
+                self._after(SETTLING, id)
+            return
+        if (timer := self._later.pop(id, None)) is not None:
+            timer.cancel()
+        self._queue(id)
+
+    def _after(self, delay: float, id: str) -> None:
+        self._later[id] = asyncio.get_running_loop().call_later(delay, self._queue, id)
+
+    def _queue(self, id: str) -> None:
+        self._later.pop(id, None)
+        if id not in self._queued:
+            self._queued.add(id)
+            self._due.put_nowait(id)
+
+    async def _inspector(self) -> None:
+        while True:
+            id = await self._due.get()
+            self._queued.discard(id)
+            if not self.book.due(id):
+                self.failing.pop(id, None)
+            else:
+                try:
+                    container = await self._call("inspect", self.engine.inspect(id))
+                except EngineError as error:
+                    self._unread(id, error)
+                else:
+                    self.failing.pop(id, None)
+                    self.book.inspected(id, container)
+            self._tried(id)
+
+    def _unread(self, id: str, error: EngineError) -> None:
+        """Keep what is known of a container that cannot be read, and try again later."""
+        failures = self.failing[id] = self.failing.get(id, 0) + 1
+        log.log(logging.WARNING if failures == 1 else logging.DEBUG, "cannot read container %r: %s", id, error)
+        self.book.failed(id)
+        if id not in self._queued and id not in self._later:
+            self._after(self._backoff(failures), id)
+
+    def _backoff(self, failures: int) -> float:
+        return min(LAST_RETRY, FIRST_RETRY * 2.0 ** min(failures - 1, 10)) * self._settings.random.uniform(0.75, 1.25)
+
+    def _tried(self, id: str) -> None:
+        self._awaited.discard(id)
+        if not self._awaited:
+            self._all_tried.set()
+
+    # Synchronisation and audit
+
+    async def _synchronise(self) -> None:
+        """List, inspect what the listing leaves open, and publish the whole as one revision.
+
+        Each container is waited for once; what fails, or is told of again, is left to the time after. That nothing is
+        read must not be taken for "nothing is there": before failures are left aside, the engine has to answer.
+        """
+        listing = await self._list()
+        self._awaited = self.book.listed(listing) - self.failing.keys()
+        if self._awaited:
+            self._all_tried.clear()
+            await self._all_tried.wait()
+        if self.failing:
+            await self._call("ping", self.engine.ping())
+        self.synced_at = asyncio.get_running_loop().time()
+        self._tally.syncs += 1
+        self.book.settle()
+
+    async def _list(self) -> Listing:
+        # A listing grows with the number of containers, and the heartbeat watches over it too.
+        allowed = self._settings.heartbeat + self._settings.call_timeout
+        listing = await self._call("the listing of containers", self.engine.listing(), timeout=allowed)
+        self.unlisted = {part: self.unlisted.get(part, 0) + 1 for part in listing.failed}
+        for part, error in listing.failed.items():
+            level = logging.WARNING if self.unlisted[part] == 1 else logging.DEBUG
+            log.log(level, "cannot list %r: %s", part, error)
+        if self.unlisted:
+            delay = self._backoff(min(self.unlisted.values()))
+            self._relist = asyncio.get_running_loop().call_later(delay, self._audit_now.set)
+        return listing
+
+    async def _audit(self, *, reread: bool) -> None:
+        """Compare a listing with the picture, and have whatever differs confirmed by an inspect.
+
+        Right after a synchronisation this is its confirmation: what fell between the listing and an engine's
+        subscription, for which no engine gives proof, is found here.
+        """
+        self._audit_now.clear()
+        self._tally.audits += 1
+        self.book.touched.clear()
+        listing = await self._list()
+        differing = self.book.compare(listing)
+        if differing:
+            await asyncio.sleep(GRACE)
+            self.book.suspect(differing - self.book.touched)
+        if reread and any(s.container is None for s in listing.sightings.values()):
+            # A restart whose events were lost shows in no listing without PIDs: read some anew each time.
+            self.book.suspect(self.book.unverified(max(REREAD, len(listing.sightings) // 10)))
+
+    async def _until_audit(self) -> None:
+        """Wait until an audit is due, or asked for."""
+        interval = self._settings.audit
+        if interval is not None:
+            interval *= self._settings.random.uniform(0.9, 1.1)
+        pause = AUDIT_PAUSE if interval is None else min(AUDIT_PAUSE, interval)
+        await asyncio.sleep(pause)
+        try:
+            async with asyncio.timeout(None if interval is None else interval - pause):
+                await self._audit_now.wait()
+        except TimeoutError:
+            return
+
+
+@asynccontextmanager
+async def _closing(signals: AsyncIterator[Signal]) -> AsyncIterator[AsyncIterator[Signal]]:
+    """Close an async generator promptly; another kind of async iterator needs no closing."""
+    try:
+        yield signals
+    finally:
+        if isinstance(signals, AsyncGenerator):
+            await signals.aclose()
+
+
+def _first(error: BaseException) -> BaseException:
+    """The error that came first, out of a task group's."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

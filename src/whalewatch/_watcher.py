@@ -1,0 +1,314 @@
+"""The watcher: keeps one engine followed, from entering to leaving, whatever the engine does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from asyncio import Task
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from datetime import UTC, datetime
+from random import Random
+from types import MappingProxyType, TracebackType
+from typing import Self, TypedDict
+
+from whalewatch._engine import Engine
+from whalewatch._errors import WhalewatchError
+from whalewatch._feed import Feed
+from whalewatch._model import ContainerEvent, EventType
+from whalewatch._portfolio import Portfolio, deadline
+from whalewatch._retry import Backoff, Retry
+from whalewatch._session import Session, Settings, Tally
+from whalewatch._status import Stats, Status, WatchState
+from whalewatch._subscription import Subscription
+
+__all__ = ["Watcher", "WatcherOptions"]
+
+log = logging.getLogger("whalewatch.watcher")
+
+CLOSING = 2.0
+"""Seconds that an engine adapter has to let go of its connections."""
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class WatcherOptions(TypedDict, total=False):
+    """The options of `Watcher`, as every engine's ``watch`` passes them on."""
+
+    retry: Retry | None
+    heartbeat: float
+    audit: float | None
+    call_timeout: float
+    concurrency: int
+    clock: Callable[[], datetime]
+    random: Random | None
+
+
+class Watcher:
+    """Follows one container engine: an initial synchronisation, then its event stream, again after every failure.
+
+    Single-use. As an async context manager it works in the background from entering to leaving, which closes the engine
+    too; `run` does the same in the foreground. `portfolio`, `events`, `status` and `stats` may be used from any thread;
+    the rest belongs to the event loop in which the watcher runs.
+
+    Args:
+        engine: what to follow; it is the watcher's from now on.
+        retry: how to try again after a failure; None never does: the first failure ends the watch with its error.
+        heartbeat: seconds between calls that check whether the engine still answers.
+        audit: seconds between audits, jittered by a tenth: each compares one listing with the picture and renews the
+            event stream; None makes none but the one that confirms a synchronisation.
+        call_timeout: seconds that the engine has to answer a call; a listing has `heartbeat` seconds more.
+        concurrency: containers that are inspected at a time.
+        clock: gives the time of what the engine does not date, in aware UTC.
+        random: for jitter.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        retry: Retry | None = Retry(),  # noqa: B008 - immutable
+        heartbeat: float = 10.0,
+        audit: float | None = 300.0,
+        call_timeout: float = 5.0,
+        concurrency: int = 8,
+        clock: Callable[[], datetime] = _utc_now,
+        random: Random | None = None,
+    ) -> None:
+        for name, value in (
+            ("heartbeat", heartbeat),
+            ("audit", audit),
+            ("call_timeout", call_timeout),
+            ("concurrency", concurrency),
+        ):
+            if value is not None and value <= 0:
+                msg = f"{name} must be positive, not {value}"
+                raise ValueError(msg)
+        self._engine = engine
+        self._retry = retry
+        self._settings = Settings(
+            heartbeat=heartbeat,
+            audit=audit,
+            call_timeout=call_timeout,
+            concurrency=concurrency,
+            now=clock,
+            random=random or Random(),  # noqa: S311 - jitter is no secret
+        )
+        self._feed = Feed()
+        self._portfolio = Portfolio(self._feed)
+        self._status = Status(state=WatchState.CONNECTING, since=clock(), source=engine.source)
+        self._backoff = Backoff(retry)
+        self._tally = Tally()
+        self._session: Session | None = None
+        self._drift = self._outages = 0
+        self._used = False
+        self._task: Task[None] | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that is followed."""
+        return self._engine
+
+    @property
+    def portfolio(self) -> Portfolio:
+        """The picture of what is alive; from any thread and event loop."""
+        return self._portfolio
+
+    @property
+    def status(self) -> Status:
+        """Where the watch stands; from any thread."""
+        return self._status
+
+    @property
+    def stats(self) -> Stats:
+        """Counters since the start; from any thread."""
+        session, tally = self._session, self._tally
+        calls: Mapping[str, int] = MappingProxyType(dict(self._engine.calls))
+        return Stats(
+            calls=calls,
+            signals=tally.signals,
+            lost=tally.lost,
+            syncs=tally.syncs,
+            outages=self._outages,
+            audits=tally.audits,
+            drift=self._drift + (session.book.drift if session else 0),
+            unresolved=len(session.failing) + len(session.unlisted) if session else 0,
+            revisions=self._feed.snapshot.revision,
+        )
+
+    def events(
+        self,
+        *,
+        replay: bool = True,
+        buffer: int = 1024,
+        types: Collection[EventType] | None = None,
+        where: Callable[[ContainerEvent], bool] | None = None,
+    ) -> Subscription:
+        """Subscribe to events; from any thread. What happens from this call on is delivered.
+
+        Args:
+            replay: begin with STARTED for every container that is alive now; the live events follow without gap or
+                overlap.
+            buffer: events that may wait for the reader before they collapse to net differences.
+            types: only these; None for all.
+            where: only events for which this is true; called in the reader's task.
+
+        Raises:
+            ValueError: `buffer` is less than 1.
+        """
+        return Subscription(self._feed, replay=replay, buffer=buffer, types=types, where=where)
+
+    async def ready(self, timeout: float | None = None) -> None:
+        """Wait for the first successful synchronisation.
+
+        Args:
+            timeout: seconds; None waits as long as the watch lasts.
+
+        Raises:
+            NotSynced: it had not come in time; chained from why the watch is disconnected.
+            EngineError: the error for which the watch ended before it.
+            WatchEnded: the watcher was closed before it.
+        """
+        feed = self._feed
+        async with deadline(feed, timeout, f"no synchronisation with {self._engine.address}"):
+            await feed.changed.until(lambda: feed.was_synced or feed.ended)
+        if not feed.was_synced:
+            feed.raise_ended()
+
+    def status_changes(self) -> AsyncIterator[Status]:
+        """Iterate over the status: as it is now, then after each change.
+
+        Of several changes since the last look only the latest is told. It ends after CLOSED.
+        """
+        return _StatusChanges(self)
+
+    async def run(self) -> None:
+        """Follow the engine in the foreground until cancelled.
+
+        Raises:
+            EngineError: the failure after which `retry` gave up.
+            RuntimeError: the watcher was used before.
+        """
+        self._use()
+        await self._watch()
+
+    async def __aenter__(self) -> Self:
+        self._use()
+        self._task = asyncio.create_task(self._watch(), name=f"whalewatch {self._engine.address}")
+        self._task.add_done_callback(_seen)
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        task = self._task
+        assert task is not None
+        task.cancel()
+        cancelled: asyncio.CancelledError | None = None
+        while not task.done():
+            # The task ends by itself within a bounded time: a second cancellation waits for that, so that nothing is
+            # left.
+            try:
+                await asyncio.wait({task})
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
+
+    def _use(self) -> None:
+        if self._used:
+            msg = "a watcher is for one use: make a new one"
+            raise RuntimeError(msg)
+        self._used = True
+
+    async def _watch(self) -> None:
+        ended: WhalewatchError | None = None
+        try:
+            while True:
+                session = self._session = Session(self._engine, self._feed, self._settings, self._tally, self._progress)
+                error = await session.run()
+                delay = self._failed(session, error)
+                if delay is None:
+                    ended = error
+                    break
+                await asyncio.sleep(delay)
+        except Exception as error:
+            # A fault of this library's, or of an application's own adapter: it must not look like a clean end.
+            log.exception("%s engine at %s: internal error", self._engine.type, self._engine.address)
+            ended = WhalewatchError(f"internal error: {error!r}")
+            raise
+        finally:
+            try:
+                await self._close_engine()
+            finally:
+                self._show(WatchState.CLOSED, error=ended)
+                self._feed.end(ended)
+        raise ended
+
+    def _failed(self, session: Session, error: WhalewatchError) -> float | None:
+        """Take note of why a session ended; return the seconds until the next, None to give up."""
+        self._drift += session.book.drift
+        self._session = None
+        held = None
+        if session.synced_at is not None:
+            self._outages += 1
+            held = asyncio.get_running_loop().time() - session.synced_at
+        delay = self._backoff.after(error, connected=session.connected, held=held)
+        first = self._backoff.attempt <= 1
+        log.log(
+            logging.WARNING if first else logging.DEBUG,
+            "%s; %s",
+            error,
+            "giving up" if delay is None else f"trying again in {delay:.1f} s",
+        )
+        self._feed.error = error
+        self._show(WatchState.DISCONNECTED, error=error)
+        return delay
+
+    def _progress(self, state: WatchState) -> None:
+        synced = state is WatchState.SYNCED
+        if synced and self._feed.error is not None:
+            log.info("%s engine at %s: in sync again", self._engine.type, self._engine.address)
+        if synced:
+            self._feed.error = None
+        self._show(state, error=None if synced else self._feed.error)
+
+    def _show(self, state: WatchState, *, error: WhalewatchError | None) -> None:
+        self._status = Status(
+            state=state,
+            since=self._settings.now(),
+            attempt=self._backoff.attempt,
+            error=error,
+            source=self._engine.source,
+        )
+        self._feed.changed.ring()
+
+    async def _close_engine(self) -> None:
+        try:
+            async with asyncio.timeout(CLOSING):
+                await self._engine.close()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the watch has ended anyway
+            log.warning("%s engine at %s: not closed cleanly: %r", self._engine.type, self._engine.address, error)
+
+
+def _seen(task: Task[None]) -> None:
+    """The error of a background watch is told by `status`, `ready`, queries and subscriptions; asyncio need not."""
+    if not task.cancelled():
+        task.exception()
+
+
+class _StatusChanges(AsyncIterator[Status]):
+    """Not an async generator: cancelling a wait ends nothing."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+        self._seen: Status | None = None
+
+    async def __anext__(self) -> Status:
+        watcher, seen = self._watcher, self._seen
+        if seen is not None and seen.state is WatchState.CLOSED:
+            raise StopAsyncIteration
+        await watcher._feed.changed.until(lambda: watcher.status is not seen)
+        self._seen = watcher.status
+        return self._seen

@@ -1,0 +1,88 @@
+"""The checker that all tests share: folding the events gives the picture, and no event is impossible."""
+
+from __future__ import annotations
+
+from whalewatch import Container, ContainerEvent, EventType, Snapshot
+from whalewatch._feed import Feed
+
+
+class Fold:
+    """Folds events as an application would, and fails on the first that cannot be.
+
+    Attributes:
+        alive: by id, as the events received so far tell.
+        revision: of the last picture that was complete.
+        events: everything received.
+    """
+
+    def __init__(self) -> None:
+        self.alive: dict[str, Container] = {}
+        self.revision = 0
+        self.events: list[ContainerEvent] = []
+        self._open = False
+        self._started = False
+
+    def take(self, event: ContainerEvent) -> None:
+        """Fold one event."""
+        self.events.append(event)
+        c = event.container
+        known = self.alive.get(c.id)
+        if not self._open:
+            assert event.revision > self.revision or not self.events[:-1], "a revision comes once, in order"
+            self._started = False
+        assert event.revision >= self.revision
+        self._open = not event.last
+        if event.type is EventType.STARTED:
+            assert known is None, f"started twice: {known} {event}"
+            self._started = True
+            self.alive[c.id] = c
+        else:
+            assert known is not None, f"an event of what is not alive: {event}"
+            if event.type is EventType.EXITED:
+                assert not self._started, "in a revision EXITED comes first"
+                assert c == known, f"it exited as {c}, and was last known as {known}"
+                del self.alive[c.id]
+            else:
+                assert c != known, f"nothing changed: {event}"
+                assert (c.paused, known.paused) == {
+                    EventType.PAUSED: (True, False),
+                    EventType.UNPAUSED: (False, True),
+                    EventType.UPDATED: (known.paused, known.paused),
+                }[event.type]
+                assert event.previous == (known if event.type is EventType.UPDATED else None)
+                self.alive[c.id] = c
+        if event.last:
+            self.revision = event.revision
+
+    def check(self, snapshot: Snapshot) -> None:
+        """What was folded is exactly the picture of the same revision."""
+        if self._open or self.revision != snapshot.revision:
+            return
+        assert self.alive == {c.id: c for c in snapshot}
+
+    def subscriber(self, feed: Feed) -> _Reader:
+        """Fold at once whatever a feed publishes."""
+        reader = _Reader(self)
+        feed.join(reader)
+        return reader
+
+
+class _Reader:
+    def __init__(self, fold: Fold) -> None:
+        self._fold = fold
+
+    def joined(self, snapshot: Snapshot) -> None:
+        self._fold.revision = snapshot.revision
+        self._fold.alive = {c.id: c for c in snapshot}
+
+    def push(self, snapshot: Snapshot, events: tuple[ContainerEvent, ...]) -> None:
+        assert events[-1].last
+        assert sum(event.last for event in events) == 1
+        assert {event.revision for event in events} == {snapshot.revision}
+        for event in events:
+            self._fold.take(event)
+        assert self._fold.revision == snapshot.revision
+        self._fold.check(snapshot)
+
+    def wake(self) -> None:
+        pass
