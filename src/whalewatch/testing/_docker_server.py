@@ -1,0 +1,98 @@
+"""The fake Docker engine's sockets: listening, refusing, and leaving nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Awaitable, Callable
+
+_BACKLOG = 512  # connections the kernel holds for us, plenty for a test
+_SHUTDOWN_SECONDS = 0.5  # for handlers that are already cancelled
+_TURNS = 100  # of the event loop, until cancelled handlers have ended
+
+
+class Server:
+    """Serves HTTP at a Unix socket, and at a TCP port if asked to.
+
+    Attributes:
+        host: The TCP address, None without TCP.
+        port: The TCP port; 0 before the first `listen` if the kernel is to choose.
+    """
+
+    def __init__(
+        self,
+        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        host: str | None,
+        port: int,
+        ssl_context: ssl.SSLContext | None,
+    ) -> None:
+        """Prepare to serve; ``ssl_context`` is for TCP."""
+        self.host = host
+        self.port = port
+        self._path = Path()
+        self._bound = False
+        self._handler = handler
+        self._ssl = ssl_context
+        self._http: web.Server | None = None
+        self._listening: list[asyncio.Server] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def listen(self, path: Path | None = None) -> None:
+        """Accept connections at a Unix socket; without a path at the one of the time before."""
+        self._path = path or self._path
+        if self._listening:
+            return
+        loop = asyncio.get_running_loop()
+        if self._http is None:
+            # A handler must learn that its client has gone: it may be hanging on purpose.
+            self._http = web.Server(self._handle, access_log=None, handler_cancellation=True)
+        self._path.unlink(missing_ok=True)
+        unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            unix.bind(str(self._path))
+        except OSError:
+            unix.close()
+            raise
+        self._bound = True
+        # With a bound socket asyncio leaves the file alone, so that a dead engine's stays behind as it does in life.
+        self._listening.append(await loop.create_server(self._http, sock=unix, backlog=_BACKLOG))
+        if self.host is not None:
+            tcp = socket.create_server((self.host, self.port))
+            self.port = tcp.getsockname()[1]
+            self._listening.append(await loop.create_server(self._http, sock=tcp, backlog=_BACKLOG, ssl=self._ssl))
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        # The request's task is the connection's: closing waits for it.
+        if request.task not in self._tasks:
+            self._tasks.add(request.task)
+            request.task.add_done_callback(self._tasks.discard)
+        return await self._handler(request)
+
+    def refuse(self) -> None:
+        """Close the listening sockets and cut all connections; the socket's file stays."""
+        for listening in self._listening:
+            listening.close()
+        self._listening.clear()
+        for connection in self._http.connections if self._http is not None else ():
+            if connection.transport is not None:
+                connection.transport.abort()
+
+    async def close(self) -> None:
+        """End everything; a second time does nothing."""
+        self.refuse()
+        http, self._http = self._http, None
+        if http is not None:
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)
+                if not http.connections and not self._tasks:
+                    break
+            await http.shutdown(_SHUTDOWN_SECONDS)
+        if self._bound:
+            self._path.unlink(missing_ok=True)

@@ -1,0 +1,924 @@
+"""The fake Docker engine: what it says on the wire, and its faults, seen by a plain HTTP client."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import aiohttp
+import pytest
+
+from whalewatch.testing import FakeDocker, FakeDockerError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+PATIENCE = 10.0  # seconds, after which a test has failed
+
+
+class Client:
+    """A client of the Engine API, without any knowledge of it."""
+
+    def __init__(self, docker: FakeDocker) -> None:
+        """Talk to a fake engine."""
+        connector = aiohttp.UnixConnector(str(docker.path), limit=0)
+        self.session = aiohttp.ClientSession("http://docker", connector=connector)
+        self.docker = docker
+        self.streams: list[Stream] = []
+
+    async def __aenter__(self) -> Self:
+        """Return this client."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close all streams and connections."""
+        for stream in self.streams:
+            stream.response.close()
+        await self.session.close()
+
+    async def call(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
+        async with self.session.request(method, path, **options) as response:
+            text = await response.text()
+            return response.status, json.loads(text) if text.strip().startswith(("{", "[")) else text
+
+    async def get(self, path: str, **options: Any) -> Any:
+        status, body = await self.call("GET", path, **options)
+        assert status == 200, body
+        return body
+
+    async def subscribe(self, path: str = "/events", **query: Any) -> Stream:
+        known = self.docker.subscribers
+        params = {key: value if isinstance(value, str) else json.dumps(value) for key, value in query.items()}
+        response = await self.session.get(path, params=params, timeout=aiohttp.ClientTimeout(total=None))
+        assert response.status == 200
+        await self.docker.until(lambda: self.docker.subscribers > known)
+        return self.keep(response)
+
+    def keep(self, response: aiohttp.ClientResponse) -> Stream:
+        self.streams.append(Stream(response))
+        return self.streams[-1]
+
+
+class Stream:
+    """An open event stream."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        """Read the stream of a response."""
+        self.response = response
+
+    async def line(self) -> bytes:
+        async with asyncio.timeout(PATIENCE):
+            return await self.response.content.readline()
+
+    async def next(self) -> Any:
+        return json.loads(await self.line())
+
+    async def take(self, count: int) -> list[Any]:
+        return [await self.next() for _ in range(count)]
+
+    async def actions(self, count: int) -> list[str]:
+        return [_short(event) for event in await self.take(count)]
+
+
+def _short(event: dict[str, Any]) -> str:
+    prefix = "" if event["Type"] == "container" else f"{event['Type']} "
+    return prefix + str(event["Action"])
+
+
+async def history(client: Client) -> list[Any]:
+    """Return what the ring holds."""
+    text = await client.get("/events", params={"since": "0", "until": "1"})
+    assert text == ""
+    now = (await client.get("/info"))["SystemTime"]
+    assert now.endswith("Z")
+    async with client.session.get("/events", params={"since": "1.0", "until": "99999999"}) as response:
+        assert await response.read() == b""  # `until` hides what is later
+    stream = await client.subscribe(since="1.0")
+    client.docker.faults.end_streams()
+    return [json.loads(line) async for line in stream.response.content]
+
+
+@pytest.fixture
+async def docker() -> AsyncIterator[FakeDocker]:
+    async with FakeDocker(seed=1, restart_delay=None) as fake:
+        yield fake
+
+
+@pytest.fixture
+async def client(docker: FakeDocker) -> AsyncIterator[Client]:
+    async with Client(docker) as client:
+        yield client
+
+
+# ---- the wire
+
+
+async def test_ping_tells_the_api_version(client: Client) -> None:
+    for method in ("GET", "HEAD"):
+        async with client.session.request(method, "/_ping") as response:
+            assert response.status == 200
+            assert response.headers["Api-Version"] == "1.45"
+            assert response.headers["Ostype"] == "linux"
+            assert response.headers["Server"] == "Docker/26.1.5 (linux)"
+            assert await response.text() == ("OK" if method == "GET" else "")
+
+
+async def test_version_and_info(client: Client, docker: FakeDocker) -> None:
+    docker.run("one")
+    docker.run("two", paused=True)
+    version = await client.get("/v1.40/version")
+    assert (version["Version"], version["ApiVersion"], version["MinAPIVersion"]) == ("26.1.5", "1.45", "1.24")
+    info = await client.get("/info")
+    assert (info["Containers"], info["ContainersRunning"], info["ContainersPaused"]) == (2, 1, 1)
+    assert info["ServerVersion"] == "26.1.5"
+    assert len(info["SystemTime"].partition(".")[2]) > len("123Z")  # finer than milliseconds
+
+
+@pytest.mark.parametrize(("prefix", "says"), [("v1.46", "too new"), ("v1.23", "too old")])
+async def test_foreign_api_versions_are_refused(client: Client, prefix: str, says: str) -> None:
+    status, body = await client.call("GET", f"/{prefix}/info")
+    assert status == 400
+    assert says in body["message"]
+
+
+async def test_unknown_pages_are_not_found(client: Client) -> None:
+    assert await client.call("GET", "/nonsense") == (404, {"message": "page not found"})
+    assert await client.call("GET", "/containers/nope/json") == (404, {"message": "No such container: nope"})
+
+
+async def test_listing_and_inspection_tell_the_same(client: Client, docker: FakeDocker) -> None:
+    container_id = docker.run(
+        "web",
+        labels={"tier": "front"},
+        project="shop",
+        health="healthy",
+        privileged=True,
+        networks={"shop_net": ["10.1.0.9", "fd00::9"]},
+        ports={"80/tcp": 8080, "81/udp": None},
+        restart="always",
+    )
+    (item,) = await client.get("/containers/json")
+    assert item["Id"] == container_id
+    assert item["Names"] == ["/web"]
+    assert item["Labels"] == {"tier": "front", "com.docker.compose.project": "shop"}
+    assert item["State"] == "running"
+    assert item["Status"] == "Up Less than a second (healthy)"
+    assert item["Ports"][0] == {"IP": "0.0.0.0", "PrivatePort": 80, "PublicPort": 8080, "Type": "tcp"}
+    assert item["HostConfig"] == {"NetworkMode": "shop_net"}
+    assert "Health" not in item
+
+    for name in (container_id, "web", container_id[:12]):
+        data = await client.get(f"/containers/{name}/json")
+        assert data["Id"] == container_id
+    assert data["Name"] == "/web"
+    assert data["State"]["Status"] == "running"
+    assert data["State"]["Pid"] == docker.container("web").pid > 0
+    assert data["State"]["Health"]["Status"] == "healthy"
+    assert data["State"]["FinishedAt"] == "0001-01-01T00:00:00Z"
+    assert data["HostConfig"]["Privileged"] is True
+    assert data["HostConfig"]["RestartPolicy"] == {"Name": "always", "MaximumRetryCount": 0}
+    assert data["Config"]["Labels"] == item["Labels"]
+    assert data["NetworkSettings"]["Ports"]["80/tcp"][0] == {"HostIp": "0.0.0.0", "HostPort": "8080"}
+    assert data["NetworkSettings"]["Ports"]["81/udp"] is None
+    network = data["NetworkSettings"]["Networks"]["shop_net"]
+    assert (network["IPAddress"], network["GlobalIPv6Address"]) == ("10.1.0.9", "fd00::9")
+    assert item["NetworkSettings"]["Networks"]["shop_net"]["IPAddress"] == "10.1.0.9"
+
+
+async def test_default_listing_has_what_lives_or_restarts(client: Client, docker: FakeDocker) -> None:
+    docker.create("created")
+    docker.run("running")
+    docker.run("paused", paused=True)
+    docker.run("restarting", restart="always")
+    docker.exit("restarting", 3)
+    docker.run("exited")
+    docker.exit("exited", 4)
+    listed = {item["Names"][0]: item for item in await client.get("/containers/json")}
+    assert set(listed) == {"/running", "/paused", "/restarting"}
+    assert listed["/paused"]["Status"] == "Up Less than a second (Paused)"
+    assert listed["/restarting"]["Status"] == "Restarting (3) Less than a second ago"
+    everything = {item["Names"][0]: item for item in await client.get("/containers/json?all=1")}
+    assert len(everything) == 5
+    assert everything["/exited"]["Status"] == "Exited (4) Less than a second ago"
+    assert everything["/created"]["Status"] == "Created"
+
+
+async def test_list_filters(client: Client, docker: FakeDocker) -> None:
+    first = docker.run("web-1", labels={"tier": "front", "env": "test"})
+    docker.run("web-2", labels={"tier": "front"}, paused=True)
+    docker.run("db-1", labels={"tier": "back"})
+    docker.exit("db-1")
+
+    async def names(**filters: list[str]) -> set[str]:
+        items = await client.get("/containers/json", params={"filters": json.dumps(filters)})
+        return {item["Names"][0][1:] for item in items}
+
+    assert await names(status=["exited"]) == {"db-1"}
+    assert await names(status=["exited", "paused"]) == {"db-1", "web-2"}
+    assert await names(label=["tier=front", "env"]) == {"web-1"}
+    assert await names(name=["web"]) == {"web-1", "web-2"}
+    assert await names(name=["^/web-1$"]) == {"web-1"}
+    assert await names(id=[first[:12]]) == {"web-1"}
+    for bad in ({"bogus": ["x"]}, {"status": ["x"]}, ["x"], "x"):
+        status, _ = await client.call("GET", "/containers/json", params={"filters": json.dumps(bad)})
+        assert status == 400
+
+
+async def test_health_is_a_field_from_1_52_on() -> None:
+    async with (
+        FakeDocker(version="29.0.0", api_version="1.52", min_api_version="1.44") as docker,
+        Client(docker) as client,
+    ):
+        docker.run("web", health="unhealthy")
+        docker.run("db")
+        listed = {item["Names"][0]: item for item in await client.get("/containers/json")}
+        assert listed["/web"]["Health"] == {"Status": "unhealthy", "FailingStreak": 1}
+        assert listed["/db"]["Health"]["Status"] == "none"
+        assert "Health" not in (await client.get("/v1.51/containers/json"))[0]
+
+
+async def test_ten_thousand_containers_list(client: Client, docker: FakeDocker) -> None:
+    with docker.faults.silently():
+        for number in range(10_000):
+            docker.run(f"c{number}")
+    assert len(await client.get("/containers/json")) == 10_000
+
+
+# ---- operations over the wire, and the events they cause
+
+
+async def test_a_life_over_the_wire(client: Client, docker: FakeDocker) -> None:
+    stream = await client.subscribe()
+
+    async def post(path: str, expected: int, actions: list[str], body: Any = None) -> Any:
+        status, answer = await client.call("POST", path, json=body)
+        assert (path, status) == (path, expected), answer
+        assert await stream.actions(len(actions)) == actions
+        return answer
+
+    body = {"Image": "tiny", "Labels": {"a": "b"}, "Healthcheck": {"Test": ["CMD", "/bin/true"]}}
+    created = await post("/containers/create?name=life", 201, ["create"], body)
+    path = f"/containers/{created['Id']}"
+    await post("/containers/create?name=life", 409, [], body)
+    await post(f"{path}/pause", 409, [])
+    await post(f"{path}/kill", 409, [])
+    await post(f"{path}/stop", 304, [])
+    await post(f"{path}/start", 204, ["network connect", "start"])
+    await post(f"{path}/start", 304, [])
+    await post(f"{path}/pause", 204, ["pause"])
+    await post(f"{path}/pause", 409, [])
+    assert (await client.get(f"{path}/json"))["State"]["Health"]["Status"] == "unhealthy"
+    await post(f"{path}/exec", 409, [], {"Cmd": ["/bin/true"]})
+    await post(f"{path}/unpause", 204, ["unpause"])
+    await post(f"{path}/unpause", 500, [])
+    process = await post(f"{path}/exec", 201, ["exec_create: /bin/echo a b"], {"Cmd": ["/bin/echo", "a", "b"]})
+    assert (await client.get(f"/exec/{process['Id']}/json"))["ExitCode"] is None
+    await post(f"/exec/{process['Id']}/start", 200, ["exec_start: /bin/echo a b", "exec_die"])
+    assert (await client.get(f"/exec/{process['Id']}/json"))["ExitCode"] == 0
+    await post(f"{path}/rename?name=other", 204, ["rename"])
+    await post(f"{path}/rename?name=other", 400, [])
+    await post(f"{path}/kill?signal=HUP", 204, ["kill"])
+    await post(f"{path}/kill?signal=FOO", 400, [])
+    stopping = ["kill", "kill", "network disconnect", "die", "stop"]
+    await post(f"{path}/restart?t=0", 204, [*stopping, "network connect", "start", "restart"])
+    await post(f"{path}/stop?t=0", 204, stopping)
+    await post(f"{path}/start", 204, ["network connect", "start"])
+    assert (await client.call("DELETE", path))[0] == 409
+    assert (await client.call("DELETE", f"{path}?force=1"))[0] == 204
+    assert await stream.actions(4) == ["kill", "network disconnect", "die", "destroy"]
+    assert (await client.call("DELETE", path))[0] == 404
+    assert docker.requests["start"] == 3
+
+
+async def test_networks_images_and_volumes(client: Client, docker: FakeDocker) -> None:
+    stream = await client.subscribe()
+    container_id = docker.run("web")
+    await stream.take(3)
+    assert (await client.call("POST", "/networks/create", json={"Name": "net"}))[0] == 201
+    assert (await client.call("POST", "/networks/create", json={"Name": "net"}))[0] == 409
+    wanted = {"Container": "web", "EndpointConfig": {"IPAMConfig": {"IPv4Address": "10.0.0.7"}}}
+    assert (await client.call("POST", "/networks/net/connect", json=wanted))[0] == 200
+    assert (await client.call("POST", "/networks/net/connect", json=wanted))[0] == 403
+    networks = (await client.get("/containers/web/json"))["NetworkSettings"]["Networks"]
+    assert networks["net"]["IPAddress"] == "10.0.0.7"
+    assert (await client.call("DELETE", "/networks/net"))[0] == 403
+    assert (await client.call("POST", "/networks/net/disconnect", json={"Container": container_id}))[0] == 200
+    assert (await client.call("POST", "/networks/net/disconnect", json={"Container": "web"}))[0] == 500
+    assert (await client.call("DELETE", "/networks/net"))[0] == 204
+    assert {network["Name"] for network in await client.get("/networks")} == {"bridge", "host", "none"}
+    assert (await client.call("POST", "/images/tiny/tag?repo=other"))[0] == 201
+    assert (await client.call("POST", "/images/nope/tag?repo=other"))[0] == 404
+    assert (await client.call("POST", "/volumes/create", json={"Name": "vol"}))[0] == 201
+    assert (await client.call("DELETE", "/volumes/vol"))[0] == 204
+    assert (await client.call("DELETE", "/volumes/vol"))[0] == 404
+    events = await stream.take(8)
+    assert [_short(event) for event in events] == [
+        "network create",
+        "network connect",
+        "network disconnect",
+        "network disconnect",
+        "network destroy",
+        "image tag",
+        "volume create",
+        "volume destroy",
+    ]
+    assert events[1]["Actor"]["Attributes"] == {"container": container_id, "name": "net", "type": "bridge"}
+
+
+async def test_waiting_for_the_exit_over_the_wire(client: Client, docker: FakeDocker) -> None:
+    docker.run("job")
+    waiting = asyncio.create_task(client.call("POST", "/containers/job/wait"))
+    await docker.until(lambda: docker.requests["wait"])
+    assert not waiting.done()
+    docker.exit("job", 7)
+    assert await waiting == (200, {"StatusCode": 7})
+    assert await client.call("POST", "/containers/job/wait") == (200, {"StatusCode": 7})
+
+
+async def test_restart_policy(client: Client, docker: FakeDocker) -> None:
+    container_id = docker.run("job", restart="on-failure")
+    first = docker.container("job").pid
+    stream = await client.subscribe()
+    docker.exit(container_id, 3)
+    assert await stream.actions(2) == ["network disconnect", "die"]
+    state = (await client.get("/containers/job/json"))["State"]
+    assert (state["Status"], state["Running"], state["Restarting"], state["Pid"]) == ("restarting", True, True, 0)
+    for refused in (docker.pause, docker.exec):
+        with pytest.raises(FakeDockerError, match="is restarting"):
+            refused(container_id)
+    docker.finish_restart(container_id)
+    assert await stream.actions(2) == ["network connect", "start"]
+    data = await client.get("/containers/job/json")
+    assert data["RestartCount"] == 1
+    assert data["State"]["Pid"] > first
+    docker.exit(container_id, 0)
+    assert await stream.actions(2) == ["network disconnect", "die"]
+    assert docker.container("job").status == "exited"
+
+
+async def test_restart_policy_acts_by_itself_after_a_delay() -> None:
+    async with FakeDocker(restart_delay=0.0) as docker, Client(docker) as client:
+        docker.run("job", restart="always")
+        stream = await client.subscribe()
+        docker.exit("job")
+        assert await stream.actions(4) == ["network disconnect", "die", "network connect", "start"]
+        docker.stop("job")
+        docker.start("job")
+        docker.exit("job")
+        docker.remove("job", force=True)
+        assert (await stream.actions(10))[-1] == "destroy"
+
+
+async def test_what_is_done_to_a_restarting_container(client: Client, docker: FakeDocker) -> None:
+    for name in ("stop", "kill", "remove", "restart"):
+        docker.run(name, restart="always")
+        docker.exit(name)
+    stream = await client.subscribe()
+    docker.stop("stop")
+    docker.kill("kill")
+    docker.remove("remove", force=True)
+    docker.restart("restart")
+    assert await stream.actions(6) == ["stop", "destroy", "stop", "network connect", "start", "restart"]
+    assert docker.container("kill").status == "exited"
+
+
+async def test_old_engines_disconnect_after_the_death() -> None:
+    async with (
+        FakeDocker(version="20.10.24", api_version="1.41", min_api_version="1.12") as docker,
+        Client(docker) as client,
+    ):
+        docker.run("web")
+        docker.stop("web")
+        events = (await history(client))[3:]
+        assert [_short(event) for event in events] == ["kill", "kill", "die", "network disconnect", "stop"]
+        assert "execDuration" not in events[2]["Actor"]["Attributes"]
+
+
+async def test_stop_may_be_told_before_the_death() -> None:
+    async with FakeDocker(stop_before_die=True) as docker, Client(docker) as client:
+        docker.run("web")
+        docker.stop("web", exit_code=0)
+        events = (await history(client))[3:]
+        assert [_short(event) for event in events] == ["kill", "network disconnect", "stop", "die"]
+
+
+async def test_labels_hide_attributes_but_not_image_and_name(client: Client, docker: FakeDocker) -> None:
+    labels = {"exitCode": "x", "oldName": "y", "name": "n", "image": "i", "signal": "s"}
+    container_id = docker.run("web", labels=labels)
+    docker.rename("web", "new")
+    docker.kill("new", signal="SIGKILL")
+    events = await history(client)
+    rename, kill, die = events[3], events[4], events[6]
+    assert rename["Actor"]["Attributes"] == {**labels, "name": "new", "image": "tiny"}
+    assert kill["Actor"]["Attributes"]["signal"] == "s"
+    assert die["Actor"]["Attributes"]["exitCode"] == "x"
+    assert (await client.get(f"/containers/{container_id}/json"))["State"]["ExitCode"] == 137
+
+
+async def test_rename_tells_both_names(client: Client, docker: FakeDocker) -> None:
+    docker.run("old")
+    docker.rename("old", "new")
+    attributes = (await history(client))[-1]["Actor"]["Attributes"]
+    assert (attributes["name"], attributes["oldName"]) == ("new", "/old")
+    docker.run("old")
+    with pytest.raises(FakeDockerError, match="already in use"):
+        docker.rename("new", "old")
+
+
+async def test_health_is_told_on_change_only(client: Client, docker: FakeDocker) -> None:
+    docker.run("web", health="starting")
+    for health in ("healthy", "healthy", "unhealthy", "unhealthy"):
+        docker.set_health("web", health)
+    assert [_short(event) for event in await history(client)][3:] == [
+        "health_status: healthy",
+        "health_status: unhealthy",
+    ]
+    assert (await client.get("/containers/web/json"))["State"]["Health"]["FailingStreak"] == 2
+
+
+async def test_out_of_memory(client: Client, docker: FakeDocker) -> None:
+    docker.run("web")
+    docker.exit("web", 137, oom=True)
+    assert [_short(event) for event in await history(client)][3:] == ["oom", "network disconnect", "die"]
+    assert (await client.get("/containers/web/json"))["State"]["OOMKilled"] is True
+
+
+# ---- the event stream
+
+
+async def test_events_have_what_docker_sends(client: Client, docker: FakeDocker) -> None:
+    stream = await client.subscribe()
+    assert stream.response.headers["Content-Type"] == "application/json"
+    container_id = docker.run("web", labels={"a": "b"})
+    event = await stream.next()
+    nanoseconds = event.pop("timeNano")
+    assert event.pop("time") == nanoseconds // 10**9
+    assert event == {
+        "status": "create",
+        "id": container_id,
+        "from": "tiny",
+        "Type": "container",
+        "Action": "create",
+        "Actor": {"ID": container_id, "Attributes": {"a": "b", "image": "tiny", "name": "web"}},
+        "scope": "local",
+    }
+    assert "status" not in await stream.next()  # networks never had it
+
+
+async def test_no_legacy_fields_from_1_52_on() -> None:
+    async with FakeDocker(api_version="1.52") as docker, Client(docker) as client:
+        new, old = await client.subscribe(), await client.subscribe("/v1.51/events")
+        docker.emit("container", "start", "abc", {"image": "tiny"})
+        assert not {"status", "id", "from"} & set(await new.next())
+        assert {"status", "id", "from"} <= set(await old.next())
+
+
+async def test_time_stamps_increase_strictly(client: Client, docker: FakeDocker) -> None:
+    for _ in range(100):
+        docker.emit("container", "start", "abc")
+    stamps = [event["timeNano"] for event in await history(client)]
+    assert stamps == sorted(set(stamps))
+    assert len(stamps) == 100
+
+
+async def test_the_header_is_sent_before_the_subscription_exists(client: Client, docker: FakeDocker) -> None:
+    gate = docker.faults.pause_at("subscribe")
+    response = await client.session.get("/events")  # returns once the header is here
+    await gate.reached()
+    docker.emit("container", "start", "lost")
+    assert docker.subscribers == 0
+    gate.release()
+    await docker.until(lambda: docker.subscribers)
+    docker.emit("container", "start", "seen")
+    assert (await client.keep(response).next())["Actor"]["ID"] == "seen"
+
+
+async def test_since_replays_inclusively_and_goes_on(client: Client, docker: FakeDocker) -> None:
+    for number in range(3):
+        docker.emit("container", "start", str(number))
+    stamp = (await history(client))[1]["timeNano"]
+    stream = await client.subscribe(since=f"{stamp // 10**9}.{stamp % 10**9:09d}")
+    docker.emit("container", "start", "3")
+    assert [event["Actor"]["ID"] for event in await stream.take(3)] == ["1", "2", "3"]
+
+
+async def test_since_and_until_are_checked(client: Client) -> None:
+    assert (await client.call("GET", "/events?since=abc"))[0] == 500
+    assert (await client.call("GET", "/events?since=5&until=4"))[0] == 400
+    assert (await client.call("GET", "/events?filters=bad"))[0] == 400
+
+
+async def test_the_ring_holds_256_events_of_all_types(client: Client, docker: FakeDocker) -> None:
+    for number in range(300):
+        docker.emit("image" if number % 2 else "container", "start", str(number))
+    assert [event["Actor"]["ID"] for event in await history(client)] == [str(number) for number in range(44, 300)]
+
+
+async def test_event_filters_match_exactly(client: Client, docker: FakeDocker) -> None:
+    stream = await client.subscribe(filters={"type": ["container"], "event": ["start", "die", "exec_die"]})
+    docker.run("web")
+    docker.exec("web")
+    docker.restart("web")
+    assert await stream.actions(4) == ["start", "exec_die", "die", "start"]
+
+
+@pytest.mark.parametrize("trap", ["health_status", "exec_create", "exec_start"])
+async def test_some_event_filters_make_all_of_them_prefixes(client: Client, docker: FakeDocker, trap: str) -> None:
+    stream = await client.subscribe(filters={"event": ["st", trap]})
+    docker.run("web", health="starting")
+    docker.exec("web")
+    docker.set_health("web", "healthy")
+    docker.stop("web", exit_code=0)
+    docker.emit("container", "end", "x")
+    docker.emit("container", "stand", "x")
+    told = {"health_status": "health_status: healthy", "exec_create": "exec_create: /bin/true "}
+    assert await stream.actions(4) == ["start", told.get(trap, "exec_start: /bin/true "), "stop", "stand"]
+
+
+async def test_a_filter_with_the_colon_is_exact(client: Client, docker: FakeDocker) -> None:
+    stream = await client.subscribe(filters={"event": {"health_status: healthy": True, "st": True}})
+    docker.run("web", health="healthy")
+    docker.set_health("web", "unhealthy")
+    docker.emit("container", "st", "last")
+    assert await stream.actions(2) == ["health_status: healthy", "st"]
+
+
+async def test_event_filters_by_container_and_label(client: Client, docker: FakeDocker) -> None:
+    by_name = await client.subscribe(filters={"container": ["web"], "event": ["start"]})
+    by_label = await client.subscribe(filters={"label": ["tier=back"], "event": ["start"]})
+    docker.run("web", labels={"tier": "front"})
+    docker.run("db", labels={"tier": "back"})
+    assert (await by_name.next())["Actor"]["Attributes"]["name"] == "web"
+    assert (await by_label.next())["Actor"]["Attributes"]["name"] == "db"
+
+
+async def test_filters_apply_before_the_buffer_and_the_rest_is_dropped(client: Client, docker: FakeDocker) -> None:
+    idle = await client.subscribe(filters={"event": ["rare"]})
+    slow = await client.subscribe()
+    padding = {"padding": "x" * 20_000}
+    for number in range(2000):
+        docker.emit("container", "often", str(number), padding)
+    docker.emit("container", "rare", "x")
+    assert await idle.actions(1) == ["rare"]
+    async with asyncio.timeout(PATIENCE):
+        await docker.until(lambda: docker.dropped)
+    assert docker.unsent == 1024
+    slow.response.close()
+    await docker.until(lambda: docker.subscribers == 1)
+
+
+async def test_five_thousand_events_pass_a_prompt_reader(client: Client, docker: FakeDocker) -> None:
+    stream = await client.subscribe()
+    for number in range(5000):
+        docker.emit("container", "start", str(number))
+    assert [event["Actor"]["ID"] for event in await stream.take(5000)] == [str(number) for number in range(5000)]
+    assert docker.dropped == 0
+
+
+async def test_a_client_that_leaves_is_forgotten(client: Client, docker: FakeDocker) -> None:
+    stream = await client.subscribe()
+    stream.response.close()
+    await docker.until(lambda: not docker.subscribers)
+
+
+# ---- faults of events
+
+
+def _action(name: str) -> Any:
+    return lambda event: event["Action"] == name
+
+
+async def test_dropped_events_are_gone_from_the_ring_too(client: Client, docker: FakeDocker) -> None:
+    stream = await client.subscribe()
+    with docker.faults.drop(_action("a"), count=1):
+        for action in ("a", "a", "b"):
+            docker.emit("container", action, "x")
+    with docker.faults.drop(_action("c"), from_ring=False):
+        docker.emit("container", "c", "x")
+    docker.emit("container", "c", "x")
+    assert await stream.actions(3) == ["a", "b", "c"]
+    assert [_short(event) for event in await history(client)] == ["a", "b", "c", "c"]
+
+
+async def test_duplicated_events(client: Client, docker: FakeDocker) -> None:
+    stream = await client.subscribe()
+    docker.faults.duplicate(_action("a"), count=1)
+    for action in ("a", "a", "b"):
+        docker.emit("container", action, "x")
+    events = await stream.take(4)
+    assert [event["Action"] for event in events] == ["a", "a", "a", "b"]
+    assert events[0] == events[1] != events[2]
+
+
+async def test_delayed_events_keep_their_time_stamps(client: Client, docker: FakeDocker) -> None:
+    stream = await client.subscribe()
+    docker.faults.delay(0.02, _action("late"))
+    for action in ("late", "a", "late"):
+        docker.emit("container", action, "x")
+    events = await stream.take(3)
+    assert [event["Action"] for event in events] == ["a", "late", "late"]
+    assert events[1]["timeNano"] < events[0]["timeNano"] < events[2]["timeNano"]
+
+
+async def test_undoing_a_delay_delivers_at_once(client: Client, docker: FakeDocker) -> None:
+    stream = await client.subscribe()
+    docker.faults.delay(3600.0)
+    for action in ("a", "b"):
+        docker.emit("container", action, "x")
+    docker.faults.clear()
+    docker.emit("container", "c", "x")
+    assert await stream.actions(3) == ["a", "b", "c"]
+
+
+async def test_reordered_events(client: Client, docker: FakeDocker) -> None:
+    stream = await client.subscribe()
+    with docker.faults.reorder(3):
+        for action in "abcde":
+            docker.emit("container", action, "x")
+        assert await stream.actions(3) == ["c", "b", "a"]
+    assert await stream.actions(2) == ["e", "d"]
+
+
+async def test_garbage_in_the_stream(client: Client, docker: FakeDocker) -> None:
+    stream = await client.subscribe(filters={"type": ["container"]})
+    docker.emit_raw(b"\xff\xfe garbage\n")
+    docker.emit("container", "a", "x")
+    assert await stream.line() == b"\xff\xfe garbage\n"
+    assert await stream.actions(1) == ["a"]
+
+
+async def test_silence(client: Client, docker: FakeDocker) -> None:
+    with docker.faults.silently():
+        docker.run("web")
+    docker.kill("web")
+    assert [_short(event) for event in await history(client)] == ["kill", "network disconnect", "die"]
+
+
+# ---- faults of calls
+
+
+async def test_a_hanging_call_is_answered_when_it_is_undone(client: Client, docker: FakeDocker) -> None:
+    docker.run("one")
+    docker.run("two")
+    fault = docker.faults.hang("inspect", "one")
+    hanging = asyncio.create_task(client.get("/containers/one/json"))
+    await docker.until(lambda: docker.requests["inspect"])
+    assert (await client.get("/containers/two/json"))["Name"] == "/two"
+    assert not hanging.done()
+    fault.undo()
+    assert (await hanging)["Name"] == "/one"
+
+
+async def test_failing_calls(client: Client, docker: FakeDocker) -> None:
+    docker.run("web")
+    docker.faults.fail("inspect", 503, "go away", id="web", count=1)
+    assert await client.call("GET", f"/containers/{docker.container('web').id}/json") == (503, {"message": "go away"})
+    assert (await client.call("GET", "/containers/web/json"))[0] == 200
+    with docker.faults.fail("list"):
+        assert (await client.call("GET", "/containers/json"))[0] == 500
+    assert (await client.call("GET", "/containers/json"))[0] == 200
+    docker.faults.fail("events", 500)
+    assert (await client.call("GET", "/events"))[0] == 500
+    with pytest.raises(ValueError, match="no kind of call"):
+        docker.faults.fail("lists")
+
+
+async def test_a_failing_operation_does_nothing(client: Client, docker: FakeDocker) -> None:
+    docker.run("web")
+    with docker.faults.fail("pause"):
+        assert (await client.call("POST", "/containers/web/pause"))[0] == 500
+    assert docker.container("web").status == "running"
+
+
+async def test_slow_calls(client: Client, docker: FakeDocker) -> None:
+    loop = asyncio.get_running_loop()
+    before = loop.time()
+    with docker.faults.slow("list", 0.05):
+        await client.get("/containers/json")
+    assert loop.time() - before >= 0.05
+
+
+async def test_garbled_answers(client: Client, docker: FakeDocker) -> None:
+    docker.faults.garble("list", b"{nonsense", count=1)
+    async with client.session.get("/containers/json") as response:
+        assert (response.status, await response.read()) == (200, b"{nonsense")
+    assert await client.get("/containers/json") == []
+
+
+async def test_a_stale_listing(client: Client, docker: FakeDocker) -> None:
+    docker.run("one", labels={"a": "b"})
+    with docker.faults.stale_list():
+        docker.exit("one")
+        docker.run("two")
+        (item,) = await client.get("/containers/json")
+        assert (item["Names"], item["State"]) == (["/one"], "running")
+        assert (await client.get("/containers/one/json"))["State"]["Status"] == "exited"
+    assert [item["Names"] for item in await client.get("/containers/json")] == [["/two"]]
+
+
+async def test_a_gate_before_the_state_is_read(client: Client, docker: FakeDocker) -> None:
+    gate = docker.faults.pause_at("list")
+    listing = asyncio.create_task(client.get("/containers/json"))
+    await gate.reached()
+    docker.run("web")
+    assert gate.held == 1
+    gate.release()
+    assert len(await listing) == 1
+    assert len(await client.get("/containers/json")) == 1  # the gate is open for good
+
+
+async def test_a_gate_after_the_state_was_read(client: Client, docker: FakeDocker) -> None:
+    docker.run("web")
+    with docker.faults.pause_after("inspect", "web") as gate:
+        inspection = asyncio.create_task(client.get("/containers/web/json"))
+        await gate.reached()
+        docker.exit("web")
+    assert (await inspection)["State"]["Running"] is True
+
+
+async def test_a_gate_lets_calls_go_one_by_one(client: Client, docker: FakeDocker) -> None:
+    gate = docker.faults.pause_at("ping")
+    calls = [asyncio.create_task(client.get("/_ping")) for _ in range(3)]
+    await gate.reached(3)
+    gate.step()
+    await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+    assert sum(call.done() for call in calls) == 1
+    gate.step(2)
+    assert await asyncio.gather(*calls) == ["OK"] * 3
+
+
+async def test_a_gate_after_the_subscription(client: Client, docker: FakeDocker) -> None:
+    gate = docker.faults.pause_after("events")
+    stream = await client.subscribe()
+    await gate.reached()
+    docker.emit("container", "a", "x")
+    assert docker.unsent == 1
+    gate.release()
+    assert await stream.actions(1) == ["a"]
+
+
+# ---- faults of connections
+
+
+async def test_cut_streams_end_in_the_middle(client: Client, docker: FakeDocker) -> None:
+    stream = await client.subscribe()
+    docker.faults.cut_streams()
+    with pytest.raises(aiohttp.ClientPayloadError):
+        await stream.line()
+    assert (await client.call("GET", "/_ping"))[0] == 200
+
+
+async def test_ended_streams_end_properly(client: Client, docker: FakeDocker) -> None:
+    stream = await client.subscribe()
+    docker.emit("container", "a", "x")
+    docker.faults.end_streams()
+    assert await stream.actions(1) == ["a"]
+    assert await stream.line() == b""
+
+
+async def test_a_killed_engine_refuses_and_forgets(client: Client, docker: FakeDocker) -> None:
+    docker.run("one")
+    stream = await client.subscribe()
+    gate = docker.faults.pause_at("info")
+    call = asyncio.create_task(client.get("/info"))
+    await gate.reached()
+    docker.faults.refuse()
+    with pytest.raises(aiohttp.ClientPayloadError):
+        await stream.line()
+    with pytest.raises(aiohttp.ClientError):
+        await call
+    with pytest.raises(aiohttp.ClientConnectorError) as refused:
+        await client.get("/_ping")
+    assert isinstance(refused.value.os_error, ConnectionRefusedError)  # the file is still there
+    docker.faults.clear()
+    docker.kill("one")
+    await docker.faults.accept()
+    assert await history(client) == []
+    docker.start("one")
+    assert [_short(event) for event in await history(client)] == ["network connect", "start"]
+
+
+@pytest.mark.parametrize("keep", [True, False])
+async def test_a_restarted_engine(client: Client, docker: FakeDocker, *, keep: bool) -> None:
+    docker.run("one")
+    pid = docker.container("one").pid
+    await docker.faults.restart(keep_containers=keep)
+    assert await history(client) == []
+    state = (await client.get("/containers/one/json"))["State"]
+    assert (state["Running"], state["Pid"]) == ((True, pid) if keep else (False, 0))
+
+
+async def test_a_frozen_engine_is_silent_and_then_goes_on(client: Client, docker: FakeDocker) -> None:
+    stream = await client.subscribe()
+    frozen = docker.faults.freeze()
+    call = asyncio.create_task(client.get("/containers/json"))
+    reading = asyncio.create_task(stream.take(3))
+    await docker.until(lambda: docker.requests["list"])
+    docker.run("web")
+    done, _ = await asyncio.wait({call, reading}, timeout=0.05)
+    assert not done
+    frozen.undo()
+    assert len(await call) == 1
+    assert [_short(event) for event in await reading] == ["create", "network connect", "start"]
+
+
+async def test_a_frozen_engine_restarts_nothing() -> None:
+    async with FakeDocker(restart_delay=0.0) as docker, Client(docker) as client:
+        docker.run("web", restart="always")
+        docker.faults.freeze()
+        docker.exit("web")
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert docker.container("web").status == "restarting"
+        stream = asyncio.create_task(client.subscribe(filters={"event": ["start"]}))
+        await docker.until(lambda: docker.requests["events"])
+        docker.faults.thaw()
+        await stream
+        assert docker.container("web").status == "running"
+
+
+async def test_a_clock_that_steps_back_defeats_since(client: Client, docker: FakeDocker) -> None:
+    docker.emit("container", "a", "x")
+    stamp = (await history(client))[0]["timeNano"]
+    docker.faults.shift_clock(-60)
+    docker.emit("container", "b", "x")
+    stream = await client.subscribe(since=f"{stamp // 10**9}.{stamp % 10**9:09d}")
+    docker.faults.end_streams()
+    assert await stream.actions(1) == ["a"]
+    assert await stream.line() == b""
+
+
+# ---- a clean exit
+
+
+def _open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_closing_leaves_nothing_behind() -> None:
+    before = asyncio.all_tasks()
+    descriptors = _open_descriptors()
+    async with FakeDocker(restart_delay=3600.0) as docker:
+        client = Client(docker)
+        docker.run("web", restart="always")
+        docker.exit("web")
+        await client.subscribe()
+        docker.faults.delay(3600.0)
+        docker.emit("container", "a", "x")
+        docker.faults.hang("list")
+        docker.faults.pause_at("info")
+        docker.faults.slow("version", 3600.0)
+        calls = [
+            asyncio.create_task(client.call(*call))
+            for call in (
+                ("GET", "/containers/json"),
+                ("GET", "/info"),
+                ("GET", "/version"),
+                ("POST", "/containers/web/wait"),
+            )
+        ]
+        await docker.until(lambda: docker.requests["wait"])
+        docker.faults.freeze()
+        calls.append(asyncio.create_task(client.get("/_ping")))
+        await docker.until(lambda: docker.requests["ping"])
+        folder = docker.path.parent
+    assert not folder.exists()
+    for outcome in await asyncio.gather(*calls, return_exceptions=True):
+        assert isinstance(outcome, aiohttp.ClientError)
+    await client.__aexit__()
+    assert asyncio.all_tasks() == before
+    assert _open_descriptors() == descriptors
+
+
+async def test_it_serves_at_a_given_path_and_over_tcp(tmp_path: Any) -> None:
+    path = tmp_path / "engine.sock"
+    async with FakeDocker(path, host="127.0.0.1") as docker:
+        assert docker.address == f"unix://{path}"
+        docker.run("web")
+        url = docker.tcp_address.replace("tcp:", "http:")
+        async with aiohttp.ClientSession() as session:
+            for _ in range(2):
+                async with session.get(f"{url}/containers/json") as response:
+                    assert len(await response.json()) == 1
+                await docker.faults.restart()  # the same port again
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_it_is_entered_once() -> None:
+    docker = FakeDocker()
+    with pytest.raises(RuntimeError, match="chosen when it is entered"):
+        _ = docker.address
+    async with docker:
+        pass
+    with pytest.raises(RuntimeError, match="only once"):
+        await docker.__aenter__()
+
+
+async def test_ids_are_repeatable_with_a_seed() -> None:
+    ids = []
+    for seed in (1, 1, None):
+        async with FakeDocker(seed=seed) as docker:
+            ids.append(docker.run("web"))
+    assert ids[0] == ids[1] != ids[2]
