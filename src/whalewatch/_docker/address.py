@@ -1,0 +1,194 @@
+"""Where a Docker engine is: addresses as users give them, and Docker's own rules where they give none."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import ssl
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from re import sub
+from typing import Any
+from urllib.parse import urlsplit
+
+import attrs
+
+from whalewatch._errors import AddressError
+from whalewatch._text import printable
+
+__all__ = ["Endpoint", "default_endpoint", "endpoint"]
+
+DEFAULT_PORT, DEFAULT_TLS_PORT = 2375, 2376
+"""As Docker's own client assumes."""
+
+
+@attrs.frozen
+class Endpoint:
+    """Where and how to connect.
+
+    Attributes:
+        address: URL as it is shown, without a password.
+        url: URL for requests: the host is a dummy for sockets and ssh.
+        path: of the Unix socket, None for the others.
+        ssh: URL for an ssh connection, None for the others.
+        tls: for https.
+    """
+
+    address: str
+    url: str
+    path: str | None = None
+    ssh: str | None = None
+    tls: ssl.SSLContext | None = None
+
+
+def endpoint(address: str, tls: ssl.SSLContext | None = None, *, engine: str = "Docker") -> Endpoint:
+    """Understand an address: a URL (unix, tcp, http, https, ssh), or a bare socket path.
+
+    Raises:
+        AddressError: it cannot be understood; says what would be.
+    """
+    shown = printable(sub("//[^/@]*@", "//…@", address))
+    if not address.isprintable():
+        msg = f"{shown!r} is no address of a {engine} engine: it has characters that cannot be printed"
+        raise AddressError(msg)
+    if address.startswith(("/", "./", "../")):
+        address = "unix://" + str(Path(address).absolute())
+    scheme, found, rest = address.partition("://")
+    if not found:
+        msg = f"{shown!r} is no address of a {engine} engine: give a URL such as unix:///run/docker.sock or tcp://host:2375"
+        raise AddressError(msg)
+    if scheme == "unix":
+        if not rest.startswith("/"):
+            msg = f"{shown!r} names no absolute path of a socket: unix:///run/docker.sock is one"
+            raise AddressError(msg)
+        return Endpoint(address, "http://localhost", path=rest)
+    if scheme not in {"tcp", "http", "https", "ssh"}:
+        msg = f"{shown!r} has the wrong scheme for a {engine} engine: use unix, tcp, http, https or ssh"
+        raise AddressError(msg)
+    return _remote(scheme, address, shown, tls)
+
+
+def _remote(scheme: str, address: str, shown: str, tls: ssl.SSLContext | None) -> Endpoint:
+    """Understand an address with a host in it."""
+    try:
+        parts = urlsplit(address)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        msg = f"{shown!r} is no address: {error}"
+        raise AddressError(msg) from error
+    if not host:
+        msg = f"{shown!r} names no host"
+        raise AddressError(msg)
+    host = f"[{host}]" if ":" in host else host
+    if scheme == "ssh":
+        user = f"{parts.username}@" if parts.username else ""
+        return Endpoint(f"ssh://{user}{host}" + (f":{port}" if port else ""), "http://localhost", ssh=address)
+    if scheme == "https" and tls is None:
+        tls = ssl.create_default_context()
+    netloc = f"{host}:{port or (DEFAULT_TLS_PORT if tls else DEFAULT_PORT)}"
+    path = parts.path.rstrip("/")
+    return Endpoint(f"{scheme}://{netloc}{path}", f"{'https' if tls else 'http'}://{netloc}{path}", tls=tls)
+
+
+def default_endpoint(environ: Mapping[str, str] = os.environ, home: Path | None = None) -> Endpoint:
+    """Find the engine as Docker's own client does: DOCKER_HOST, then the current context, then the well-known sockets.
+
+    Also honoured: DOCKER_TLS_VERIFY and DOCKER_CERT_PATH with DOCKER_HOST, DOCKER_CONTEXT, DOCKER_CONFIG and
+    XDG_RUNTIME_DIR (for a rootless engine).
+
+    Raises:
+        AddressError: what is configured cannot be used; says where it is configured.
+    """
+    config = _config(environ, home)
+    if host := environ.get("DOCKER_HOST"):
+        tls = None
+        if environ.get("DOCKER_TLS_VERIFY"):
+            tls = _tls(Path(environ.get("DOCKER_CERT_PATH") or config), verify=True)
+        try:
+            return endpoint(host, tls)
+        except AddressError as error:
+            msg = f"DOCKER_HOST: {error}"
+            raise AddressError(msg) from error
+    context = environ.get("DOCKER_CONTEXT") or _read(config / "config.json", {}).get("currentContext")
+    if context and context != "default":
+        return _of_context(str(context), config)
+    runtime = environ.get("XDG_RUNTIME_DIR")
+    candidates = [Path("/run/docker.sock"), Path("/var/run/docker.sock")]
+    if runtime:
+        candidates.append(Path(runtime) / "docker.sock")
+    return endpoint(str(_first_socket([*candidates, config / "run/docker.sock"])))
+
+
+def _config(environ: Mapping[str, str], home: Path | None) -> Path:
+    """The folder of Docker's own client; a user without a home has none there."""
+    if configured := environ.get("DOCKER_CONFIG"):
+        return Path(configured)
+    try:
+        return (home or Path.home()) / ".docker"
+    except RuntimeError:
+        return Path("/nonexistent/.docker")
+
+
+def _first_socket(candidates: Sequence[Path]) -> Path:
+    """The first socket that is there; the first candidate, for the error message, if none is."""
+    for path in candidates:
+        try:
+            if path.is_socket():
+                return path
+        except OSError:
+            continue
+    return candidates[0]
+
+
+def _of_context(context: str, config: Path) -> Endpoint:
+    # The CLI files a context under the SHA-256 of its name.
+    folder = hashlib.sha256(context.encode()).hexdigest()
+    meta = config / "contexts" / "meta" / folder / "meta.json"
+    where = f"Docker context {printable(context)!r}"
+    try:
+        docker = _read(meta)["Endpoints"]["docker"]
+        host, verify = str(docker["Host"]), not docker.get("SkipTLSVerify", False)
+    except (KeyError, TypeError, AttributeError) as error:
+        msg = f"{where}: {meta} names no Docker endpoint"
+        raise AddressError(msg) from error
+    certificates = config / "contexts" / "tls" / folder / "docker"
+    tls = _tls(certificates, verify=verify) if certificates.is_dir() else None
+    try:
+        return endpoint(host, tls)
+    except AddressError as error:
+        msg = f"{where}: {error}"
+        raise AddressError(msg) from error
+
+
+def _read(path: Path, default: dict[str, Any] | None = None) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        if default is not None:
+            return default
+        msg = f"{path} is missing: is the name of the context right?"
+        raise AddressError(msg) from error
+    except (OSError, ValueError) as error:
+        msg = f"{path} cannot be read: {error}"
+        raise AddressError(msg) from error
+    if not isinstance(found, dict):
+        msg = f"{path} holds no JSON object"
+        raise AddressError(msg)
+    return found
+
+
+def _tls(folder: Path, *, verify: bool) -> ssl.SSLContext:
+    """Make a TLS context from the files that Docker keeps in one folder: ca.pem, cert.pem, key.pem, each optional."""
+    try:
+        ca, cert = folder / "ca.pem", folder / "cert.pem"
+        context = ssl.create_default_context(cafile=str(ca) if ca.exists() else None)
+        if cert.exists():
+            context.load_cert_chain(cert, folder / "key.pem")
+    except OSError as error:  # ssl.SSLError is one
+        msg = f"the TLS files in {folder} cannot be used: {error}"
+        raise AddressError(msg) from error
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

@@ -1,0 +1,230 @@
+"""HTTP to one engine: every answer bounded, every foreign exception translated."""
+
+from __future__ import annotations
+
+import errno
+import json
+import socket
+import ssl
+import struct
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import aiodocker
+import aiohttp
+from yarl import URL
+
+from whalewatch._docker.address import Endpoint
+from whalewatch._errors import EngineError, EngineTimeout, EngineUnavailable, ProtocolViolation, UnsupportedEngine
+from whalewatch._text import printable
+
+__all__ = ["Connection"]
+
+MAX_BODY = 64 * 1024 * 1024
+"""Bytes of an answer that are read at most: a listing of 10,000 containers takes some 15 MB."""
+
+MAX_LINE = 4 * 1024 * 1024
+"""Bytes of one event at most: events carry all labels of a container."""
+
+UNTIMED = aiohttp.ClientTimeout(total=None)  # the watcher puts its own time-out on every call
+
+
+class Connection:
+    """A client to one engine. aiodocker carries the transport; requests are made here, beside it, on the same session.
+
+    aiodocker reads answers of any size, fails on text that is not UTF-8 with an exception of Python's own, and its
+    event reader loses errors; so this class reads for itself.
+
+    Must be made in a running event loop.
+    """
+
+    def __init__(self, endpoint: Endpoint, *, engine: str, remedy: str, calls: Counter[str]) -> None:
+        self._endpoint = endpoint
+        self._engine = engine
+        self._remedy = remedy
+        self._calls = calls
+        self._prefix = ""
+        try:
+            connector = _connector(endpoint)
+        except aiodocker.DockerError as error:
+            raise EngineUnavailable(self.told(printable(error.message))) from error
+        self._session = aiohttp.ClientSession(
+            connector=connector, timeout=UNTIMED, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
+        )
+        self.client = aiodocker.Docker(url=endpoint.url, connector=connector, session=self._session)
+
+    def use_version(self, version: str) -> None:
+        """Speak this version of the Engine API from now on ("1.45")."""
+        self.client.api_version = f"v{version}"
+        self._prefix = f"/v{version}"
+
+    def told(self, message: str) -> str:
+        """Name the engine and its address in front of a message."""
+        return f"{self._engine} engine at {self._endpoint.address}: {message}"
+
+    async def get(self, kind: str, path: str) -> tuple[Any, str]:
+        """Get a JSON document, and the API version that the engine says it speaks ("" if it says none).
+
+        Raises:
+            EngineError: as `_translated` and `_refused` tell.
+        """
+        async with self._request(kind, path) as response:
+            body = await self._read(kind, response)
+            if response.status != HTTPStatus.OK:
+                raise self._refused(kind, response.status, body)
+            try:
+                document = json.loads(body.decode("utf-8", "replace"))
+            except (ValueError, RecursionError) as error:
+                shown = printable(body[:80])
+                raise ProtocolViolation(self.told(f"the answer to {kind} is not JSON: {shown}")) from error
+            return document, response.headers.get("Api-Version", "")
+
+    async def find(self, kind: str, path: str) -> Any:
+        """Get a JSON document, or None if there is no such thing."""
+        try:
+            document, _ = await self.get(kind, path)
+        except _Missing:
+            return None
+        return document
+
+    async def ping(self) -> None:
+        """Ask whether it still answers."""
+        async with self._request("ping", "/_ping") as response:
+            body = await self._read("ping", response)
+            if response.status != HTTPStatus.OK:
+                raise self._refused("ping", response.status, body)
+
+    @asynccontextmanager
+    async def lines(self, kind: str, path: str) -> AsyncIterator[AsyncIterator[bytes | None]]:
+        """Open an endless answer and read its lines; None for a line that was too long to be kept."""
+        async with self._request(kind, path) as response:
+            if response.status != HTTPStatus.OK:
+                raise self._refused(kind, response.status, await self._read(kind, response))
+            yield _lines(response.content)
+
+    async def close(self) -> None:
+        """Let go of all connections; closing twice is fine."""
+        await self._session.close()
+
+    def pid(self) -> int | None:
+        """The process that listens at the other end of a Unix socket; None if nobody tells.
+
+        The kernel remembers who called listen(): under socket activation that is systemd, which is not the engine.
+        """
+        if self._endpoint.path is None or not hasattr(socket, "SO_PEERCRED"):
+            return None
+        try:
+            with socket.socket(socket.AF_UNIX) as peer:
+                peer.setblocking(False)  # noqa: FBT003 - that is its signature
+                peer.connect(self._endpoint.path)
+                credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+            pid: int = struct.unpack("3i", credentials)[0]
+            if pid == 1 and Path("/proc/1/comm").read_text().strip() in {"systemd", "init"}:
+                return None
+        except OSError:
+            return None
+        return pid or None
+
+    @asynccontextmanager
+    async def _request(self, kind: str, path: str) -> AsyncIterator[aiohttp.ClientResponse]:
+        self._calls[kind] += 1
+        url = URL(f"{self._endpoint.url}{self._prefix}{path}", encoded=True)
+        try:
+            async with self._session.get(url, allow_redirects=False) as response:
+                yield response
+        except EngineError:
+            raise
+        except (aiohttp.ClientError, aiodocker.DockerError, OSError, ValueError, RuntimeError) as error:
+            raise self._translated(kind, error) from error
+
+    async def _read(self, kind: str, response: aiohttp.ClientResponse) -> bytes:
+        chunks, size = [], 0
+        async for chunk in response.content.iter_any():
+            size += len(chunk)
+            if size > MAX_BODY:
+                raise ProtocolViolation(self.told(f"the answer to {kind} is larger than {MAX_BODY >> 20} MiB"))
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    def _refused(self, kind: str, status: int, body: bytes) -> EngineError:
+        """Say what an answer other than 200 means."""
+        try:
+            said = json.loads(body.decode("utf-8", "replace"))["message"]
+        except (ValueError, RecursionError, LookupError, TypeError):
+            said = body[:200].decode("utf-8", "replace")
+        said = printable(said).strip() or "no reason given"
+        if status == HTTPStatus.NOT_FOUND and kind == "inspect":
+            return _Missing(self.told(said))
+        if status == HTTPStatus.BAD_REQUEST and "client version" in said:
+            return UnsupportedEngine(self.told(f"{said}: this library speaks other versions of the Engine API"))
+        if status == HTTPStatus.BAD_REQUEST and "HTTPS" in said:
+            return UnsupportedEngine(self.told(f"{said}: use https://, or tls="))
+        if status in {401, 403}:
+            return EngineUnavailable(
+                self.told(f"access denied ({status}: {said}): something in front of it refuses {kind}")
+            )
+        if status in {301, 302, 307, 308, 404, 405}:
+            return UnsupportedEngine(self.told(f"{status} for {kind} ({said}): is this a {self._engine} engine?"))
+        return EngineError(self.told(f"{kind} failed with {status}: {said}"))
+
+    def _translated(self, kind: str, error: Exception) -> EngineError:
+        """Say what an exception of the libraries below means, and what can be done about it."""
+        at = self._endpoint
+        cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+        # The engine's refusal of a certificate comes as an OSError with the number of the TLS error, caused by one.
+        refusals = (ssl.SSLError, ssl.CertificateError, aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch)
+        if any(isinstance(one, refusals) for one in (error, cause, error.__cause__)):
+            reason = f"TLS refused ({printable(cause)}): check the CA, the client certificate and its key"
+        elif isinstance(error, aiodocker.DockerError):
+            reason = printable(error.message)
+        elif isinstance(error, TimeoutError):
+            return EngineTimeout(self.told(f"no answer to {kind}"))
+        elif isinstance(error, aiohttp.ClientResponseError):
+            return UnsupportedEngine(self.told(f"the answer to {kind} is not HTTP as expected ({printable(error)})"))
+        elif at.path and isinstance(cause, OSError) and cause.errno in {errno.ENOENT, errno.ENOTDIR}:
+            reason = f"no socket at {at.path}: start the engine, or correct the address"
+        elif at.path and isinstance(cause, OSError) and cause.errno in {errno.EACCES, errno.EPERM}:
+            reason = f"permission denied on {at.path}: {self._remedy}"
+        elif isinstance(cause, OSError) and cause.errno == errno.ECONNREFUSED:
+            reason = "connection refused: the engine is not running"
+        elif isinstance(error, (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError)):
+            reason = f"connection lost during {kind} ({printable(error) or type(error).__name__})"
+        else:
+            return EngineError(self.told(f"{kind} failed: {printable(repr(error))}"))
+        return EngineUnavailable(self.told(reason))
+
+
+class _Missing(EngineError):
+    """404 for one container; never leaves this module."""
+
+
+def _connector(endpoint: Endpoint) -> aiohttp.BaseConnector:
+    if endpoint.path is not None:
+        return aiohttp.UnixConnector(endpoint.path)
+    if endpoint.ssh is not None:
+        from aiodocker.ssh import SSHConnector  # noqa: PLC0415 - ssh is an extra of aiodocker's
+
+        return SSHConnector(endpoint.ssh)
+    return aiohttp.TCPConnector(ssl=endpoint.tls or True)
+
+
+async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes | None]:
+    """Split a stream into lines; None in place of one longer than `MAX_LINE`, whose bytes are not kept."""
+    pieces: list[bytes] = []
+    size = 0
+    async for chunk in stream.iter_any():
+        *ends, rest = chunk.split(b"\n")
+        for end in ends:
+            line = None if size + len(end) > MAX_LINE else b"".join((*pieces, end))
+            pieces, size = [], 0
+            if line is None or line.strip():
+                yield line
+        size += len(rest)
+        if size > MAX_LINE:
+            pieces = []
+        elif rest:
+            pieces.append(rest)

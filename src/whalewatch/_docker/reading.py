@@ -1,0 +1,163 @@
+"""What the Engine API's JSON means, in the terms of this library. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from re import fullmatch
+from typing import Any
+
+from whalewatch._engine import Sighting, Signal, SignalType
+from whalewatch._model import Container, FrozenMapping, Health, IPAddress, Port
+
+__all__ = ["container", "moment", "sighting", "signal"]
+
+PROJECT = "com.docker.compose.project"
+"""Label by which Docker Compose and its kin name the project of a container."""
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+CONTAINER_ACTIONS = {
+    "start": SignalType.STARTED,
+    "die": SignalType.EXITED,
+    "destroy": SignalType.EXITED,
+    "pause": SignalType.PAUSED,
+    "unpause": SignalType.UNPAUSED,
+    "rename": SignalType.CHANGED,
+}
+
+NOT_ALIVE = {"created", "restarting", "removing", "exited", "dead"}
+"""States of a container without a process."""
+
+HEALTH = {health.value: health for health in Health}
+
+
+def container(inspection: Mapping[str, Any], engine: str) -> Container | None:
+    """Read the answer to an inspect; None if the container has no process.
+
+    A container that waits to be restarted says Running and has the PID 0: alive is what has a PID.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: it is not what the Engine API promises.
+    """
+    state = inspection["State"]
+    pid = state["Pid"]
+    if not isinstance(pid, int):
+        raise TypeError("State.Pid is no number")
+    if pid <= 0:
+        return None
+    config = inspection["Config"]
+    labels: FrozenMapping[str] = FrozenMapping({str(k): str(v) for k, v in (config.get("Labels") or {}).items()})
+    network = inspection.get("NetworkSettings") or {}
+    paused = bool(state.get("Paused"))
+    # Docker reports "unhealthy" while a container is paused, because nothing is checked then.
+    health = None if paused else HEALTH.get((state.get("Health") or {}).get("Status", ""))
+    privileged = (inspection.get("HostConfig") or {}).get("Privileged")
+    return Container(
+        id=text(inspection["Id"]),
+        name=text(inspection["Name"]).removeprefix("/"),
+        pid=pid,
+        labels=labels,
+        project=labels.get(PROJECT, ""),
+        paused=paused,
+        image=text(config.get("Image") or ""),
+        started_at=moment(state.get("StartedAt")),
+        health=health,
+        ports=tuple(_ports(network.get("Ports") or {}, config.get("ExposedPorts") or {})),
+        addresses={str(k): _addresses(v) for k, v in (network.get("Networks") or {}).items()},
+        privileged=privileged if isinstance(privileged, bool) else None,
+        engine=engine,
+    )
+
+
+def sighting(item: Mapping[str, Any]) -> tuple[str, Sighting | None]:
+    """Read one item of a listing: its id, and None if it says that it is not alive.
+
+    It tells no PID, so an inspect has to; the facts that it does tell show whether one is due.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: it has no id, or is not what the Engine API promises.
+    """
+    id, state = text(item["Id"]), item.get("State")
+    if state in NOT_ALIVE:
+        return id, None
+    # A container that another one links to bears further names, with a slash inside.
+    names = [text(name).removeprefix("/") for name in item.get("Names") or ()]
+    facts: dict[str, Any] = {
+        "labels": FrozenMapping[str]({str(k): str(v) for k, v in (item.get("Labels") or {}).items()}),
+        "paused": state == "paused",
+    }
+    own = next((name for name in names if "/" not in name), None)
+    if own is not None:
+        facts["name"] = own
+    return id, Sighting(facts=FrozenMapping(facts))
+
+
+def signal(event: Mapping[str, Any]) -> Signal | None:
+    """Read one event; None if it is of no interest.
+
+    Only Type, Action and Actor are looked at: the older fields are gone from Engine API 1.52 on.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: it is not what the Engine API promises.
+    """
+    kind, action, actor = event["Type"], event["Action"], event["Actor"]
+    type_: SignalType | None
+    if kind == "network":
+        id = actor["Attributes"].get("container") if action in {"connect", "disconnect"} else None
+        type_ = SignalType.CHANGED
+    elif kind == "container":
+        id = actor["ID"]
+        type_ = SignalType.CHANGED if action.startswith("health_status") else CONTAINER_ACTIONS.get(action)
+    else:
+        return None
+    if not id or type_ is None:
+        return None
+    timestamp = event.get("timeNano") or event["time"] * 1_000_000_000
+    exit_code = _exit_code(actor["Attributes"].get("exitCode")) if type_ is SignalType.EXITED else None
+    return Signal(
+        type_,
+        text(id),
+        EPOCH + timedelta(microseconds=timestamp // 1000),
+        exit_code=exit_code,
+        settles=action
+        == "disconnect",  # Docker 26 takes a container off its networks just before it tells of its death
+    )
+
+
+def text(value: object) -> str:
+    """Check that something is text."""
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.40} is no text")
+    return value
+
+
+def moment(value: object) -> datetime | None:
+    """Read an RFC 3339 time, to the microsecond; None for Go's zero time, and for nothing."""
+    if not isinstance(value, str) or value.startswith("0001-") or not value:
+        return None
+    return datetime.fromisoformat(value).astimezone(UTC)
+
+
+def _exit_code(value: object) -> int | None:
+    return int(value) if isinstance(value, str) and fullmatch("[0-9]{1,9}", value) else None
+
+
+def _addresses(network: Mapping[str, Any] | None) -> tuple[IPAddress, ...]:
+    found = ((network or {}).get(key) for key in ("IPAddress", "GlobalIPv6Address"))
+    return tuple(ip_address(text(address)) for address in found if address)
+
+
+def _ports(published: Mapping[str, Any], exposed: Mapping[str, Any]) -> Iterator[Port]:
+    unpublished: Mapping[str, Any] = {}
+    for spec in sorted({*published, *exposed}):
+        number, _, protocol = spec.partition("/")
+        for binding in published.get(spec) or [unpublished]:
+            host_ip, host_port = binding.get("HostIp"), binding.get("HostPort")
+            yield Port(
+                int(number),
+                protocol or "tcp",
+                ip_address(text(host_ip)) if host_ip else None,
+                int(host_port) if host_port else None,
+            )

@@ -1,0 +1,293 @@
+"""Docker: watch a Docker engine through its Engine API (20.10 and later, API 1.41 and later)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import ssl
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Unpack
+from urllib.parse import quote
+
+import aiodocker
+import attrs
+
+from whalewatch._docker.address import default_endpoint, endpoint
+from whalewatch._docker.connection import Connection
+from whalewatch._docker.reading import container, moment, sighting, signal, text
+from whalewatch._engine import Listing, Signal, SignalType
+from whalewatch._errors import EngineUnavailable, ProtocolViolation, UnsupportedEngine
+from whalewatch._model import Container
+from whalewatch._text import printable
+from whalewatch._watcher import Watcher, WatcherOptions
+
+__all__ = ["MobyEngine", "watch"]
+
+log = logging.getLogger("whalewatch.moby")
+
+OLDEST_API, NEWEST_API = (1, 41), (1, 54)
+"""The versions of the Engine API whose answers are known here."""
+
+MARGIN = timedelta(seconds=3)
+"""How far before the moment of connecting the event stream begins: what has been read already is told apart by its
+time."""
+
+RING = 256
+"""Events that an engine replays at most (moby, daemon/events: 256 of all types)."""
+
+FILTERS = {
+    "type": ["container", "network"],
+    "event": [
+        *("start", "die", "destroy", "pause", "unpause", "rename", "connect", "disconnect"),
+        # Without its value, health_status would turn the whole filter into a prefix match.
+        *(f"health_status: {value}" for value in ("starting", "healthy", "unhealthy")),
+    ],
+}
+"""The events that are asked for; the engine's own filter comes before its buffer."""
+
+Pack = Callable[[Container, Mapping[str, Any]], Any]
+
+
+class MobyEngine:
+    """Adapter to a Docker engine.
+
+    The event stream is asked for from a moment *before* the listing, by the engine's own clock: replay and
+    registration are one step within the engine, so that nothing falls between the two, however late the registration
+    is.
+
+    Args:
+        address: URL (``unix://``, ``tcp://``, ``http://``, ``https://``, ``ssh://``) or path of a socket; None finds
+            the engine as Docker's own client does: DOCKER_HOST (with DOCKER_TLS_VERIFY and DOCKER_CERT_PATH),
+            DOCKER_CONTEXT or the current context (of DOCKER_CONFIG or ~/.docker), then the well-known sockets.
+        tls: for ``tcp://`` and ``https://``: with it, tcp is TLS.
+        pack: makes the ``rucksack`` of a container from the engine's inspection data (the JSON of the Engine API);
+            called on the watcher's loop whenever it is read, must not block.
+
+    Raises:
+        AddressError: the address cannot be used.
+    """
+
+    type = "docker"
+    source = "events"
+
+    def __init__(
+        self, address: str | None = None, *, tls: ssl.SSLContext | None = None, pack: Pack | None = None
+    ) -> None:
+        self._endpoint = default_endpoint() if address is None else endpoint(address, tls)
+        self._pack = pack
+        self._unpacked: set[str] = set()
+        self._connection: Connection | None = None
+        self._calls: Counter[str] = Counter()
+        self._info: Mapping[str, Any] | None = None
+        self._pid: int | None = None
+        self._clock: datetime | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self._newest: datetime | None = None
+        self._recent: deque[tuple[object, ...]] = deque(maxlen=4 * RING)
+        self._complained = False
+        # Containers with a label of that name, which the engine lets overwrite the exit code of its events.
+        self._masked: set[str] = set()
+
+    @property
+    def address(self) -> str:
+        """URL of the engine, without a password."""
+        return self._endpoint.address
+
+    @property
+    def pid(self) -> int | None:
+        """Process that listens on the engine's Unix socket; None for other transports, and before the first connection.
+
+        Under systemd's socket activation it is None too, because systemd listens there.
+        """
+        return self._pid
+
+    @property
+    def client(self) -> aiodocker.Docker | None:
+        """The client of the current connection, for calls of the application's own; None before the first."""
+        return self._connection.client if self._connection else None
+
+    @property
+    def calls(self) -> Mapping[str, int]:
+        """Requests made so far: "info", "list", "inspect", "events", "ping"."""
+        return self._calls
+
+    async def id(self) -> str:
+        """The engine's own identifier; not unique with Docker 20.10, where two engines of one host share it."""
+        return str((await self._known())["ID"])
+
+    async def version(self) -> str:
+        """The engine's version, such as "26.1.5"."""
+        return str((await self._known())["ServerVersion"])
+
+    async def _known(self) -> Mapping[str, Any]:
+        if self._info is None:
+            await self.connect()
+        assert self._info is not None
+        return self._info
+
+    async def connect(self) -> None:
+        """Make a new connection; learn the engine's identity, clock and version of the API."""
+        await self.close()
+        self._forget()
+        connection = self._connection = Connection(
+            self._endpoint,
+            engine="Docker",
+            remedy="add the user to group docker, or run as root",
+            calls=self._calls,
+        )
+        try:
+            info, api = await connection.get("info", "/info")
+            if not api:
+                raise UnsupportedEngine(connection.told("it tells no version of its API: is this a Docker engine?"))
+            connection.use_version(self._negotiated(connection, api))
+            text(info["ID"]), text(info["ServerVersion"])
+            self._clock = moment(info["SystemTime"])
+        except (ProtocolViolation, KeyError, TypeError, ValueError) as error:
+            raise UnsupportedEngine(
+                connection.told(f"the answer to info is none of a Docker engine's ({printable(error)})")
+            ) from error
+        self._info = info
+        self._pid = connection.pid()
+
+    def _negotiated(self, connection: Connection, api: str) -> str:
+        """The newest version of the API that both sides know."""
+        try:
+            major, minor = (int(part) for part in api.split("."))
+        except ValueError as error:
+            raise UnsupportedEngine(connection.told(f"its API version {printable(api)!r} makes no sense")) from error
+        if (major, minor) < OLDEST_API:
+            raise UnsupportedEngine(
+                connection.told(f"its API version {major}.{minor} is too old: 1.41 is needed, Docker 20.10 or later")
+            )
+        return ".".join(str(part) for part in min((major, minor), NEWEST_API))
+
+    async def ping(self) -> None:
+        """Ask ``/_ping``: it touches no container."""
+        await self._connected.ping()
+
+    async def signals(self) -> AsyncIterator[Signal]:
+        """Follow ``/events``, filtered by the engine itself: its buffer for each reader is bounded."""
+        connection = self._connected
+        since = max((m for m in (self._clock, self._newest) if m is not None), default=None)
+        path = f"/events?filters={quote(json.dumps(FILTERS))}"
+        if since is not None:
+            path += f"&since={(since - MARGIN).timestamp():.6f}000"
+        async with connection.lines("events", path) as lines:
+            yield Signal(SignalType.SUBSCRIBED, timestamp=self._clock)
+            async for line in lines:
+                told = self._read(connection, line)
+                if told is not None:
+                    yield told
+
+    def _read(self, connection: Connection, line: bytes | None) -> Signal | None:
+        """Understand a line of the stream; LOST for what cannot be understood."""
+        if line is None:
+            return self._lost(connection, "an event is too long to be read")
+        try:
+            event = json.loads(line.decode("utf-8", "replace"))
+            told = signal(event)
+            if told is None:
+                return None
+            key = (event.get("timeNano"), told.id, event["Action"])
+        except (ValueError, RecursionError, LookupError, TypeError, AttributeError, OverflowError) as error:
+            return self._lost(
+                connection, f"an event makes no sense ({printable(repr(error))}): {printable(line[:200])}"
+            )
+        if key in self._recent:  # replays and overlapping streams tell an event twice
+            return None
+        self._recent.append(key)
+        if told.timestamp is not None and (self._newest is None or told.timestamp > self._newest):
+            self._newest = told.timestamp
+        if told.type is SignalType.EXITED and told.id in self._masked:
+            told = Signal(told.type, told.id, told.timestamp)
+        return told
+
+    def _lost(self, connection: Connection, why: str) -> Signal:
+        log.log(logging.DEBUG if self._complained else logging.WARNING, "%s", connection.told(why))
+        self._complained = True
+        return Signal(SignalType.LOST)
+
+    async def listing(self) -> Listing:
+        """List what runs. Docker's own default leaves out what is created or exited, and nothing else."""
+        connection = self._connected
+        items, _ = await connection.get("list", "/containers/json")
+        if not isinstance(items, list):
+            raise ProtocolViolation(connection.told(f"its listing is no list: {printable(items)}"))
+        seen, unreadable = {}, 0
+        for item in items:
+            try:
+                id, seen_as = sighting(item)
+            except (KeyError, TypeError, ValueError, AttributeError):
+                unreadable += 1
+                continue
+            if seen_as is not None:
+                seen[id] = seen_as
+        if unreadable:
+            log.warning("%s", connection.told(f"{unreadable} of {len(items)} listed containers cannot be read"))
+        return Listing(sightings=seen, absence_is_death=not unreadable)
+
+    async def inspect(self, id: str, /) -> Container | None:
+        """Read one container; None if it is gone or has no process."""
+        connection = self._connected
+        inspection = await connection.find("inspect", f"/containers/{quote(id, safe='')}/json")
+        if inspection is None:
+            return None
+        try:
+            found = container(inspection, self.address)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ProtocolViolation(
+                connection.told(f"its answer about {printable(id)} makes no sense ({printable(repr(error))})")
+            ) from error
+        if found is None:
+            return None
+        if "exitCode" in found.labels:
+            self._masked.add(id)
+        return found if self._pack is None else self._packed(self._pack, found, inspection)
+
+    def _packed(self, pack: Pack, found: Container, inspection: Mapping[str, Any]) -> Container:
+        """Fill a container's rucksack; if the application's function fails, the container is kept without."""
+        try:
+            return attrs.evolve(found, rucksack=pack(found, inspection))
+        except Exception:
+            if found.id not in self._unpacked:
+                self._unpacked.add(found.id)
+                log.exception("pack() failed for container %s: it is kept without a rucksack", found.id)
+            return found
+
+    @property
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            raise EngineUnavailable(f"Docker engine at {self.address}: not connected")
+        return self._connection
+
+    async def close(self) -> None:
+        """Let go of all connections; closing twice is fine."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+
+def watch(
+    address: str | None = None,
+    *,
+    tls: ssl.SSLContext | None = None,
+    pack: Pack | None = None,
+    **options: Unpack[WatcherOptions],
+) -> Watcher:
+    """Make a watcher for a Docker engine.
+
+    Args:
+        address: URL or path of a socket; None finds the engine as Docker's own client does. See `MobyEngine`.
+        tls: for ``tcp://`` and ``https://``.
+        pack: makes the ``rucksack`` of a container. See `MobyEngine`.
+        **options: of `Watcher`.
+
+    Raises:
+        AddressError: the address cannot be used.
+        ValueError: an option makes no sense.
+    """
+    return Watcher(MobyEngine(address, tls=tls, pack=pack), **options)

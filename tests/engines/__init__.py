@@ -1,0 +1,1 @@
+"""Real container engines for the tests: installing them, running them, driving them."""

@@ -1,0 +1,83 @@
+"""See what a test has left behind: tasks, threads, file descriptors and sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+SETTLE = 2.0
+"""Seconds that closing may take: a transport closes in the loop's next turn, a thread when it can."""
+
+_TURN = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What this process holds at one moment.
+
+    Attributes:
+        threads: its threads, by identifier, with their names.
+        descriptors: its file descriptors with what they stand for, such as "socket:[4711]".
+    """
+
+    threads: frozenset[tuple[int | None, str]]
+    descriptors: frozenset[tuple[int, str]]
+
+    @classmethod
+    def now(cls) -> Held:
+        """Look."""
+        return cls(frozenset((thread.ident, thread.name) for thread in threading.enumerate()), _descriptors())
+
+    def leaked(self) -> list[str]:
+        """Wait, within bounds, until nothing is held that was not held then; return what still is, told for people."""
+        deadline = time.monotonic() + SETTLE
+        while (left := self._left()) and time.monotonic() < deadline:
+            gc.collect()
+            time.sleep(_TURN)
+        return left
+
+    def _left(self) -> list[str]:
+        now = Held.now()
+        threads = [f"thread {name}" for _, name in sorted(now.threads - self.threads, key=str)]
+        return threads + [
+            f"descriptor {number}: {_told(target)}" for number, target in sorted(now.descriptors - self.descriptors)
+        ]
+
+
+async def leaked_tasks() -> list[str]:
+    """Wait, within bounds, until the running loop has no task but this one; return those it still has."""
+    deadline = time.monotonic() + SETTLE
+    while left := asyncio.all_tasks() - {asyncio.current_task()}:
+        if time.monotonic() > deadline:
+            break
+        gc.collect()
+        await asyncio.sleep(_TURN)
+    return sorted(f"task {task!r}" for task in left)
+
+
+def _descriptors() -> frozenset[tuple[int, str]]:
+    found = set()
+    with contextlib.suppress(OSError):
+        for entry in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(OSError):  # the one that reads this folder
+                found.add((int(entry.name), str(entry.readlink())))
+    return frozenset(found)
+
+
+def _told(target: str) -> str:
+    """Tell which socket a socket is, where the kernel tells it."""
+    if not target.startswith("socket:["):
+        return target
+    inode = target.removeprefix("socket:[").removesuffix("]")
+    for family, column in (("unix", 6), ("tcp", 9), ("tcp6", 9)):
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/self/net/{family}").read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[column] == inode:
+                    return f"{target} {family} {' '.join(fields[column + 1 :] if family == 'unix' else fields[1:3])}"
+    return target
