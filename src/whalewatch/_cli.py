@@ -1,0 +1,374 @@
+"""The command line: ``whalewatch watch`` shows what is alive, then what happens, as text or as JSON Lines."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import math
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from typing import Any, Protocol, TextIO
+
+import attrs
+
+from whalewatch._errors import AddressError, WhalewatchError
+from whalewatch._model import Container, ContainerEvent
+from whalewatch._render import DIM, Line, back, event_line, lost, painted, picture
+from whalewatch._snapshot import Snapshot
+from whalewatch._status import Status, WatchState
+from whalewatch._subscription import Subscription
+from whalewatch._text import printable
+from whalewatch._watcher import Watcher
+
+__all__ = ["main"]
+
+OK, FAILED, MISUSED = 0, 1, 2
+"""Exit codes; argparse too exits with 2."""
+
+DESCRIPTION = "Know at any moment which containers are alive."
+
+EPILOG = """\
+ADDRESS is a URL (unix, tcp, http, https, ssh) or the path of a socket. Without one the engine is found as Docker's own
+client finds it: DOCKER_HOST, the current context, the well-known sockets.
+
+Exit codes: 0 the watch was ended by Ctrl-C, SIGTERM or --seconds; 1 it failed, or was never in sync in that time;
+2 the arguments cannot be used.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    options = _parser().parse_args(argv)
+    if options.version:
+        return _print_version()
+    try:
+        with _termination_interrupts():
+            return _watch(options)
+    except KeyboardInterrupt:
+        return OK
+    except BrokenPipeError:
+        _discard_output()
+        return OK
+    except OSError as error:  # the output: those of the engine are translated
+        print(f"whalewatch: {printable(error)}", file=sys.stderr)
+        _discard_output()
+        return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="whalewatch", description=DESCRIPTION, allow_abbrev=False)
+    parser.add_argument("--version", action="store_true", help="show the version and exit")
+    commands = parser.add_subparsers(metavar="COMMAND", dest="command")
+    watch = commands.add_parser(
+        "watch",
+        help="show the containers that are alive, then what happens to them",
+        description="Show the containers that are alive, by project, then one line for each event.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    watch.add_argument("address", nargs="?", metavar="ADDRESS", help="of a Docker engine")
+    watch.add_argument("--json", action="store_true", help="one JSON object per line (JSON Lines)")
+    watch.add_argument("--seconds", type=_seconds, metavar="N", help="end after N seconds")
+    parser.set_defaults(error=parser.error)
+    return parser
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not (seconds > 0 and math.isfinite(seconds)):
+        raise ValueError
+    return seconds
+
+
+_seconds.__name__ = "number of seconds"  # in argparse's message
+
+
+def _print_version() -> int:
+    try:
+        found = metadata.version("whalewatch")
+    except metadata.PackageNotFoundError:
+        found = "(not installed)"
+    print(f"whalewatch {found}")
+    return OK
+
+
+def _watch(options: argparse.Namespace) -> int:
+    if options.command is None:
+        options.error("a command is needed: try whalewatch watch")
+    from whalewatch import moby  # noqa: PLC0415 - the HTTP client takes time to load, and --help needs none
+
+    try:
+        watcher = moby.watch(options.address)
+    except AddressError as error:
+        print(f"whalewatch: {printable(error, 1000)}", file=sys.stderr)
+        return MISUSED
+    out, err = sys.stdout, sys.stderr
+    if hasattr(out, "reconfigure"):
+        out.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 is no reason to end
+    printer: _Printer = _JsonLines(out) if options.json else _Text(out)
+    with _logging_to(err):
+        return asyncio.run(_until_stopped(follow(watcher, printer, err), options.seconds, watcher))
+
+
+# -- following ---------------------------------------------------------------------------------------------------------
+
+
+class _Printer(Protocol):
+    """Tells a watch on standard output."""
+
+    def snapshot(self, snapshot: Snapshot, engine: Mapping[str, str]) -> None:
+        """Tell the picture that all events follow."""
+
+    def event(self, event: ContainerEvent) -> None:
+        """Tell one event."""
+
+    def status(self, status: Status, snapshot: Snapshot) -> None:
+        """Tell how the watch is doing."""
+
+
+async def follow(watcher: Watcher, printer: _Printer, err: TextIO) -> None:
+    """Tell the first picture, then all that follows, until cancelled or until the watch ends."""
+    async with watcher:
+        await _first_sync(watcher, err)
+        version = await watcher.engine.version()
+        # No await between the two: the watcher runs in this loop, so that the events begin where the picture ends.
+        events, snapshot = watcher.events(replay=False), watcher.portfolio.snapshot()
+        engine = {"type": watcher.engine.type, "address": watcher.engine.address, "version": version}
+        printer.snapshot(snapshot, engine)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_tell_status(watcher, watcher.status, printer))
+            await _tell_events(events, printer)
+
+
+async def _first_sync(watcher: Watcher, err: TextIO) -> None:
+    """Wait for the first synchronisation, and say once what stands in its way."""
+    told = ""
+    async for status in watcher.status_changes():
+        if watcher.portfolio.snapshot().synced:
+            return
+        if status.state is WatchState.CLOSED:
+            await watcher.ready()
+        elif status.state is WatchState.DISCONNECTED and (why := printable(status.error or "", 1000)) != told:
+            print(f"whalewatch: {why}; trying again", file=err, flush=True)
+            told = why
+
+
+async def _tell_events(events: Subscription, printer: _Printer) -> None:
+    async with events:
+        async for event in events:
+            printer.event(event)
+
+
+async def _tell_status(watcher: Watcher, told: Status, printer: _Printer) -> None:
+    async for status in watcher.status_changes():
+        if status is not told:
+            printer.status(status, watcher.portfolio.snapshot())
+            told = status
+
+
+async def _until_stopped(work: Any, seconds: float | None, watcher: Watcher) -> int:
+    """Run `work` until a signal, the time, or its own end ends it, and return the exit code."""
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    stopped: list[signal.Signals] = []
+
+    def stop(number: signal.Signals) -> None:
+        stopped.append(number)
+        task.cancel()
+
+    with _handling(loop, stop):
+        await asyncio.wait({task}, timeout=seconds)
+        synced = watcher.stats.syncs > 0
+        task.cancel()
+        await asyncio.wait({task})
+    if not task.cancelled() and (error := task.exception()) is not None:
+        return _failed(error)
+    return OK if synced or stopped else FAILED
+
+
+def _failed(error: BaseException) -> int:
+    """Say why the watch failed, in one line if it was foreseen."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if not isinstance(error, WhalewatchError):
+        raise error
+    print(f"whalewatch: {printable(error, 1000)}", file=sys.stderr)
+    return FAILED
+
+
+# -- text --------------------------------------------------------------------------------------------------------------
+
+
+class _Text:
+    """One line each, for people."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._colour = out.isatty() and not os.environ.get("NO_COLOR")
+        self._lost = ""
+
+    def _print(self, line: Line) -> None:
+        print(painted(line, colour=self._colour), file=self._out, flush=True)
+
+    def snapshot(self, snapshot: Snapshot, engine: Mapping[str, str]) -> None:
+        told = f"{engine['type'].capitalize()} engine {engine['version']} at {engine['address']}"
+        for line in picture(snapshot, printable(told, 1000)):
+            self._print(line)
+        self._print((("now following events", DIM),))
+
+    def event(self, event: ContainerEvent) -> None:
+        self._print(event_line(event))
+
+    def status(self, status: Status, snapshot: Snapshot) -> None:
+        if status.state is WatchState.DISCONNECTED and str(status.error) != self._lost:
+            self._lost = str(status.error)
+            self._print(lost(status))
+        elif status.state is WatchState.SYNCED and self._lost:
+            self._lost = ""
+            self._print(back(status, snapshot))
+
+
+# -- JSON Lines --------------------------------------------------------------------------------------------------------
+
+
+class _JsonLines:
+    """One JSON object per line, for programs; docs/command-line.md tells the schema."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def _print(self, type: str, document: Mapping[str, Any]) -> None:
+        # ASCII only: foreign text cannot bring control characters, nor fail to be encoded.
+        print(json.dumps({"type": type, **document}, ensure_ascii=True), file=self._out, flush=True)
+
+    def snapshot(self, snapshot: Snapshot, engine: Mapping[str, str]) -> None:
+        document = {
+            "engine": engine,
+            "revision": snapshot.revision,
+            "as_of": snapshot.as_of.isoformat(),
+            "containers": [_container(container) for container in snapshot],
+        }
+        self._print("snapshot", document)
+
+    def event(self, event: ContainerEvent) -> None:
+        document = {
+            "event": event.type.value,
+            "timestamp": event.timestamp.isoformat(),
+            "origin": event.origin.value,
+            "revision": event.revision,
+            "last": event.last,
+            "exit_code": event.exit_code,
+            "container": _container(event.container),
+            "previous": None if event.previous is None else _container(event.previous),
+        }
+        self._print("event", document)
+
+    def status(self, status: Status, snapshot: Snapshot) -> None:
+        document = {
+            "state": status.state.value,
+            "since": status.since.isoformat(),
+            "attempt": status.attempt,
+            "error": None if status.error is None else str(status.error),
+            "error_type": None if status.error is None else type(status.error).__name__,
+            "source": status.source,
+            "revision": snapshot.revision,
+        }
+        self._print("status", document)
+
+
+def _container(container: Container) -> dict[str, Any]:
+    return {
+        "id": container.id,
+        "name": container.name,
+        "pid": container.pid,
+        "labels": dict(container.labels),
+        "project": container.project,
+        "paused": container.paused,
+        "image": container.image,
+        "started_at": None if container.started_at is None else container.started_at.isoformat(),
+        "health": None if container.health is None else container.health.value,
+        "ports": [
+            {**attrs.asdict(port), "host_ip": None if port.host_ip is None else str(port.host_ip)}
+            for port in container.ports
+        ],
+        "addresses": {network: [str(a) for a in addresses] for network, addresses in container.addresses.items()},
+        "privileged": container.privileged,
+        "engine": container.engine,
+    }
+
+
+# -- the process -------------------------------------------------------------------------------------------------------
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def _termination_interrupts() -> Iterator[None]:
+    """Let SIGTERM end us as Ctrl-C does, before the event loop runs and after it too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+@contextmanager
+def _handling(loop: asyncio.AbstractEventLoop, stop: Callable[[signal.Signals], None]) -> Iterator[None]:
+    """Have signals stop the work; only the main thread may, and others need not."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    for number in SIGNALS:
+        loop.add_signal_handler(number, stop, number)
+    try:
+        yield
+    finally:
+        for number in SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+class _Told(logging.Filter):
+    """Why the watch failed is told by its status already."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        arguments = record.args if isinstance(record.args, tuple) else ()
+        return not (arguments and isinstance(arguments[0], WhalewatchError))
+
+
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(f"whalewatch: {record.getMessage()}", 1000)
+
+
+@contextmanager
+def _logging_to(err: TextIO) -> Iterator[None]:
+    """Show the library's warnings, one line each."""
+    handler = logging.StreamHandler(err)
+    handler.setFormatter(_OneLine())
+    handler.addFilter(_Told())
+    log = logging.getLogger("whalewatch")
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
+def _discard_output() -> None:
+    """Nobody takes it any more: keep the interpreter from saying so when it flushes at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)

@@ -1,0 +1,522 @@
+"""The command line: what it prints, how it ends, and that nothing foreign reaches the terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import pty
+import signal
+import sys
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from whalewatch import (
+    Container,
+    ContainerEvent,
+    EngineUnavailable,
+    EventType,
+    Health,
+    Origin,
+    Port,
+    Snapshot,
+    Stats,
+    Status,
+    WatchState,
+    moby,
+)
+from whalewatch._cli import _JsonLines, _Text, follow, main
+from whalewatch._render import Column, aligned, back, cells, event_line, lost, painted, picture, summary, widths
+from whalewatch.testing import FakeDocker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from tests.conftest import Docker
+
+PATIENCE = 30.0
+"""Seconds after which something that should have come is missing: a loaded machine starts processes slowly."""
+
+PROJECT = "com.docker.compose.project"
+
+NOBODY = 65534
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment of a child: this library, and no engine by accident."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DOCKER_", "NO_COLOR"))}
+    return {**kept, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), **more}
+
+
+class Output(io.StringIO):
+    """Standard output within this process, to be waited on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._news = asyncio.Event()
+
+    def write(self, text: str) -> int:
+        self._news.set()
+        return super().write(text)
+
+    @property
+    def lines(self) -> list[str]:
+        return self.getvalue().splitlines()
+
+    @property
+    def documents(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.lines]
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while not condition():
+                self._news.clear()
+                await self._news.wait()
+
+
+@asynccontextmanager
+async def following(address: str, *, as_json: bool = False) -> AsyncIterator[Output]:
+    """Run `whalewatch watch` within this loop."""
+    out, err = Output(), io.StringIO()
+    printer = _JsonLines(out) if as_json else _Text(out)
+    task = asyncio.create_task(follow(moby.watch(address), printer, err))
+    try:
+        await out.until(lambda: task.done() or ("snapshot" in out.getvalue() if as_json else "now" in out.getvalue()))
+        yield out
+        assert not err.getvalue()
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+    assert task.cancelled()
+
+
+class Child:
+    """The command in a process of its own."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+
+    async def line(self) -> str:
+        assert self.process.stdout is not None
+        async with asyncio.timeout(PATIENCE):
+            return (await self.process.stdout.readline()).decode()
+
+    async def error_line(self) -> str:
+        assert self.process.stderr is not None
+        async with asyncio.timeout(PATIENCE):
+            return (await self.process.stderr.readline()).decode()
+
+    async def following(self) -> None:
+        while (line := await self.line()) != "now following events\n":
+            assert line, "it ended before it was in sync"
+
+    async def ended(self) -> tuple[int | None, str, str]:
+        async with asyncio.timeout(PATIENCE):
+            out, err = await self.process.communicate()
+        return self.process.returncode, (out or b"").decode(), (err or b"").decode()
+
+
+@asynccontextmanager
+async def child(*arguments: str, stdout: int = asyncio.subprocess.PIPE, **more: str) -> AsyncIterator[Child]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *(arguments if arguments[0] == "-c" else ("-m", "whalewatch", *arguments)),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment(**more),
+    )
+    try:
+        yield Child(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+# -- what it prints ----------------------------------------------------------------------------------------------------
+
+
+async def test_text_shows_the_picture_by_project_and_then_each_event(docker: Docker) -> None:
+    control = docker.control
+    web = await control.run("web", labels={PROJECT: "shop"})
+    await control.run("alone")
+    truth = await control.inspect(web)
+    async with following(docker.address) as out:
+        first, title, nobody, alone, shop, shown, last = out.lines
+        assert first.startswith("Docker engine ")
+        assert first.endswith(f" at {docker.address}: 2 containers in 1 project, revision 1")
+        assert title.split() == ["NAME", "ID", "PID", "IMAGE", "STATE", "ADDRESSES", "PORTS"]
+        assert (nobody, shop, last) == ("(no project)", "shop", "now following events")
+        assert alone.split()[0] == "alone"
+        assert shown.split()[:5] == ["web", web[:12], str(truth["State"]["Pid"]), "tiny:latest", "running"]
+        assert [line.index(word) for line, word in ((title, "ID"), (shown, web[:12]))] == [title.index("ID")] * 2
+        await control.pause(web)
+        await control.unpause(web)
+        await control.rename(web, "www")
+        await out.until(lambda: "renamed" in out.getvalue())
+        await control.kill(web)
+        await out.until(lambda: "exit code" in out.getvalue())
+        told = [line.split(maxsplit=4) for line in out.lines[7:]]
+        assert [words[1:] for words in told] == [
+            ["paused", "web", "shop"],
+            ["unpaused", "web", "shop"],
+            ["updated", "www", "shop", "renamed from web"],
+            ["exited", "www", "shop", "exit code 137"],
+        ]
+        assert all(datetime.strptime(words[0], "%H:%M:%S.%f") for words in told)  # noqa: DTZ007 - a local time of day
+
+
+async def test_json_lines_hold_every_field(docker: Docker) -> None:
+    control = docker.control
+    web = await control.run("web", labels={PROJECT: "shop", "tier": "front"}, ports={"80/tcp": None})
+    truth = await control.inspect(web)
+    async with following(docker.address, as_json=True) as out:
+        (snapshot,) = out.documents
+        assert snapshot.keys() == {"type", "engine", "revision", "as_of", "containers"}
+        assert snapshot["type"] == "snapshot"
+        assert snapshot["revision"] == 1
+        assert datetime.fromisoformat(snapshot["as_of"]).tzinfo is not None
+        assert snapshot["engine"].keys() == {"type", "address", "version"}
+        assert snapshot["engine"]["address"] == docker.address
+        (container,) = snapshot["containers"]
+        started = container.pop("started_at")
+        assert datetime.fromisoformat(started).tzinfo is not None
+        assert container == {
+            "id": web,
+            "name": "web",
+            "pid": truth["State"]["Pid"],
+            "labels": {PROJECT: "shop", "tier": "front"},
+            "project": "shop",
+            "paused": False,
+            "image": "tiny:latest",
+            "health": None,
+            "ports": [{"port": 80, "protocol": "tcp", "host_ip": None, "host_port": None}],
+            "addresses": {name: [] for name in truth["NetworkSettings"]["Networks"]},
+            "privileged": False,
+            "engine": docker.address,
+        }
+        await control.rename(web, "www")
+        await out.until(lambda: len(out.lines) == 2)
+        await control.kill(web)
+        await out.until(lambda: len(out.lines) == 3)
+        updated, exited = out.documents[1:]
+        for event in (updated, exited):
+            assert event.keys() == {
+                *("type", "event", "timestamp", "origin", "revision", "last", "exit_code", "container", "previous"),
+            }
+            assert event["type"] == "event"
+            assert event["origin"] == "engine"
+            assert event["last"] is True
+            assert datetime.fromisoformat(event["timestamp"]).tzinfo is not None
+            assert event["container"].keys() == container.keys() | {"started_at"}
+        assert (updated["event"], updated["revision"], updated["exit_code"]) == ("updated", 2, None)
+        assert (updated["previous"]["name"], updated["container"]["name"]) == ("web", "www")
+        assert (exited["event"], exited["revision"], exited["exit_code"]) == ("exited", 3, 137)
+        assert exited["previous"] is None
+
+
+async def test_text_says_when_the_engine_is_lost_and_back() -> None:
+    async with FakeDocker() as fake, following(fake.address) as out:
+        fake.faults.refuse()
+        await out.until(lambda: "engine lost: Docker engine at" in out.getvalue())
+        fake.run("meanwhile")
+        await fake.faults.accept()
+        await out.until(lambda: "engine back: in sync again, 1 container, revision 1" in out.getvalue())
+        started = next(line for line in out.lines if "started" in line)
+        assert started.endswith("(found afterwards)")
+        assert out.lines.index(started) == len(out.lines) - 2, "what is back is told before that it is back"
+
+
+async def test_json_tells_each_status() -> None:
+    async with FakeDocker() as fake, following(fake.address, as_json=True) as out:
+        fake.faults.refuse()
+        await out.until(lambda: any(d.get("state") == "disconnected" for d in out.documents))
+        await fake.faults.accept()
+        await out.until(lambda: any(d.get("state") == "synced" for d in out.documents))
+        told = [document for document in out.documents if document["type"] == "status"]
+        for status in told:
+            assert status.keys() == {
+                *("type", "state", "since", "attempt", "error", "error_type", "source", "revision"),
+            }
+            assert datetime.fromisoformat(status["since"]).tzinfo is not None
+        assert told[0]["state"] == "disconnected"
+        assert told[0]["error_type"] == "EngineUnavailable"
+        assert told[0]["error"].startswith("Docker engine at ")
+        assert told[-1]["state"] == "synced"
+        assert told[-1]["error"] is None
+
+
+# -- hostile text ------------------------------------------------------------------------------------------------------
+
+EVIL = "\x1b]0;owned\x07\x1b[2J\n\r\x9b31m\u202e\u2028\ud800"
+
+
+def hostile() -> Container:
+    return Container(
+        id=EVIL * 3,
+        name=EVIL,
+        pid=7,
+        labels={EVIL: EVIL},
+        project=EVIL,
+        image=EVIL,
+        started_at=datetime.now(UTC),
+        health=Health.HEALTHY,
+        ports=(Port(80, EVIL, ip_address("::1"), 8080),),
+        addresses={EVIL: (ip_address("10.0.0.1"),)},
+        engine=EVIL,
+    )
+
+
+def events_of(container: Container) -> list[ContainerEvent]:
+    import attrs  # noqa: PLC0415 - only here
+
+    former = attrs.evolve(container, name=EVIL + "x", project="", image="", addresses={EVIL + "y": ()}, ports=())
+    return [
+        ContainerEvent(
+            type=type_,
+            container=container,
+            previous=former if type_ is EventType.UPDATED else None,
+            timestamp=datetime.now(UTC),
+            origin=Origin.RESYNC,
+            revision=1,
+            last=True,
+        )
+        for type_ in EventType
+    ]
+
+
+def test_hostile_text_brings_no_control_characters_into_text() -> None:
+    container = hostile()
+    snapshot = Snapshot(revision=0, as_of=datetime.now(UTC))._changed(
+        [(None, container)], revision=1, as_of=datetime.now(UTC), synced=True
+    )
+    status = Status(state=WatchState.DISCONNECTED, since=datetime.now(UTC), error=EngineUnavailable(EVIL))
+    lines = [*picture(snapshot, "engine"), *(event_line(e) for e in events_of(container)), lost(status)]
+    for line in [*lines, back(status, snapshot)]:
+        assert painted(line, colour=False).isprintable()
+        assert all(text.isprintable() for text, _ in line)
+        assert cells(painted(line, colour=False, width=40)) <= 40
+
+
+def test_hostile_text_brings_no_control_characters_into_json() -> None:
+    container = hostile()
+    out = io.StringIO()
+    printer = _JsonLines(out)
+    snapshot = Snapshot(revision=0, as_of=datetime.now(UTC))._changed(
+        [(None, container)], revision=1, as_of=datetime.now(UTC), synced=True
+    )
+    printer.snapshot(snapshot, {"type": "docker", "address": EVIL, "version": EVIL})
+    for event in events_of(container):
+        printer.event(event)
+    error = EngineUnavailable(EVIL)
+    printer.status(Status(state=WatchState.DISCONNECTED, since=datetime.now(UTC), error=error), snapshot)
+    lines = out.getvalue().split("\n")
+    assert len(lines) == 1 + len(EventType) + 1 + 1
+    assert all(line.isprintable() and line.isascii() for line in lines)
+    assert json.loads(lines[0])["containers"][0]["name"] == EVIL
+
+
+async def test_hostile_labels_of_a_live_engine_reach_no_terminal(docker: Docker) -> None:
+    await docker.control.run("plain", labels={PROJECT: "\x1b[31mred\nshop", "evil": "\x1b]0;owned\x07"})
+    async with following(docker.address) as out:
+        assert "\\x1b[31mred\\nshop" in out.lines
+        assert all(line.isprintable() for line in out.lines)
+
+
+# -- rendering ---------------------------------------------------------------------------------------------------------
+
+
+def test_wide_characters_keep_columns_aligned() -> None:
+    rows = [(("鯨鯨", ""), ("x", "")), (("a", ""), ("x", ""))]
+    columns = widths([Column("N"), Column("V")], rows, None)
+    lines = [painted(aligned(row, columns), colour=False) for row in rows]
+    assert lines == ["鯨鯨  x", "a     x"]
+    assert painted((("鯨鯨鯨", ""),), colour=False, width=4) == "鯨…"
+
+
+def test_columns_that_do_not_fit_are_cut_then_left_out_by_rank() -> None:
+    columns = [Column("NAME", 6, 0), Column("IMAGE", 5, 2), Column("PID", 3, 1)]
+    rows = [(("n" * 10, ""), ("i" * 10, ""), ("123", ""))]
+    assert widths(columns, rows, 40) == [10, 10, 3]
+    assert widths(columns, rows, 20) == [7, 6, 3]
+    assert widths(columns, rows, 16) == [10, 0, 3]
+    assert widths(columns, rows, 9) == [9, 0, 0]
+
+
+def test_published_ports_are_told_once_for_both_families() -> None:
+    ports = tuple(Port(80, "tcp", ip_address(host), 8080) for host in ("0.0.0.0", "::"))
+    container = Container(
+        id="1" * 64, name="web", pid=1, ports=(*ports, Port(443), Port(1, "udp", ip_address("::1"), 2))
+    )
+    snapshot = Snapshot(revision=0, as_of=datetime.now(UTC))._changed(
+        [(None, container)], revision=1, as_of=datetime.now(UTC), synced=True
+    )
+    last = painted(list(picture(snapshot, "engine"))[-1], colour=False)
+    assert last.endswith("8080->80/tcp, 443/tcp, [::1]:2->1/udp")
+
+
+def test_summary_counts_what_was_seen() -> None:
+    stats = Stats(calls={"list": 2, "events": 1}, revisions=1, outages=2)
+    assert summary(2.4, 1, stats) == "2 s: 1 event, 1 revision, 2 outages; calls to the engine: 1 events, 2 list"
+
+
+# -- how it ends -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("as_json", [False, True])
+async def test_signals_end_a_watch_cleanly(number: signal.Signals, as_json: bool) -> None:
+    async with FakeDocker() as fake, child("watch", fake.address, *(["--json"] if as_json else [])) as watch:
+        await watch.line()
+        watch.process.send_signal(number)
+        code, _, err = await watch.ended()
+        assert (code, err) == (0, "")
+
+
+async def test_a_signal_ends_a_watch_of_a_frozen_engine() -> None:
+    async with FakeDocker() as fake, child("watch", fake.address) as watch:
+        await fake.until(lambda: fake.requests["events"])
+        await watch.line()
+        with fake.faults.freeze():
+            watch.process.send_signal(signal.SIGTERM)
+            code, _, err = await watch.ended()
+        assert (code, err) == (0, "")
+
+
+async def test_seconds_end_a_watch_that_was_in_sync_with_success() -> None:
+    async with FakeDocker() as fake:
+        fake.run("web", project="shop")
+        async with child("watch", "--seconds", "3", DOCKER_HOST=fake.address) as watch:
+            await watch.following()
+            assert await watch.ended() == (0, "", "")
+
+
+async def test_a_reader_that_goes_away_ends_the_watch_silently() -> None:
+    reading, writing = os.pipe()
+    async with FakeDocker() as fake, child("watch", fake.address, stdout=writing) as watch:
+        os.close(writing)
+        text = b""
+        while b"now following events\n" not in text:
+            text += await asyncio.to_thread(os.read, reading, 1000)
+            assert text
+        os.close(reading)
+        fake.run("web")
+        code, _, err = await watch.ended()
+        assert (code, err) == (0, "")
+
+
+async def test_output_that_cannot_be_written_is_told() -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        async with FakeDocker() as fake, child("watch", fake.address, stdout=full) as watch:
+            assert await watch.ended() == (1, "", "whalewatch: [Errno 28] No space left on device\n")
+    finally:
+        os.close(full)
+
+
+async def test_a_missing_socket_is_told_at_once_and_fails_when_the_time_is_over(tmp_path: Path) -> None:
+    missing = tmp_path / "none.sock"
+    async with child("watch", str(missing), "--seconds", "2") as watch:
+        assert await watch.error_line() == (
+            f"whalewatch: Docker engine at unix://{missing}: no socket at {missing}: "
+            "start the engine, or correct the address; trying again\n"
+        )
+        assert await watch.ended() == (1, "", ""), "and the same reason is told once"
+
+
+async def test_an_engine_that_comes_later_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "later.sock"
+    async with child("watch", str(path)) as watch:
+        assert "no socket" in await watch.error_line()
+        async with FakeDocker(path):
+            await watch.following()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+async def test_missing_permission_is_told_with_its_remedy() -> None:
+    # What is to be loaded is loaded before: another user need not be able to read this Python.
+    program = (
+        "import os, sys, encodings.idna, whalewatch.moby; from whalewatch._cli import main; "
+        f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY}); sys.exit(main(sys.argv[1:]))"
+    )
+    async with FakeDocker() as fake:
+        fake.path.chmod(0o600)
+        async with child("-c", program, "watch", fake.address, "--seconds", "1") as watch:
+            code, out, err = await watch.ended()
+        assert (code, out) == (1, "")
+        assert err.startswith(f"whalewatch: Docker engine at {fake.address}: permission denied on {fake.path}: ")
+        assert "group docker" in err
+        assert err.count("\n") == 1
+
+
+# -- arguments ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [("nonsense", "is no address"), ("ftp://host", "wrong scheme"), ("unix://relative", "absolute"), ("\x1b[2J", "")],
+)
+def test_an_address_that_cannot_be_used_is_misuse(address: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["watch", address]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("whalewatch: ")
+    assert why in err
+    assert err.removesuffix("\n").isprintable()
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["what"], ["watch", "--seconds", "0"], ["watch", "--seconds", "nan"], ["watch", "a", "b"]]
+)
+def test_arguments_that_make_no_sense_are_misuse(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        _ = main(arguments)
+    assert ended.value.code == 2
+    assert "usage: whalewatch" in capsys.readouterr().err
+
+
+async def test_help_and_version_load_no_http_client() -> None:
+    program = (
+        "import sys\nfrom whalewatch._cli import main\n"
+        "try: code = main(sys.argv[1:])\nexcept SystemExit as end: code = end.code\n"
+        "print(sorted({'aiohttp', 'aiodocker'} & sys.modules.keys()), code)"
+    )
+    for arguments, expected in (
+        (["--help"], "usage: whalewatch"),
+        (["--version"], "whalewatch "),
+        (["watch", "--help"], "ADDRESS"),
+    ):
+        async with child("-c", program, *arguments) as command:
+            code, out, err = await command.ended()
+        assert (code, err) == (0, "")
+        assert expected in out
+        assert out.endswith("[] 0\n")
+
+
+@pytest.mark.parametrize("no_color", [False, True])
+async def test_a_terminal_gets_colours_unless_asked_not_to(no_color: bool) -> None:
+    main_end, child_end = pty.openpty()
+    text = b""
+    try:
+        async with FakeDocker() as fake:
+            fake.run("web")
+            more = {"NO_COLOR": "1"} if no_color else {}
+            async with child("watch", fake.address, stdout=child_end, **more) as watch:
+                async with asyncio.timeout(PATIENCE):
+                    while b"now following events" not in text:
+                        text += await asyncio.to_thread(os.read, main_end, 1000)
+                watch.process.send_signal(signal.SIGINT)
+                code, _, err = await watch.ended()
+                assert (code, err) == (0, "")
+    finally:
+        os.close(main_end)
+        os.close(child_end)
+    assert (b"\x1b[32mrunning\x1b[0m" in text) is not no_color
+    assert (b"\x1b" in text) is not no_color

@@ -1,0 +1,144 @@
+"""The documentation runs: every Python snippet is executed, every link leads somewhere, every name exists.
+
+Each snippet is run by itself, beside a fake engine that Docker's own rules find, whose containers live and die
+meanwhile. `watcher` is a watcher of it that has been entered, and `docker` the fake itself. A snippet must end within
+`PATIENCE`; one that iterates (``async for``) may instead still run when the engine's life is over. Tests that a snippet
+defines are run too. A whole program (``asyncio.run``) is compared with the example that it is.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import whalewatch
+from whalewatch import moby
+from whalewatch.testing import FakeDocker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parent.parent
+
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+PATIENCE = 15.0
+"""Seconds that a snippet may take."""
+
+EXAMPLES = {"README.md": ROOT / "examples" / "docker.py"}
+
+
+def snippets(page: Path) -> Iterator[tuple[int, str]]:
+    """The Python snippets of a page, each with the line at which it begins."""
+    text = page.read_text()
+    for found in re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        yield text.count("\n", 0, found.start(1)) + 1, found[1]
+
+
+SNIPPETS = [
+    pytest.param(page, line, source, id=f"{page.name}:{line}")
+    for page in PAGES
+    for line, source in snippets(page)
+    if "asyncio.run(" not in source
+]
+
+
+async def live(docker: FakeDocker, done: asyncio.Event) -> None:
+    """Let some containers live and die, until what watches them is done or has seen enough."""
+    for number in range(20):
+        name = f"job-{number}"
+        docker.run(name, project="shop")
+        docker.pause(name)
+        docker.unpause(name)
+        docker.exit(name, 3)
+        docker.remove(name)
+        try:
+            async with asyncio.timeout(0.02):
+                await done.wait()
+        except TimeoutError:
+            continue
+        return
+
+
+async def run(source: str, where: str, names: dict[str, Any]) -> None:
+    """Run a snippet in a module of its own, and the tests that it defines."""
+    code = compile(source, where, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    if code.co_flags & inspect.CO_COROUTINE:
+        await eval(code, names)  # noqa: S307 - our own documentation
+    else:
+        exec(code, names)  # noqa: S102 - our own documentation
+    for name, test in list(names.items()):
+        if name.startswith("test_"):
+            await test()
+
+
+@pytest.mark.parametrize(("page", "line", "source"), SNIPPETS)
+async def test_snippet_runs(
+    page: Path, line: int, source: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with FakeDocker() as docker:
+        monkeypatch.setenv("DOCKER_HOST", docker.address)
+        docker.run("alone")
+        docker.run("db", project="shop", health="healthy")
+        done = asyncio.Event()
+        exported = {name: getattr(whalewatch, name) for name in whalewatch.__all__}
+        async with moby.watch() as watcher:
+            await watcher.ready(PATIENCE)
+            names = {"__name__": "snippet", "asyncio": asyncio, "docker": docker, "watcher": watcher, **exported}
+            # The lines of a traceback are those of the page.
+            task = asyncio.create_task(run("\n" * (line - 1) + source, str(page), names))
+            task.add_done_callback(lambda _: done.set())
+            await live(docker, done)
+            if "async for" not in source or "def test_" in source:
+                await asyncio.wait({task}, timeout=PATIENCE)
+                assert task.done(), "it does not end"
+            elif not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+        if not task.cancelled():
+            task.result()
+        assert "print(" not in source or capsys.readouterr().out, "it should have printed something"
+
+
+def test_the_program_of_the_readme_is_the_example() -> None:
+    for page in PAGES:
+        programs = [source for _, source in snippets(page) if "asyncio.run(" in source]
+        expected = [EXAMPLES[page.name].read_text()] if page.name in EXAMPLES else []
+        assert programs == expected
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_every_page_is_on_the_map() -> None:
+    told = (ROOT / "docs" / "index.md").read_text()
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name == "index.md" or f"({page.name})" in told
+
+
+def test_changelog_names_what_exists_and_all_of_it() -> None:
+    told = set(re.findall(r"`(whalewatch\.[\w.]+)`", (ROOT / "CHANGELOG.md").read_text()))
+    for name in told:
+        found: Any = whalewatch
+        for part in name.split(".")[1:]:
+            found = getattr(found, part)
+    assert {f"whalewatch.{name}" for name in whalewatch.__all__} <= told
+
+
+def test_the_table_of_faults_names_what_exists() -> None:
+    section = (ROOT / "docs" / "testing.md").read_text().partition("## What can go wrong at command")[2]
+    table = "\n".join(line for line in section.splitlines() if line.startswith("|"))
+    names = re.findall(r"`(\w+)\(", table)
+    assert len(names) > 15
+    from whalewatch.testing import Faults, Gate  # noqa: PLC0415 - only here
+
+    assert all(hasattr(Faults, name) or hasattr(Gate, name) for name in names)
