@@ -221,14 +221,15 @@ class Interleavings(RuleBasedStateMachine):
         self.finish_inspects()
 
     @precondition(lambda self: self.settled)
-    @rule(really=st.integers(0, 3))
-    def outage(self, really: int) -> None:
-        """The stream ends: what was not delivered never will be."""
+    @rule(really=st.integers(0, 3), replays=st.booleans())
+    def outage(self, really: int, replays: bool) -> None:
+        """The stream ends: what was not delivered never will be, unless the next stream replays it."""
         if really:
             return
         self.book.disconnected()
-        self.undelivered.clear()
+        self.undelivered = [*self.delivered, *self.undelivered] if replays else []
         self.delivered.clear()
+        self.tick()
         self.inspects.clear()
         self.wanted.clear()
         self.listing, self.awaited, self.settled, self.lossy = None, None, False, False

@@ -55,8 +55,11 @@ class Book:
     def take(self, signal: Signal) -> None:
         """Take one signal from the engine's stream."""
         id = signal.id
+        known = self._tracks.get(id, UNKNOWN)
+        track, change = take(known, signal, settled=self._settled, since=self._since)
+        if track is known and not self._settled:
+            return  # stale, and no reason to doubt the listing
         self.touched.add(id)
-        track, change = take(self._tracks.get(id, UNKNOWN), signal, settled=self._settled, since=self._since)
         self._store(id, track)
         self._publish((change,) if change else ())
 

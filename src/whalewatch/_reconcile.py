@@ -8,6 +8,8 @@ What the rules rest on:
   be decided by an inspect needs no more than that inspect.
 * A signal that arrives while an inspect is *under way* may or may not be contained in the reading. It is kept, and
   taken after the reading, in order: what the reading contains already is then nothing new.
+* During a synchronisation nothing is applied: what was told before the stream was opened is contained in the listing
+  and in every inspect, and anything else asks for an inspect.
 * A signal that contradicts what is known (the exit of another process, a time before the container's start or before an
   earlier signal) is neither believed nor thrown away: one inspect decides.
 """
@@ -119,7 +121,7 @@ def look(track: Track, why: Look, origin: Origin, told_at: datetime | None = Non
 
 def begin(track: Track) -> Track:
     """An inspect begins: it will contain all that was told so far."""
-    return attrs.evolve(track, wanted=Look.NONE, running=attrs.evolve(track, running=None), kept=(), told_at=None)
+    return attrs.evolve(track, wanted=Look.NONE, running=track, kept=(), told_at=None)
 
 
 def take(  # noqa: C901 - one table of cases, in the order in which they are decided
@@ -143,22 +145,24 @@ def take(  # noqa: C901 - one table of cases, in the order in which they are dec
     late = told_at is not None and newest is not None and told_at < newest
     if told_at is not None and not late:
         track = attrs.evolve(track, as_of=told_at)
-    decide = look(track, Look.DECIDES, Origin.ENGINE, told_at)
+    if not settled and told_at is not None and since is not None and told_at < since:
+        return track, None  # replayed from before: the reading that decides is still to come, or came after it
     its_pid = known is not None and signal.pid is not None and signal.pid == known.pid
     if not settled or (track.wanted is Look.DECIDES and not (its_pid and signal.type is SignalType.EXITED)):
-        return decide, None
+        return look(track, Look.DECIDES, Origin.ENGINE, told_at), None
     if signal.type is SignalType.STARTED:
-        return (track, None) if its_pid else (decide, None)
+        return (track if its_pid else look(track, Look.DECIDES, Origin.ENGINE, told_at)), None
     if known is None:
         # That something else is told of it is a sign of life; a change alone is not: created containers change too.
-        return (track if signal.type in {SignalType.EXITED, SignalType.CHANGED} else decide), None
+        dull = signal.type in {SignalType.EXITED, SignalType.CHANGED}
+        return (track if dull else look(track, Look.DECIDES, Origin.ENGINE, told_at)), None
     if signal.type is SignalType.CHANGED:
         return look(track, Look.SETTLES if signal.settles else Look.CHANGED, Origin.ENGINE, told_at), None
     if late:
-        return decide, None
+        return look(track, Look.DECIDES, Origin.ENGINE, told_at), None
     if signal.type is SignalType.EXITED:
         if not _its_exit(known, signal):
-            return decide, None
+            return look(track, Look.DECIDES, Origin.ENGINE, told_at), None
         wanted = track.wanted if track.wanted is Look.DECIDES else Look.NONE
         dead = attrs.evolve(track, container=None, wanted=wanted)
         return dead, Change(known, None, Origin.ENGINE, told_at, signal.exit_code)
@@ -195,25 +199,25 @@ def inspected(
     if before != reading:
         changes.append(Change(before, reading, asked.origin, asked.told_at))
     checks = track.checks_health if reading is None or reading.paused else reading.health is not None
-    return _take_kept(
-        attrs.evolve(track, container=reading, checks_health=checks), changes, settled=settled, since=since
-    )
+    kept = track.kept
+    track = attrs.evolve(track, container=reading, checks_health=checks, running=None, kept=())
+    return _take_kept(track, kept, changes, settled=settled, since=since)
 
 
 def failed(track: Track, *, settled: bool = True, since: datetime | None = None) -> tuple[Track, tuple[Change, ...]]:
     """An inspect failed: what is known stays, the signals kept are taken, and it is to be inspected again."""
     asked = track.running
     assert asked is not None
-    track, changes = _take_kept(track, [], settled=settled, since=since)
+    kept, track = track.kept, attrs.evolve(track, running=None, kept=())
+    track, changes = _take_kept(track, kept, [], settled=settled, since=since)
     if track.container is None and changes and asked.wanted is not Look.DECIDES:
         return track, changes
     return look(track, asked.wanted, asked.origin, asked.told_at), changes
 
 
 def _take_kept(
-    track: Track, changes: list[Change], *, settled: bool, since: datetime | None
+    track: Track, kept: tuple[Signal, ...] | None, changes: list[Change], *, settled: bool, since: datetime | None
 ) -> tuple[Track, tuple[Change, ...]]:
-    kept, track = track.kept, attrs.evolve(track, running=None, kept=())
     if kept is None:
         track = look(track, Look.DECIDES, Origin.ENGINE)
     for signal in kept or ():

@@ -29,7 +29,7 @@ from whalewatch._feed import Feed
 from whalewatch._reconcile import Look
 from whalewatch._status import WatchState
 
-__all__ = ["Session", "Settings", "Tally"]
+__all__ = ["Session", "Settings", "Tally", "cancellations", "heed_cancellation"]
 
 T = TypeVar("T")
 
@@ -140,7 +140,16 @@ class Session:
 
     async def _call(self, what: str, call: Awaitable[T], *, timeout: float | None = None) -> T:
         """Make one call to the engine, within a time."""
-        timeout = self._settings.call_timeout if timeout is None else timeout
+        before = cancellations()
+        try:
+            result = await self._timed(what, call, self._settings.call_timeout if timeout is None else timeout)
+        except EngineError:
+            heed_cancellation(before)
+            raise
+        heed_cancellation(before)  # an adapter may have swallowed it
+        return result
+
+    async def _timed(self, what: str, call: Awaitable[T], timeout: float) -> T:
         try:
             async with asyncio.timeout(timeout) as limit:
                 return await call
@@ -329,6 +338,18 @@ async def _closing(signals: AsyncIterator[Signal]) -> AsyncIterator[AsyncIterato
     finally:
         if isinstance(signals, AsyncGenerator):
             await signals.aclose()
+
+
+def cancellations() -> int:
+    """How often the current task has been asked to end."""
+    task = asyncio.current_task()
+    return task.cancelling() if task is not None else 0
+
+
+def heed_cancellation(before: int) -> None:
+    """End the current task if it has been asked to since, though the request was swallowed on the way here."""
+    if cancellations() > before:
+        raise asyncio.CancelledError
 
 
 def _first(error: BaseException) -> BaseException:

@@ -13,6 +13,9 @@ from whalewatch._model import Container, Project, by_name, earliest
 __all__ = ["Snapshot"]
 
 
+NO_PROJECT = Project("")
+
+
 @attrs.frozen(eq=False, kw_only=True)
 class Snapshot:
     """An immutable picture of the containers that are alive; may be kept and handed to any thread.
@@ -39,11 +42,11 @@ class Snapshot:
 
     def projects(self) -> tuple[Project, ...]:
         """All projects by name, beginning with "", which is there even if it is empty."""
-        return (self._projects.get("", Project("")), *(self._projects[name] for name in self.names()))
+        return (self._projects.get("", NO_PROJECT), *(self._projects[name] for name in self.names()))
 
     def project(self, name: str) -> Project | None:
         """One project; None if no container of it is alive. The project "" is never None."""
-        return self._projects.get(name) if name else self._projects.get("", Project(""))
+        return self._projects.get(name) if name else self._projects.get("", NO_PROJECT)
 
     def containers(self, project: str | None = None) -> tuple[Container, ...]:
         """All containers in order of first sight, or those of one project by name."""

@@ -199,8 +199,11 @@ class Subscription(AsyncIterator[ContainerEvent]):
                 entry.exited = entry.exited or event
 
     def _spread(self, net: dict[str, _Net]) -> Iterable[ContainerEvent]:
-        """Tell the net differences as one revision, the current one."""
-        exited = [entry.exited for entry in net.values() if entry.exited is not None]
+        """Tell the net differences as one revision, the current one.
+
+        What has exited is told as the reader knows it: a reader that keeps names must find the one to forget.
+        """
+        exited = [(entry.exited, self._received[id]) for id, entry in net.items() if entry.exited is not None]
         rest = [
             (type_, container, previous, entry.latest.timestamp, entry.latest.origin)
             for id, entry in net.items()
@@ -210,8 +213,9 @@ class Subscription(AsyncIterator[ContainerEvent]):
             )
         ]
         revision = self._feed.snapshot.revision
-        for position, event in enumerate(exited, start=1):
-            yield attrs.evolve(event, revision=revision, last=position == len(exited) and not rest)
+        for position, (event, known) in enumerate(exited, start=1):
+            last = position == len(exited) and not rest
+            yield attrs.evolve(event, container=known, revision=revision, last=last)
         yield from _numbered(rest, revision)
 
     # The reader's side

@@ -17,7 +17,7 @@ from whalewatch._feed import Feed
 from whalewatch._model import ContainerEvent, EventType
 from whalewatch._portfolio import Portfolio, deadline
 from whalewatch._retry import Backoff, Retry
-from whalewatch._session import Session, Settings, Tally
+from whalewatch._session import Session, Settings, Tally, cancellations, heed_cancellation
 from whalewatch._status import Stats, Status, WatchState
 from whalewatch._subscription import Subscription
 
@@ -82,7 +82,7 @@ class Watcher:
             ("call_timeout", call_timeout),
             ("concurrency", concurrency),
         ):
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:
                 msg = f"{name} must be positive, not {value}"
                 raise ValueError(msg)
         self._engine = engine
@@ -207,10 +207,12 @@ class Watcher:
         task.cancel()
         cancelled: asyncio.CancelledError | None = None
         while not task.done():
-            # The task ends by itself within a bounded time: a second cancellation waits for that, so that nothing is
-            # left.
+            # Nothing must be left behind: a cancellation of ours waits for the task's end, and a task whose engine
+            # adapter swallowed its cancellation is sent another.
             try:
-                await asyncio.wait({task})
+                _, still = await asyncio.wait({task}, timeout=2 * CLOSING)
+                for one in still:
+                    one.cancel()
             except asyncio.CancelledError as error:
                 cancelled = error
         if cancelled is not None:
@@ -224,10 +226,13 @@ class Watcher:
 
     async def _watch(self) -> None:
         ended: WhalewatchError | None = None
+        before = cancellations()
         try:
             while True:
                 session = self._session = Session(self._engine, self._feed, self._settings, self._tally, self._progress)
                 error = await session.run()
+                # Failing just as we are cancelled, a task group tells the failure and keeps the cancellation to itself.
+                heed_cancellation(before)
                 delay = self._failed(session, error)
                 if delay is None:
                     ended = error

@@ -42,9 +42,7 @@ def container(inspection: Mapping[str, Any], engine: str) -> Container | None:
         KeyError, TypeError, ValueError, AttributeError: it is not what the Engine API promises.
     """
     state = inspection["State"]
-    pid = state["Pid"]
-    if not isinstance(pid, int):
-        raise TypeError("State.Pid is no number")
+    pid = number(state["Pid"])
     if pid <= 0:
         return None
     config = inspection["Config"]
@@ -114,16 +112,23 @@ def signal(event: Mapping[str, Any]) -> Signal | None:
         return None
     if not id or type_ is None:
         return None
-    timestamp = event.get("timeNano") or event["time"] * 1_000_000_000
+    nanoseconds = event["timeNano"] if "timeNano" in event else number(event["time"]) * 1_000_000_000
     exit_code = _exit_code(actor["Attributes"].get("exitCode")) if type_ is SignalType.EXITED else None
     return Signal(
         type_,
         text(id),
-        EPOCH + timedelta(microseconds=timestamp // 1000),
+        EPOCH + timedelta(microseconds=number(nanoseconds) // 1000),
         exit_code=exit_code,
         settles=action
         == "disconnect",  # Docker 26 takes a container off its networks just before it tells of its death
     )
+
+
+def number(value: object) -> int:
+    """Check that something is a whole number."""
+    if not isinstance(value, int):
+        raise TypeError(f"{value!r:.40} is no number")
+    return value
 
 
 def text(value: object) -> str:

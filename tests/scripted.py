@@ -1,0 +1,308 @@
+"""An engine that does what a test says, and a publisher that needs no engine at all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from whalewatch import (
+    Container,
+    EngineError,
+    EngineUnavailable,
+    Listing,
+    Origin,
+    Project,
+    Sighting,
+    Signal,
+    SignalType,
+    Snapshot,
+    Subscription,
+)
+from whalewatch._book import Book
+from whalewatch._feed import Feed
+from whalewatch._reconcile import Change
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+
+PATIENCE = 10.0
+"""Seconds after which something that should have come is missing."""
+
+
+def at(seconds: float) -> datetime:
+    """The moment so many seconds after the beginning of all made-up times."""
+    return EPOCH + timedelta(seconds=seconds)
+
+
+def box(id: str, pid: int | None = 1, start: float | None = 0, **attributes: Any) -> Container:
+    """A container of this id, which is its name too unless another is given."""
+    return Container(
+        **{"id": id, "name": id, "pid": pid, "started_at": None if start is None else at(start), **attributes}
+    )
+
+
+class Hold:
+    """Holds calls of one kind until it is released."""
+
+    def __init__(self) -> None:
+        self.held = 0
+        self._changed = asyncio.Event()
+        self._open = asyncio.Event()
+
+    async def reached(self, count: int = 1) -> None:
+        """Wait until so many calls have come."""
+        async with asyncio.timeout(PATIENCE):
+            while self.held < count:
+                self._changed.clear()
+                await self._changed.wait()
+
+    def release(self) -> None:
+        """Let all calls go, and hold none any more."""
+        self._open.set()
+
+    async def pass_through(self) -> None:
+        """Be held."""
+        self.held += 1
+        self._changed.set()
+        await self._open.wait()
+
+
+class ScriptedEngine:
+    """An engine adapter without an engine.
+
+    Attributes:
+        alive: the truth by id: what listings and inspects say.
+        calls: how often each method was called.
+        streams: event streams that are open.
+        opened: event streams that were ever opened.
+        closed: how often it was closed.
+        complete: whether listings tell all of a container, so that nothing has to be inspected.
+        listings: what the next listings say, instead of the truth.
+        errors: what calls of a kind raise, "inspect" or "inspect ID" among them.
+        holds: what calls of a kind wait for, before they look at the truth; "after inspect ID": before they answer.
+    """
+
+    type = "scripted"
+    address = "scripted://engine"
+    source = "events"
+    pid = None
+    client: object = None
+
+    def __init__(self, *containers: Container, complete: bool = False, absence_is_death: bool = True) -> None:
+        self.alive = {container.id: container for container in containers}
+        self.complete = complete
+        self.absence_is_death = absence_is_death
+        self.calls: Counter[str] = Counter()
+        self.streams: list[asyncio.Queue[Signal | Exception | None]] = []
+        self.opened = self.closed = 0
+        self.listings: list[Listing] = []
+        self.errors: dict[str, BaseException] = {}
+        self.holds: dict[str, Hold] = {}
+        self.read_until: datetime | None = None
+        self._changed = asyncio.Event()
+
+    # What a test says
+
+    def tell(
+        self,
+        type_: SignalType,
+        id: str = "",
+        moment: float | None = None,
+        *,
+        pid: int | None = None,
+        exit_code: int | None = None,
+        settles: bool = False,
+    ) -> None:
+        """Push one signal into every open stream."""
+        timestamp = None if moment is None else at(moment)
+        for stream in self.streams:
+            stream.put_nowait(Signal(type_, id, timestamp, pid, exit_code, settles))
+
+    def start(self, container: Container) -> None:
+        """Start a container, and tell of it."""
+        self.alive[container.id] = container
+        self.tell(SignalType.STARTED, container.id)
+
+    def exit(self, id: str, exit_code: int | None = None) -> None:
+        """Let a container exit, and tell of it."""
+        del self.alive[id]
+        self.tell(SignalType.EXITED, id, exit_code=exit_code)
+
+    def rename(self, id: str, name: str) -> None:
+        """Rename a container, and tell of it."""
+        self.alive[id] = attrs.evolve(self.alive[id], name=name)
+        self.tell(SignalType.CHANGED, id)
+
+    def pause(self, id: str, *, paused: bool = True) -> None:
+        """Pause or unpause a container, and tell of it."""
+        self.alive[id] = attrs.evolve(self.alive[id], paused=paused)
+        self.tell(SignalType.PAUSED if paused else SignalType.UNPAUSED, id)
+
+    def end(self, error: Exception | None = None) -> None:
+        """End every open stream, by an error if one is given."""
+        for stream in self.streams:
+            stream.put_nowait(error)
+
+    @contextmanager
+    def hold(self, kind: str) -> Iterator[Hold]:
+        """Hold calls of a kind within a block."""
+        hold = self.holds[kind] = Hold()
+        try:
+            yield hold
+        finally:
+            if self.holds.get(kind) is hold:
+                del self.holds[kind]
+            hold.release()
+
+    @contextmanager
+    def fail(self, kind: str, error: BaseException | None = None) -> Iterator[BaseException]:
+        """Let calls of a kind fail within a block."""
+        error = self.errors[kind] = error or EngineError(f"{kind} fails as told")
+        try:
+            yield error
+        finally:
+            del self.errors[kind]
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait until a condition holds that depends on the calls made or the streams open."""
+        async with asyncio.timeout(PATIENCE):
+            while not condition():
+                self._changed.clear()
+                await self._changed.wait()
+
+    # What the watcher asks
+
+    async def id(self) -> str:
+        return "scripted"
+
+    async def version(self) -> str:
+        return "1"
+
+    async def connect(self) -> None:
+        await self._called("connect")
+
+    async def ping(self) -> None:
+        await self._called("ping")
+
+    async def signals(self) -> AsyncIterator[Signal]:
+        await self._called("signals")
+        stream: asyncio.Queue[Signal | Exception | None] = asyncio.Queue()
+        self.streams.append(stream)
+        self.opened += 1
+        self._changed.set()
+        try:
+            yield Signal(SignalType.SUBSCRIBED, timestamp=self.read_until)
+            while (told := await stream.get()) is not None:
+                if isinstance(told, Exception):
+                    raise told
+                yield told
+        finally:
+            self.streams.remove(stream)
+            self._changed.set()
+
+    async def listing(self) -> Listing:
+        await self._called("listing")
+        if self.listings:
+            return self.listings.pop(0)
+        return Listing(
+            sightings={id: Sighting(c if self.complete else None) for id, c in self.alive.items()},
+            absence_is_death=self.absence_is_death,
+        )
+
+    async def inspect(self, id: str, /) -> Container | None:
+        await self._called("inspect", id)
+        found = self.alive.get(id)
+        if (hold := self.holds.get(f"after inspect {id}")) is not None:
+            await hold.pass_through()
+        return found
+
+    async def close(self) -> None:
+        self.closed += 1
+        await self._called("close")
+
+    async def _called(self, kind: str, id: str = "") -> None:
+        self.calls[kind] += 1
+        self._changed.set()
+        for meant in (kind, f"{kind} {id}"):
+            if (hold := self.holds.get(meant)) is not None:
+                await hold.pass_through()
+            if (error := self.errors.get(meant)) is not None:
+                raise error
+
+
+def lost_engine() -> EngineUnavailable:
+    """The error of an engine that is away."""
+    return EngineUnavailable("scripted engine at scripted://engine: gone for a walk")
+
+
+class Publisher:
+    """Publishes pictures as a watcher does, one revision at a time, with no engine, task or loop.
+
+    Attributes:
+        feed: where they are published.
+    """
+
+    def __init__(self, *containers: Container) -> None:
+        self.feed = Feed()
+        self.seconds = 0
+        self._book = Book(self.feed, lambda: at(self.seconds), lambda *_: None)
+        self._book.settle()  # the first synchronisation finds nothing
+        if containers:
+            self.publish({container.id: container for container in containers}, origin=Origin.SYNC)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The picture as it is."""
+        return self.feed.snapshot
+
+    def events(self, **options: Any) -> Subscription:
+        """Subscribe as `Watcher.events` does."""
+        return Subscription(self.feed, **options)
+
+    def publish(
+        self,
+        changes: Mapping[str, Container | None],
+        *,
+        origin: Origin = Origin.ENGINE,
+        told_at: datetime | None = None,
+        exit_code: int | None = None,
+    ) -> None:
+        """Publish one revision: each container as it is now, None where it is alive no more."""
+        self.seconds += 1
+        before = self.feed.snapshot
+        self._book._commit(
+            [Change(before._get(id), after, origin, told_at, exit_code) for id, after in changes.items()]
+        )
+
+    def start(self, container: Container) -> None:
+        """Publish the start of one container."""
+        self.publish({container.id: container})
+
+    def exit(self, id: str, exit_code: int | None = None) -> None:
+        """Publish the exit of one container."""
+        self.publish({id: None}, exit_code=exit_code)
+
+    def change(self, id: str, **attributes: Any) -> None:
+        """Publish a change of one container."""
+        known = self.snapshot._get(id)
+        assert known is not None
+        self.publish({id: attrs.evolve(known, **attributes)})
+
+    def restart(self, id: str, pid: int, exit_code: int | None = None) -> None:
+        """Publish an exit and the start that follows it, as two revisions."""
+        known = self.snapshot._get(id)
+        assert known is not None
+        self.exit(id, exit_code)
+        self.start(attrs.evolve(known, pid=pid))
+
+
+def alive(snapshot: Snapshot | Project) -> dict[str, Container]:
+    """The containers of a picture by id."""
+    return {container.id: container for container in snapshot}
