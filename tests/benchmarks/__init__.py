@@ -1,0 +1,1 @@
+"""Measurements of whalewatch beside a bare HTTP session: `python -m tests.benchmarks`. They assert nothing."""
