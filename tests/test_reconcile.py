@@ -206,6 +206,17 @@ def test_during_a_synchronisation_no_signal_is_believed_and_an_inspect_decides()
             assert (track.wanted, track.origin) == (Look.DECIDES, Origin.ENGINE)
 
 
+def test_during_a_synchronisation_what_is_replayed_from_before_its_stream_is_in_the_listing_already() -> None:
+    for known in (None, box("a", start=None)):
+        for type_ in (STARTED, EXITED, PAUSED, UNPAUSED, CHANGED):
+            track, change = take(Track(known), told(type_, 9.9), settled=False, since=at(10))
+            assert change is None
+            assert track.container is known
+            assert track.wanted is Look.NONE
+            track, _ = take(Track(known), told(type_, 10), settled=False, since=at(10))
+            assert track.wanted is Look.DECIDES
+
+
 def test_what_the_engine_asks_for_outranks_what_an_audit_asks_for() -> None:
     track = look(Track(box("a")), Look.DECIDES, Origin.RESYNC)
     track = look(track, Look.CHANGED, Origin.ENGINE, at(5))

@@ -151,7 +151,7 @@ async def test_watcher_is_for_one_use() -> None:
     async with watcher:
         await watcher.ready(PATIENCE)
         with pytest.raises(RuntimeError, match="one use"):
-            await watcher.run()
+            await asyncio.wait_for(watcher.run(), PATIENCE)
         with pytest.raises(RuntimeError, match="one use"):
             await watcher.__aenter__()
         assert watcher.status.state is SYNCED, "the first use is not disturbed"
@@ -829,6 +829,34 @@ async def test_nothing_is_believed_gone_because_no_container_can_be_read() -> No
             assert set(follow.fold.alive) == set(ids)
 
 
+async def test_engine_that_lists_and_then_hangs_is_not_taken_for_one_without_containers() -> None:
+    async with FakeDocker() as fake:
+        fake.run("alone")
+        fake.faults.hang("inspect")
+        fake.faults.hang("ping")
+        async with followed(moby.watch(fake.address, call_timeout=0.2, retry=AT_ONCE), ready=False) as follow:
+            await follow.until(lambda: follow.states and follow.states[-1].error is not None)
+            assert isinstance(follow.watcher.status.error, EngineTimeout)
+            assert follow.watcher.stats.syncs == 0
+            fake.faults.clear()
+            await follow.watcher.ready(PATIENCE)
+            assert picture(follow.watcher.portfolio.snapshot()) == truth(fake)
+
+
+async def test_container_that_has_failed_already_is_not_waited_for_once_more() -> None:
+    engine = ScriptedEngine(box("good"), box("bad"))
+    async with followed(Watcher(engine), ready=False) as follow:
+        with engine.hold("listing") as listing, engine.fail("inspect bad"):
+            await listing.reached()
+            engine.tell(SignalType.STARTED, "bad")
+            await eventually(lambda: follow.watcher.stats.unresolved)
+            with engine.hold("inspect bad"):
+                listing.release()
+                await follow.watcher.ready(2.0)
+                assert alive(follow.watcher.portfolio.snapshot()) == known(box("good"))
+        await follow.until(lambda: follow.fold.alive == engine.alive)
+
+
 async def test_part_of_an_engine_that_cannot_be_listed_concludes_nothing_and_is_tried_again() -> None:
     engine = ScriptedEngine(box("ns1/a"), box("ns2/b"), complete=True)
     async with followed(Watcher(engine, retry=AT_ONCE, random=Random(1))) as follow:
@@ -1109,12 +1137,19 @@ async def test_unknown_events_are_ignored() -> None:
 
 
 async def test_what_was_lost_is_looked_for_soon_without_waiting_for_the_next_audit() -> None:
-    async with FakeDocker() as fake, followed(moby.watch(fake.address, audit=3600)) as follow:
-        await eventually(lambda: follow.watcher.stats.audits == 1)
-        with fake.faults.silently():
-            id = fake.run("quiet")
-        fake.emit_raw(b"garbage\n")
-        await follow.until(lambda: follow.types(id) == ["started"])
+    async with FakeDocker() as fake:
+        listed = fake.faults.pause_after("list")
+        async with followed(moby.watch(fake.address, audit=3600), ready=False) as follow, asyncio.timeout(PATIENCE):
+            await listed.reached()
+            listed.step()
+            await follow.watcher.ready()
+            await listed.reached()  # the confirming listing has been made, so that it cannot find what follows
+            with fake.faults.silently():
+                id = fake.run("quiet")
+            listed.release()
+            fake.emit_raw(b"garbage\n")
+            await follow.until(lambda: follow.types(id) == ["started"])
+            assert follow.watcher.stats.drift == 1
 
 
 async def test_flood_of_nonsense_does_not_become_a_flood_of_calls() -> None:

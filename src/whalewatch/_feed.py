@@ -37,7 +37,9 @@ class Feed:
     """
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        # Re-entrant, because a reader whose loop was closed may be collected at any allocation, also by the thread that
+        # holds the lock; all it does then is to leave, and to clear its own subscription.
+        self.lock = threading.RLock()
         self.snapshot = Snapshot(revision=0, as_of=datetime.now(UTC))
         self.was_synced = False
         self.ended = False

@@ -73,7 +73,9 @@ class Portfolio:
 
         An id wins over a name; of several containers with one name, the earliest started is it.
         """
-        return (await self._picture()).container(name_or_id)
+        if not self._feed.was_synced:  # no call into `_picture` once it is: proxies ask for each request
+            await self._picture()
+        return self._feed.snapshot.container(name_or_id)
 
     async def total(self) -> int:
         """How many containers are alive."""

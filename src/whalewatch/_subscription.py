@@ -178,7 +178,7 @@ class Subscription(AsyncIterator[ContainerEvent]):
                 received[event.container.id] = event.container
         self._received, self._partly = received, []
         net = self._net = {}
-        for batch in self._batches:
+        for batch in tuple(self._batches):
             self._merge(net, batch.unpack())
         self._batches.clear()
         self._pending = 0

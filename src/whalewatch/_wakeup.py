@@ -11,8 +11,12 @@ __all__ = ["Wakeup", "wake"]
 
 def wake(sleeper: asyncio.Future[None]) -> None:
     """Resolve a future of any loop, from any thread; a loop that is closed has nobody left to wake."""
+    loop = sleeper.get_loop()
+    if loop is asyncio._get_running_loop():
+        _resolve(sleeper)  # waking our own loop through its pipe would cost two system calls and a turn
+        return
     try:
-        sleeper.get_loop().call_soon_threadsafe(_resolve, sleeper)
+        loop.call_soon_threadsafe(_resolve, sleeper)
     except RuntimeError:
         return
 
@@ -30,7 +34,9 @@ class Wakeup:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Re-entrant, because a waiter whose loop was closed may be collected at any allocation, also by the thread that
+        # holds the lock; all it does then is to leave the set.
+        self._lock = threading.RLock()
         self._sleepers: set[asyncio.Future[None]] = set()
 
     async def until(self, done: Callable[[], bool]) -> None:

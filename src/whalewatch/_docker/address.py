@@ -38,7 +38,7 @@ class Endpoint:
     address: str
     url: str
     path: str | None = None
-    ssh: str | None = None
+    ssh: str | None = attrs.field(default=None, repr=False)  # with its password, if it has one
     tls: ssl.SSLContext | None = None
 
 
@@ -48,7 +48,7 @@ def endpoint(address: str, tls: ssl.SSLContext | None = None, *, engine: str = "
     Raises:
         AddressError: it cannot be understood; says what would be.
     """
-    shown = printable(sub("//[^/@]*@", "//…@", address))
+    shown = printable(sub("//.*@", "//…@", address))  # whatever stands before the last @ may be a password
     if not address.isprintable():
         msg = f"{shown!r} is no address of a {engine} engine: it has characters that cannot be printed"
         raise AddressError(msg)
@@ -74,9 +74,9 @@ def _remote(scheme: str, address: str, shown: str, tls: ssl.SSLContext | None) -
     try:
         parts = urlsplit(address)
         host, port = parts.hostname, parts.port
-    except ValueError as error:
-        msg = f"{shown!r} is no address: {error}"
-        raise AddressError(msg) from error
+    except ValueError:  # whose text may quote a part of a password
+        msg = f"{shown!r} is no address: its host or its port makes no sense"
+        raise AddressError(msg) from None
     if not host:
         msg = f"{shown!r} names no host"
         raise AddressError(msg)
@@ -147,7 +147,12 @@ def _of_context(context: str, config: Path) -> Endpoint:
     meta = config / "contexts" / "meta" / folder / "meta.json"
     where = f"Docker context {printable(context)!r}"
     try:
-        docker = _read(meta)["Endpoints"]["docker"]
+        found = _read(meta)
+    except AddressError as error:
+        msg = f"{where}: {error}"
+        raise AddressError(msg) from error
+    try:
+        docker = found["Endpoints"]["docker"]
         host, verify = str(docker["Host"]), not docker.get("SkipTLSVerify", False)
     except (KeyError, TypeError, AttributeError) as error:
         msg = f"{where}: {meta} names no Docker endpoint"

@@ -192,7 +192,7 @@ class Connection:
         elif isinstance(cause, OSError) and cause.errno == errno.ECONNREFUSED:
             reason = "connection refused: the engine is not running"
         elif isinstance(error, (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError)):
-            reason = f"connection lost during {kind} ({printable(error) or type(error).__name__})"
+            reason = f"connection lost during {kind} ({printable(cause) or type(error).__name__})"
         else:
             return EngineError(self.told(f"{kind} failed: {printable(repr(error))}"))
         return EngineUnavailable(self.told(reason))
