@@ -11,10 +11,13 @@ from whalewatch._errors import WhalewatchError
 
 __all__ = ["Backoff", "Retry"]
 
-CONNECTING = wait_random_exponential(multiplier=0.1, max=2, min=0.1)
+SHORTEST = 0.1
+"""Seconds to wait at least, by default; older releases of tenacity do not heed their own lower bound."""
+
+CONNECTING = wait_random_exponential(multiplier=SHORTEST, max=2, min=SHORTEST)
 """Seconds between attempts to reach an engine that is away: it may be back at any moment, and refusing is cheap."""
 
-RECONNECTING = wait_random_exponential(multiplier=0.1, max=60, min=0.1)
+RECONNECTING = wait_random_exponential(multiplier=SHORTEST, max=60, min=SHORTEST)
 """Seconds between synchronisations that keep being cut: each costs the engine a listing and many inspects."""
 
 
@@ -68,7 +71,7 @@ class Backoff:
         else:
             self._refused = _count(self._refused, self._retry, error)
             default = CONNECTING(self._refused)
-        delay = default if self._retry.wait is None else max(0.0, float(self._retry.wait(call)))
+        delay = max(SHORTEST, default) if self._retry.wait is None else max(0.0, float(self._retry.wait(call)))
         call.upcoming_sleep = delay
         if self._retry.stop(call):
             return None

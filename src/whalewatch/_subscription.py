@@ -87,7 +87,8 @@ class Subscription(AsyncIterator[ContainerEvent]):
     delivered, and raises the error that ended the watch if one did; `aclose` ends it at once.
 
     Order: events of one container come in order. Each revision comes whole, EXITED first, the final event marked
-    ``last``: folding everything received up to there gives exactly the picture of that revision.
+    ``last`` (one that a collapse cuts short is completed by the net difference): folding everything received up to
+    there gives exactly the picture of that revision.
 
     A reader that is slow hurts nobody: past `buffer` events, what is pending collapses, per container, to the net
     difference against what the reader has received; a container that exited and started again in between stays EXITED

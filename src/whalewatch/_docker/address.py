@@ -189,7 +189,7 @@ def _tls(folder: Path, *, verify: bool) -> ssl.SSLContext:
         ca, cert = folder / "ca.pem", folder / "cert.pem"
         context = ssl.create_default_context(cafile=str(ca) if ca.exists() else None)
         if cert.exists():
-            context.load_cert_chain(cert, folder / "key.pem")
+            context.load_cert_chain(cert, folder / "key.pem", password="")  # an encrypted key is no reason to prompt
     except OSError as error:  # ssl.SSLError is one
         msg = f"the TLS files in {folder} cannot be used: {error}"
         raise AddressError(msg) from error

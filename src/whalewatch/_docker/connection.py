@@ -174,7 +174,7 @@ class Connection:
     def _translated(self, kind: str, error: Exception) -> EngineError:
         """Say what an exception of the libraries below means, and what can be done about it."""
         at = self._endpoint
-        cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+        cause = getattr(error, "os_error", error)  # older releases of aiohttp have none for certificates
         # The engine's refusal of a certificate comes as an OSError with the number of the TLS error, caused by one.
         refusals = (ssl.SSLError, ssl.CertificateError, aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch)
         if any(isinstance(one, refusals) for one in (error, cause, error.__cause__)):
