@@ -73,7 +73,8 @@ async def test_docker_prints_what_is_alive_and_what_happens() -> None:
         fake.run("alone")
         async with example("docker.py", DOCKER_HOST=fake.address) as program:
             told = [await line_of(program) for _ in range(4)]
-            assert told == ["'shop' 'web' 4001\n", "'' 'alone' 4002\n", "started 'web'\n", "started 'alone'\n"]
+            assert told[:2] == ["'shop' 'web' 4001\n", "'' 'alone' 4002\n"]
+            assert sorted(told[2:]) == ["started 'alone'\n", "started 'web'\n"]
             fake.kill("web")
             assert await line_of(program) == "exited 'web'\n"
             program.send_signal(signal.SIGINT)
