@@ -204,6 +204,7 @@ async def test_engine_tells_of_itself(docker: Docker) -> None:
     try:
         info = await docker.control.info()
         assert await engine.id() == info["ID"]
+        await engine.connect()
         assert await engine.version() == info["ServerVersion"]
         assert engine.address == docker.address
         assert engine.type == "docker"

@@ -279,7 +279,7 @@ def test_exit_code_is_rescued_when_the_inspect_finds_the_next_run() -> None:
     track, changes = inspected(track, reborn)
     assert changes == (
         Change(known, None, Origin.ENGINE, at(9), 42),
-        Change(None, reborn, Origin.ENGINE),
+        Change(None, reborn, Origin.ENGINE, at(10)),
     )
     assert track.container == reborn, "the exit of the former run does not kill the next one"
 

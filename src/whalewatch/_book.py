@@ -44,6 +44,7 @@ class Book:
         self._tracks: dict[str, Track] = {}
         self._settled = False
         self._since: datetime | None = None
+        self.noting = True
         self.touched: set[str] = set()
         """Containers of which something was told or read since the stream was opened, or the last audit began."""
         self.drift = 0
@@ -59,7 +60,8 @@ class Book:
         track, change = take(known, signal, settled=self._settled, since=self._since)
         if track is known and not self._settled:
             return  # stale, and no reason to doubt the listing
-        self.touched.add(id)
+        if self.noting:
+            self.touched.add(id)
         self._store(id, track)
         self._publish((change,) if change else ())
 
@@ -73,7 +75,8 @@ class Book:
 
     def inspected(self, id: str, reading: Container | None) -> None:
         """Take what an inspect has read; None if the container is gone."""
-        self.touched.add(id)
+        if self.noting:
+            self.touched.add(id)
         self._unverified.pop(id, None)
         track = self._tracks[id]
         audited = track.running is not None and track.running.origin is Origin.RESYNC and id in self._suspects
@@ -102,6 +105,7 @@ class Book:
         self._settled = False
         self._suspects.clear()
         self.touched.clear()
+        self.noting = True
         self._tracks = {container.id: Track(container) for container in self._feed.snapshot}
 
     def subscribed(self, since: datetime | None) -> None:

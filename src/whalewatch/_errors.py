@@ -70,6 +70,7 @@ class WatchEnded(WhalewatchError):
 
 def another(error: WhalewatchError) -> WhalewatchError:
     """Make a new instance of `error` for one more caller: a raised exception collects its raiser's traceback."""
-    fresh = type(error)(*error.args)
+    fresh = type(error).__new__(type(error), *error.args)  # an application's own class may want other arguments
+    fresh.__dict__.update(error.__dict__)
     fresh.__cause__ = error
     return fresh

@@ -197,7 +197,14 @@ def inspected(
             changes.append(Change(before, None, Origin.ENGINE, told.timestamp, told.exit_code))
             before = None
     if before != reading:
-        changes.append(Change(before, reading, asked.origin, asked.told_at))
+        origin, told_at = asked.origin, asked.told_at
+        if before is None and track.container is not None and reading is not None:
+            # Reborn meanwhile: what asked for the inspect came before that, and does not date it.
+            told_at = None
+            for signal in track.kept or ():
+                if signal.type is SignalType.STARTED:
+                    origin, told_at = Origin.ENGINE, signal.timestamp
+        changes.append(Change(before, reading, origin, told_at))
     checks = track.checks_health if reading is None or reading.paused else reading.health is not None
     kept = track.kept
     track = attrs.evolve(track, container=reading, checks_health=checks, running=None, kept=())

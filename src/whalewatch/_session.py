@@ -24,7 +24,7 @@ import attrs
 
 from whalewatch._book import Book
 from whalewatch._engine import Engine, Listing, Signal, SignalType
-from whalewatch._errors import EngineError, EngineTimeout, EngineUnavailable, WhalewatchError
+from whalewatch._errors import EngineError, EngineTimeout, EngineUnavailable, ProtocolViolation, WhalewatchError
 from whalewatch._feed import Feed
 from whalewatch._reconcile import Look
 from whalewatch._status import WatchState
@@ -146,6 +146,10 @@ class Session:
         except EngineError:
             heed_cancellation(before)
             raise
+        except asyncio.CancelledError as error:
+            # Not ours: a client library cancelled something of its own. A task group overlooks a task that ends so.
+            heed_cancellation(before)
+            raise EngineError(self._told(f"{what} was cancelled from within")) from error
         heed_cancellation(before)  # an adapter may have swallowed it
         return result
 
@@ -201,10 +205,14 @@ class Session:
         raise EngineUnavailable(self._told("the event stream ended"))
 
     async def _next(self, signals: AsyncIterator[Signal]) -> Signal | None:
+        before = cancellations()
         try:
             return await anext(signals, None)
         except WhalewatchError:
             raise
+        except asyncio.CancelledError as error:
+            heed_cancellation(before)
+            raise EngineUnavailable(self._told("the event stream was cancelled from within")) from error
         except Exception as error:
             raise EngineError(self._told(f"the event stream failed: {error!r}")) from error
 
@@ -243,6 +251,8 @@ class Session:
             else:
                 try:
                     container = await self._call("inspect", self.engine.inspect(id))
+                    if container is not None and container.id != id:
+                        raise ProtocolViolation(self._told(f"asked about {id!r:.80}, it tells of {container.id!r:.80}"))
                 except EngineError as error:
                     self._unread(id, error)
                 else:
@@ -307,11 +317,14 @@ class Session:
         self._audit_now.clear()
         self._tally.audits += 1
         self.book.touched.clear()
+        self.book.noting = True
         listing = await self._list()
         differing = self.book.compare(listing)
         if differing:
             await asyncio.sleep(GRACE)
             self.book.suspect(differing - self.book.touched)
+        self.book.noting = False
+        self.book.touched.clear()
         if reread and any(s.container is None for s in listing.sightings.values()):
             # A restart whose events were lost shows in no listing without PIDs: read some anew each time.
             self.book.suspect(self.book.unverified(max(REREAD, len(listing.sightings) // 10)))

@@ -115,6 +115,7 @@ class Subscription(AsyncIterator[ContainerEvent]):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._reading = False
         self._sleeper: asyncio.Future[None] | None = None
+        self._woken: asyncio.Future[None] | None = None
         # What follows is shared with the watcher's thread and guarded by the feed's lock.
         self._closed = False
         self._revision = 0
@@ -166,7 +167,8 @@ class Subscription(AsyncIterator[ContainerEvent]):
     def wake(self) -> None:
         """Let the reader look; called by the feed without its lock."""
         sleeper = self._sleeper
-        if sleeper is not None:
+        if sleeper is not None and sleeper is not self._woken:  # once: its loop may be busy, and queues every call
+            self._woken = sleeper
             wake(sleeper)
 
     def _collapse(self) -> None:

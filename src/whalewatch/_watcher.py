@@ -215,6 +215,8 @@ class Watcher:
                     one.cancel()
             except asyncio.CancelledError as error:
                 cancelled = error
+        if not self._feed.ended:
+            await self._finish(None)  # the task was cancelled before its first step, so that it never ran
         if cancelled is not None:
             raise cancelled
 
@@ -244,12 +246,15 @@ class Watcher:
             ended = WhalewatchError(f"internal error: {error!r}")
             raise
         finally:
-            try:
-                await self._close_engine()
-            finally:
-                self._show(WatchState.CLOSED, error=ended)
-                self._feed.end(ended)
+            await self._finish(ended)
         raise ended
+
+    async def _finish(self, ended: WhalewatchError | None) -> None:
+        try:
+            await self._close_engine()
+        finally:
+            self._show(WatchState.CLOSED, error=ended)
+            self._feed.end(ended)
 
     def _failed(self, session: Session, error: WhalewatchError) -> float | None:
         """Take note of why a session ended; return the seconds until the next, None to give up."""

@@ -17,7 +17,7 @@ import attrs
 from whalewatch._docker.address import default_endpoint, endpoint
 from whalewatch._docker.connection import Connection
 from whalewatch._docker.reading import container, moment, sighting, signal, text
-from whalewatch._engine import Listing, Signal, SignalType
+from whalewatch._engine import Listing, Sighting, Signal, SignalType
 from whalewatch._errors import EngineUnavailable, ProtocolViolation, UnsupportedEngine
 from whalewatch._model import Container
 from whalewatch._text import printable
@@ -124,34 +124,43 @@ class MobyEngine:
         return str((await self._known())["ServerVersion"])
 
     async def _known(self) -> Mapping[str, Any]:
-        if self._info is None:
-            await self.connect()
-        assert self._info is not None
+        if self._info is None:  # by a connection of its own: a watcher may be connecting, or never will
+            connection = self._new()
+            try:
+                self._info, _ = await self._introduced(connection)
+            finally:
+                await connection.close()
         return self._info
 
-    async def connect(self) -> None:
-        """Make a new connection; learn the engine's identity, clock and version of the API."""
-        await self.close()
-        self._forget()
-        connection = self._connection = Connection(
+    def _new(self) -> Connection:
+        return Connection(
             self._endpoint,
             engine="Docker",
             remedy="add the user to group docker, or run as root",
             calls=self._calls,
         )
+
+    async def connect(self) -> None:
+        """Make a new connection; learn the engine's identity, clock and version of the API."""
+        await self.close()
+        self._forget()
+        connection = self._connection = self._new()
+        self._info, self._clock = await self._introduced(connection)
+        self._pid = connection.pid()
+
+    async def _introduced(self, connection: Connection) -> tuple[Mapping[str, Any], datetime | None]:
+        """Learn the engine's identity and clock, and settle the version of the API."""
         try:
             info, api = await connection.get("info", "/info")
             if not api:
                 raise UnsupportedEngine(connection.told("it tells no version of its API: is this a Docker engine?"))
             connection.use_version(self._negotiated(connection, api))
             text(info["ID"]), text(info["ServerVersion"])
-            self._clock = moment(info["SystemTime"])
-        except (ProtocolViolation, KeyError, TypeError, ValueError) as error:
+            return info, moment(info["SystemTime"])
+        except (ProtocolViolation, KeyError, TypeError, ValueError, OverflowError) as error:
             raise UnsupportedEngine(
                 connection.told(f"the answer to info is none of a Docker engine's ({printable(error)})")
             ) from error
-        self._info = info
-        self._pid = connection.pid()
 
     def _negotiated(self, connection: Connection, api: str) -> str:
         """The newest version of the API that both sides know."""
@@ -223,7 +232,10 @@ class MobyEngine:
                 id, seen_as = sighting(item)
             except (KeyError, TypeError, ValueError, AttributeError):
                 unreadable += 1
-                continue
+                named = item.get("Id") if isinstance(item, dict) else None
+                if not isinstance(named, str):
+                    continue
+                id, seen_as = named, Sighting()  # its inspect decides
             if seen_as is not None:
                 seen[id] = seen_as
         if unreadable:

@@ -48,7 +48,7 @@ def endpoint(address: str, tls: ssl.SSLContext | None = None, *, engine: str = "
     Raises:
         AddressError: it cannot be understood; says what would be.
     """
-    shown = printable(sub("//.*@", "//…@", address))  # whatever stands before the last @ may be a password
+    shown = printable(sub("(?s)^([a-z]+://)?.*@", r"\1…@", address))  # what stands before the last @ may be a password
     if not address.isprintable():
         msg = f"{shown!r} is no address of a {engine} engine: it has characters that cannot be printed"
         raise AddressError(msg)
