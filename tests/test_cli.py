@@ -164,9 +164,11 @@ async def test_text_shows_the_picture_by_project_and_then_each_event(docker: Doc
         await control.kill(web)
         await out.until(lambda: "exit code" in out.getvalue())
         told = [line.split(maxsplit=4) for line in out.lines[7:]]
-        assert [words[1:] for words in told] == [
-            ["paused", "web", "shop"],
-            ["unpaused", "web", "shop"],
+        # A real engine may tell of a pause twice if it is soon over: see `without_echoes`.
+        pauses = [words[1:] for words in told if words[1] in {"paused", "unpaused"}]
+        assert pauses[:2] == [["paused", "web", "shop"], ["unpaused", "web", "shop"]]
+        assert len(pauses) == 2 or docker.fake is None
+        assert [words[1:] for words in told if words[1] not in {"paused", "unpaused"}] == [
             ["updated", "www", "shop", "renamed from web"],
             ["exited", "www", "shop", "exit code 137"],
         ]

@@ -241,7 +241,11 @@ SCENARIOS: dict[Scenario, list[tuple[str, ...]]] = {
     _restart: [(*_BEGIN, *_STOPPED, "start", "restart", *_KILLED, *_END)],
     _start_again: [(*_BEGIN, *_STOPPED, "start", *_KILLED, *_END)],
     _start_twice: [(*_BEGIN, *_KILLED, *_END)],
-    _pause: [(*_BEGIN, "pause", "unpause", *_KILLED, *_END)],
+    # The second pair is containerd's own notice of the first, when it comes after the container was thawed.
+    _pause: [
+        (*_BEGIN, "pause", "unpause", *_KILLED, *_END),
+        (*_BEGIN, "pause", "unpause", "pause", "unpause", *_KILLED, *_END),
+    ],
     _kill_paused: [(*_BEGIN, "pause", *_KILLED, *_END)],
     _stop_paused: [(*_BEGIN, "pause", *_PAUSED_STOPPED, *_END), (*_BEGIN, "pause", *_PAUSED_STOPPED_TOO, *_END)],
     _rename: [(*_BEGIN, "rename /it", *_KILLED, *_END)],
