@@ -1,0 +1,212 @@
+"""A proxy in front of an engine's socket, to break what lies between an engine and its watcher."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import TracebackType
+
+_CHUNK = 65_536
+_EVENTS = re.compile(rb"GET \S*/events\?")
+
+Event = dict[str, Any]
+
+
+def passed_on(event: Event) -> list[Event]:
+    """Change nothing."""
+    return [event]
+
+
+class Proxy:
+    """Passes bytes between an engine's Unix socket and one of its own, or a TCP port.
+
+    An async context manager; belongs to the event loop in which it was entered.
+
+    Args:
+        upstream: the engine's socket.
+        tcp: listen on a port of 127.0.0.1 instead of a Unix socket.
+
+    Attributes:
+        address: what to give to a watcher.
+        rewrite: what becomes of each event of a Docker engine: the events to pass on in its place, in order. None of
+            them swallows it; an event may also be kept and returned with a later one.
+        streams: event streams that were opened so far.
+        connections: connections that were accepted so far.
+    """
+
+    def __init__(self, upstream: Path, *, tcp: bool = False) -> None:
+        """Prepare; nothing listens yet."""
+        self._upstream = upstream
+        self._folder = tempfile.TemporaryDirectory(prefix="ww-proxy-")
+        self._path = Path(self._folder.name, "engine.sock")
+        self._tcp = tcp
+        self._port = 0
+        self._server: asyncio.Server | None = None
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._serving: set[asyncio.Task[None]] = set()
+        self._open: dict[asyncio.StreamWriter, _Events] = {}
+        self.rewrite: Callable[[Event], Iterable[Event]] = passed_on
+        self.streams = self.connections = 0
+
+    async def __aenter__(self) -> Self:
+        """Listen."""
+        await self.up()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End all connections and remove the socket."""
+        await self.down()
+        self._folder.cleanup()
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return f"tcp://127.0.0.1:{self._port}" if self._tcp else f"unix://{self._path}"
+
+    async def up(self) -> None:
+        """Listen, at the same address as before; a socket file is replaced by a new one."""
+        if self._server is not None:
+            return
+        if self._tcp:
+            self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
+            self._port = self._server.sockets[0].getsockname()[1]
+        else:
+            self._path.unlink(missing_ok=True)
+            self._server = await asyncio.start_unix_server(self._accept, self._path)
+
+    async def down(self, *, missing: bool = True) -> None:
+        """Cut all connections, and refuse new ones.
+
+        Args:
+            missing: whether the socket file vanishes too; else it stays, and nobody listens there.
+        """
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+        await self.cut()
+        if missing:
+            self._path.unlink(missing_ok=True)
+
+    async def cut(self) -> None:
+        """Cut all connections; new ones are welcome."""
+        serving = [*self._serving]
+        for task in serving:
+            task.cancel()
+        if serving:
+            await asyncio.wait(serving)
+
+    def end_streams(self) -> None:
+        """End all event streams of a Docker engine in good order, and leave other connections alone."""
+        for writer, events in self._open.items():
+            if events.streaming:
+                events.ended = True
+                writer.write(b"0\r\n\r\n")
+
+    def stall(self) -> None:
+        """Pass nothing on any more, in either direction; connections stay open, and new ones are accepted."""
+        self._flowing.clear()
+
+    def flow(self) -> None:
+        """Pass on again, what was held back too."""
+        self._flowing.set()
+
+    def inject(self, line: bytes) -> None:
+        """Put bytes into all event streams of a Docker engine, as one chunk."""
+        for writer, events in self._open.items():
+            if events.streaming:
+                writer.write(_chunk(line))
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        self.connections += 1
+        engine: asyncio.StreamWriter | None = None
+        # A cancelled task that serves a connection would be told of as an error, so this one never ends cancelled.
+        with suppress(OSError, asyncio.CancelledError):
+            try:
+                answers, engine = await asyncio.open_unix_connection(self._upstream)
+                events = self._open[writer] = _Events(self)
+                async with asyncio.TaskGroup() as pumps:
+                    asked = pumps.create_task(self._pump(reader, engine, events.asked))
+                    answered = pumps.create_task(self._pump(answers, writer, events.answered))
+                    await asyncio.wait({asked, answered}, return_when=asyncio.FIRST_COMPLETED)
+                    asked.cancel()
+                    answered.cancel()
+            except* OSError:
+                pass
+        self._open.pop(writer, None)
+        for end in (writer, engine):
+            if end is not None:
+                end.transport.abort()
+        self._serving.discard(task)
+
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, through: Callable[[bytes], bytes]
+    ) -> None:
+        while data := await reader.read(_CHUNK):
+            await self._flowing.wait()
+            writer.write(through(data))
+            await writer.drain()
+
+
+class _Events:
+    """Finds the event stream in a connection, and rewrites it."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self._proxy = proxy
+        self._expected = False
+        self._rest = b""
+        self.streaming = False
+        self.ended = False
+
+    def asked(self, data: bytes) -> bytes:
+        if _EVENTS.match(data):  # no request is sent before the former was answered
+            self._expected = True
+            self._proxy.streams += 1
+        return data
+
+    def answered(self, data: bytes) -> bytes:
+        if self.ended:
+            return b""
+        if not self._expected:
+            return data
+        self._rest += data
+        told = b""
+        if not self.streaming:
+            head, found, self._rest = self._rest.partition(b"\r\n\r\n")
+            if not found:
+                self._rest = head
+                return b""
+            told = head + found
+            self.streaming = b"chunked" in head.lower()
+        if not self.streaming:
+            rest, self._rest = self._rest, b""
+            return told + rest
+        while (at := self._rest.find(b"\r\n") + 2) >= 2:
+            after = at + int(self._rest[: at - 2], 16) + 2
+            if len(self._rest) < after:
+                break
+            chunk, self._rest = self._rest[at : after - 2], self._rest[after:]
+            told += self._rewritten(chunk) if chunk else b"0\r\n\r\n"
+        return told
+
+    def _rewritten(self, chunk: bytes) -> bytes:
+        events = (json.loads(line) for line in chunk.splitlines() if line.strip())
+        told = [json.dumps(new).encode() + b"\n" for event in events for new in self._proxy.rewrite(event)]
+        return b"".join(map(_chunk, told))
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
