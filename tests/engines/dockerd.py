@@ -208,10 +208,21 @@ class Dockerd:
         if self.running:
             os.kill(self.pid, signal.SIGCONT)
 
+    def freeze_containerd(self) -> None:
+        """Make its containerd hang: dockerd still answers, but whatever needs a shim waits."""
+        assert self._containerd is not None
+        os.kill(self._containerd.pid, signal.SIGSTOP)
+
+    def thaw_containerd(self) -> None:
+        """Let a frozen containerd go on."""
+        if self._containerd is not None and self._containerd.poll() is None:
+            os.kill(self._containerd.pid, signal.SIGCONT)
+
     def close(self) -> None:
         """End everything that was started here and remove everything it wrote; closing twice is fine."""
         atexit.unregister(self.close)
         self.thaw()
+        self.thaw_containerd()
         self._remove_containers()
         self.stop()
         self._remove_tasks()
