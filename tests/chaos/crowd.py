@@ -1,0 +1,132 @@
+"""The watchers of a chaos run, and everybody who listens to them; each listener folds what it hears, and checks it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from tests.fold import Fold
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Mapping
+
+    from tests.chaos.world import World
+    from whalewatch import Watcher
+
+SMALL = 4
+"""Events that the lazy listener's subscription keeps before it collapses."""
+
+HEARD_WITHIN = 10.0
+"""Seconds after which a listener that has not heard of the newest revision is counted as stuck."""
+
+
+class Listener:
+    """Folds one subscription, for as long as it is run.
+
+    Attributes:
+        name: who it is, in reports.
+        fold: what it has heard.
+        attending: cleared, it leaves its subscription unread.
+    """
+
+    def __init__(self, name: str, watcher: Watcher, buffer: int = 1024) -> None:
+        """Subscribe at the first `listen`."""
+        self.name = name
+        self.fold = Fold()
+        self.attending = asyncio.Event()
+        self.attending.set()
+        self._watcher = watcher
+        self._buffer = buffer
+
+    async def listen(self) -> None:
+        """Fold until the watch ends."""
+        async with self._watcher.events(buffer=self._buffer) as events:
+            async for event in events:
+                self.fold.take(event)
+                self.fold.events.clear()  # an hour of them is too much to keep
+                if event.last:
+                    self.fold.check(self._watcher.portfolio.snapshot())
+                await self.attending.wait()
+
+
+class Watched:
+    """One watcher, an eager and a lazy listener in its loop, and one in a thread of its own."""
+
+    def __init__(self, name: str, watcher: Watcher) -> None:
+        """Prepare; nothing runs yet."""
+        self.name = name
+        self.watcher = watcher
+        self.eager = Listener(f"{name}, eager", watcher)
+        self.lazy = Listener(f"{name}, lazy", watcher, SMALL)
+        self._elsewhere: Listener | None = None
+        self._failed: list[BaseException] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def listeners(self) -> Iterator[Listener]:
+        """All of them."""
+        yield self.eager
+        yield self.lazy
+        if self._elsewhere is not None:
+            yield self._elsewhere
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Watch and listen."""
+        thread = threading.Thread(target=self._listen_elsewhere, name=f"{self.name}, listener")
+        async with self.watcher:
+            thread.start()
+            self._tasks = [asyncio.create_task(one.listen()) for one in (self.eager, self.lazy)]
+            try:
+                yield
+            finally:
+                for task in self._tasks:
+                    task.cancel()
+                await asyncio.wait(self._tasks)
+        await asyncio.to_thread(thread.join, HEARD_WITHIN)  # the end of the watch ends its subscription
+
+    def _listen_elsewhere(self) -> None:
+        async def listen() -> None:
+            self._elsewhere = Listener(f"{self.name}, in another thread", self.watcher)
+            await self._elsewhere.listen()
+
+        try:
+            asyncio.run(listen())
+        except BaseException as error:  # noqa: BLE001 - told by `faults`, in the run's own thread
+            self._failed.append(error)
+
+    def failures(self) -> Iterator[str]:
+        """Tell of listeners that have found an impossible event, or were told an error."""
+        for task in self._tasks:
+            if task.done() and not task.cancelled() and (error := task.exception()):
+                yield f"{self.name}: a listener failed: {error!r}"
+        for error in self._failed:
+            yield f"{self.name}: the listener in another thread failed: {error!r}"
+
+    def differences(self, world: World, truth: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+        """Tell where the picture is not the engine's, or a listener's not the picture."""
+        snapshot = self.watcher.portfolio.snapshot()
+        if not snapshot.synced:
+            yield f"{self.name}: not in sync: {self.watcher.status}"
+        picture = {container.id: world.seen(container) for container in snapshot}
+        for id in sorted(picture.keys() | truth.keys()):
+            if picture.get(id) != truth.get(id):
+                yield f"{self.name}: {id}: the engine says {truth.get(id)}, the picture {picture.get(id)}"
+        alive = {container.id: container for container in snapshot}
+        for listener in self.listeners:
+            if listener.fold.revision != snapshot.revision:
+                yield f"{listener.name}: has heard of revision {listener.fold.revision}, not of {snapshot.revision}"
+            elif listener.fold.alive != alive:
+                yield f"{listener.name}: folded {listener.fold.alive}, the picture is {alive}"
+
+
+@asynccontextmanager
+async def crowd(world: World) -> AsyncIterator[list[Watched]]:
+    """Watch an engine directly and through the proxy."""
+    watched = [Watched(name, world.watcher(proxied=name == "proxied")) for name in ("direct", "proxied")]
+    async with AsyncExitStack() as stack:
+        for one in watched:
+            await stack.enter_async_context(one.running())
+        yield watched

@@ -1,0 +1,282 @@
+"""Chaos in a real Docker engine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+from zlib import crc32
+
+import aiohttp
+
+from tests.chaos.connection import connection_faults
+from tests.checker import seen, told
+from tests.engines.control import ControlError, DockerControl
+from tests.engines.dockerd import Dockerd, Version
+from tests.engines.proxy import Event, Proxy, passed_on
+from whalewatch import Container, Retry, Watcher, moby
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Mapping
+    from random import Random
+    from types import TracebackType
+
+    from tests.chaos.world import Fault, Operation
+
+CROWD = 12
+"""Containers at most: each costs the engine memory, and each look at the truth a call."""
+
+SICK = {"Test": ["CMD-SHELL", "test ! -f /sick"], "Interval": 1_000_000_000, "Retries": 1}
+
+WATCHER: dict[str, Any] = {"heartbeat": 1.0, "call_timeout": 2.0, "retry": Retry(stable_after=1.0)}
+
+OPTIONS: dict[bool, dict[str, Any]] = {
+    False: WATCHER | {"audit": 30.0},  # nothing is hidden from it, so that the audit should have nothing to find
+    True: WATCHER | {"audit": 3.0},
+}
+"""Options of watchers, by whether they are behind the proxy."""
+
+GIGANTIC = 6_000_000
+"""Bytes of a line that is too long."""
+
+NOISE = (
+    b"\x00\xff\xfe rubbish \x1b[31m\n",
+    b'{"Type": "container", "Action": "start"}\n',
+    b'{"Type": "container", "Action": "die", "Actor": {"ID": 7}, "timeNano": "soon"}\n',
+    b"[" * 20_000 + b"\n",
+    b'{"Type": "' + b"x" * GIGANTIC + b'"}\n',
+)
+
+
+class DockerWorld:
+    """A Docker engine that survives what is done to it; see `tests.chaos.world.World`."""
+
+    refusals: tuple[type[Exception], ...] = (ControlError, aiohttp.ClientError, OSError, TimeoutError)
+
+    def __init__(self, version: Version, dice: Random) -> None:
+        """Prepare; nothing runs yet."""
+        self.name = f"Docker {version}"
+        self._dice = dice
+        self._engine = Dockerd(version, live_restore=True)
+        self._control = DockerControl(self._engine.socket)
+        self._proxy = Proxy(self._engine.socket)
+        self._stack = AsyncExitStack()
+        self._number = 0
+        self._ids: list[str] = []
+        self._network = ""
+
+    async def __aenter__(self) -> Self:
+        """Start the engine and the proxy."""
+        self._stack.push_async_callback(asyncio.to_thread, self._engine.close)
+        await asyncio.to_thread(self._engine.start)
+        await self._stack.enter_async_context(self._control)
+        await self._stack.enter_async_context(self._proxy)
+        self._network = await self._control.network_create("chaos")
+        self.name = f"Docker {self._engine.version}"
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End them."""
+        await self._stack.aclose()
+
+    def watcher(self, *, proxied: bool) -> Watcher:
+        """Make a watcher of the engine, through the proxy or not."""
+        return moby.watch(self._proxy.address if proxied else self._engine.address, **OPTIONS[proxied])
+
+    async def truth(self) -> dict[str, dict[str, Any]]:
+        """Everything that is alive, by id."""
+        return {id: told(inspection) for id, inspection in (await self._control.truth()).items()}
+
+    def seen(self, container: Container) -> dict[str, Any]:
+        """What a watcher says of a container."""
+        return seen(container)
+
+    # -- operations --------------------------------------------------------------------------------------------------
+
+    @property
+    def operations(self) -> Mapping[str, Operation]:
+        """By name."""
+        control = self._control
+        return {
+            "run": self._run,
+            "run for a moment": lambda: self._run(cmd=["/bin/true"]),
+            "start": lambda: control.start(self._any()),
+            "kill": lambda: control.kill(self._any()),
+            "stop": lambda: control.stop(self._any()),
+            "restart": lambda: control.restart(self._any()),
+            "pause": lambda: control.pause(self._any()),
+            "unpause": lambda: control.unpause(self._any()),
+            "pause and unpause": self._blink,
+            "rename": lambda: control.rename(self._any(), self._name()),
+            "remove": self._remove,
+            "remove, and run under the same name": self._replace,
+            "exec": self._exec,
+            "connect": lambda: control.network_connect(self._network, self._any()),
+            "disconnect": lambda: control.network_disconnect(self._network, self._any()),
+            "fall ill or recover": self._sicken,
+            "kill the process": self._kill_process,
+        }
+
+    def _any(self) -> str:
+        if not self._ids:
+            raise ControlError("nothing", 0, "no container yet")
+        return self._dice.choice(self._ids)
+
+    def _name(self) -> str:
+        self._number += 1
+        return f"chaos-{self._number}"
+
+    async def _run(self, name: str | None = None, cmd: list[str] | None = None) -> None:
+        if len(self._ids) >= CROWD:
+            await self._remove()
+        options: dict[str, Any] = {"labels": {"com.docker.compose.project": self._dice.choice(("red", "blue"))}}
+        if cmd is not None:
+            options["cmd"] = cmd
+        if self._dice.random() < 0.3:
+            options["network"] = self._network
+        if self._dice.random() < 0.2:
+            options["restart"] = "on-failure:2"
+        if self._dice.random() < 0.1:
+            options["health"] = SICK
+        id = await self._control.create(name or self._name(), stop_signal="SIGKILL", **options)
+        self._ids.append(id)
+        await self._control.start(id)
+
+    async def _blink(self) -> None:
+        id = self._any()
+        await self._control.pause(id)
+        await self._control.unpause(id)
+
+    async def _remove(self) -> None:
+        id = self._any()
+        await self._control.remove(id)
+        with suppress(ValueError):
+            self._ids.remove(id)
+
+    async def _replace(self) -> None:
+        id = self._any()
+        name = (await self._control.inspect(id))["Name"][1:]
+        await self._control.remove(id)
+        with suppress(ValueError):
+            self._ids.remove(id)
+        await self._run(name)
+
+    async def _exec(self) -> None:
+        await self._control.exec(self._any(), ["/bin/true"])
+
+    async def _sicken(self) -> None:
+        await self._control.exec(self._any(), ["/bin/sh", "-c", "test -f /sick && busybox rm /sick || touch /sick"])
+
+    async def _kill_process(self) -> None:
+        id = self._any()
+        _kill((await self._control.inspect(id))["State"]["Pid"], id)
+
+    # -- faults ------------------------------------------------------------------------------------------------------
+
+    @property
+    def faults(self) -> Mapping[str, Mapping[str, Fault]]:
+        """By place and name."""
+        return {
+            "engine": {
+                "engine killed": lambda: self._away(self._engine.kill),
+                "engine killed, and processes of containers while it was": lambda: self._away(
+                    self._engine.kill, killing=True
+                ),
+                "engine stopped": lambda: self._away(self._engine.stop),
+                "engine frozen": self._frozen,
+                "containerd frozen": self._containerd_frozen,
+            },
+            "connection": connection_faults(self._proxy)
+            | {
+                "event streams ended": self._streams_ended,
+                "events swallowed": lambda: self._rewritten(self._swallowing()),
+                "events doubled": lambda: self._rewritten(lambda event: [event, event]),
+                "events shuffled and late": self._shuffled,
+                "noise among the events": self._noise,
+            },
+        }
+
+    @asynccontextmanager
+    async def _away(self, leave: Any, *, killing: bool = False) -> AsyncIterator[None]:
+        """Take the engine away; it comes back with live-restore or without, as chance will have it."""
+        pids = {id: one["pid"] for id, one in (await self.truth()).items()} if killing else {}
+        await asyncio.to_thread(leave)
+        try:
+            for id in self._dice.sample(sorted(pids), k=min(len(pids), 3)):
+                _kill(pids[id], id)
+            yield
+        finally:
+            await self._control.aclose()
+            self._engine.live_restore = self._dice.random() < 0.8
+            await asyncio.to_thread(self._engine.start)
+
+    @asynccontextmanager
+    async def _frozen(self) -> AsyncIterator[None]:
+        await asyncio.to_thread(self._engine.freeze)
+        try:
+            yield
+        finally:
+            self._engine.thaw()
+
+    @asynccontextmanager
+    async def _containerd_frozen(self) -> AsyncIterator[None]:
+        self._engine.freeze_containerd()
+        try:
+            yield
+        finally:
+            self._engine.thaw_containerd()
+
+    @asynccontextmanager
+    async def _streams_ended(self) -> AsyncIterator[None]:
+        self._proxy.end_streams()
+        yield
+        self._proxy.end_streams()
+
+    @asynccontextmanager
+    async def _rewritten(self, rewrite: Any) -> AsyncIterator[None]:
+        self._proxy.rewrite = rewrite
+        try:
+            yield
+        finally:
+            self._proxy.rewrite = passed_on
+
+    def _swallowing(self) -> Any:
+        """Swallow every third event or so, and the same ones on each stream."""
+        salt = self._dice.random()
+        return lambda event: [] if crc32(f"{salt}{event}".encode()) % 3 == 0 else [event]
+
+    @asynccontextmanager
+    async def _shuffled(self) -> AsyncIterator[None]:
+        held: list[Event] = []
+
+        def rewrite(event: Event) -> Iterable[Event]:
+            held.append(event)
+            if len(held) < 5:
+                return []
+            told = self._dice.sample(held, k=len(held))
+            held.clear()
+            return told
+
+        async with self._rewritten(rewrite):
+            yield
+        for event in held:
+            self._proxy.inject(json.dumps(event).encode() + b"\n")
+
+    @asynccontextmanager
+    async def _noise(self) -> AsyncIterator[None]:
+        for line in self._dice.sample(NOISE, k=3):
+            self._proxy.inject(line)
+        yield
+
+
+def _kill(pid: int, id: str) -> None:
+    """Kill a container's process itself, if it is still the container's."""
+    with suppress(OSError):
+        if pid > 0 and id in Path(f"/proc/{pid}/cgroup").read_text():
+            os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,245 @@
+"""The rounds: operations and faults at random, then peace, in which every picture must become the engine's."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import time
+from collections import Counter
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tests.chaos.crowd import Watched, crowd
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from random import Random
+
+    from tests.chaos.world import Fault, Operation, World
+
+WORKERS = 3
+"""Operations at a time."""
+
+LONGEST_FAULT = 5.0
+"""Seconds; the watchers' heartbeat and time-out together take three."""
+
+CONVERGENCE = 60.0
+"""Seconds of peace after which a picture that is not the engine's counts as a divergence."""
+
+BLOCKED = 0.5
+"""Seconds for which the host program blocks the loop."""
+
+LEAVING = 5.0
+"""Seconds within which a watcher must have been left."""
+
+POLL = 0.05
+
+
+@dataclass
+class Report:
+    """What happened.
+
+    Attributes:
+        seconds: of the whole run.
+        rounds: rounds that were finished.
+        operations: by name, that the engine carried out.
+        refused: operations that it would not, or could not, carry out.
+        faults: by name.
+        converged: seconds from the end of the last fault and operation until all pictures were right; a list for rounds
+            in which events were swallowed (True) and one for the others.
+        divergences: pictures that were wrong in the end, impossible events, failures inside; must be empty.
+        leaks: what was left behind at the end; must be empty.
+        passers_by: watchers that came and went in the middle of it.
+        drift: what only audits found, by watcher.
+        outages: by watcher.
+        calls: made to the engine by both watchers.
+        grown: KiB by which the greatest memory use of the process grew after the first rounds.
+    """
+
+    seconds: float = 0.0
+    rounds: int = 0
+    operations: Counter[str] = field(default_factory=Counter)
+    refused: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    converged: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})
+    divergences: list[str] = field(default_factory=list)
+    leaks: list[str] = field(default_factory=list)
+    passers_by: int = 0
+    drift: dict[str, int] = field(default_factory=dict)
+    outages: dict[str, int] = field(default_factory=dict)
+    calls: int = 0
+    grown: int = 0
+
+
+class Chaos:
+    """One run against one world."""
+
+    def __init__(self, world: World, dice: Random, tell: Callable[[str], None], only: str = "") -> None:
+        """Prepare; nothing runs yet.
+
+        Args:
+            world: what to do it to.
+            dice: makes all choices.
+            tell: is told of each round.
+            only: faults with this in their name, and no others.
+        """
+        self._only = only
+        self._world = world
+        self._dice = dice
+        self._tell = tell
+        self.report = Report()
+
+    async def run(self, seconds: float) -> Report:
+        """Go on for a while; the round that is under way then is finished."""
+        began = time.monotonic()
+        report = self.report
+        alarms = _Alarms()
+        logging.getLogger("whalewatch").addHandler(alarms)
+        asyncio.get_running_loop().set_exception_handler(alarms.failed)
+        try:
+            async with crowd(self._world) as watched:
+                while time.monotonic() - began < seconds and not report.divergences:
+                    await self._round(watched)
+                    report.rounds += 1
+                    report.divergences += alarms.told
+                    report.divergences += [failure for one in watched for failure in one.failures()]
+                    if report.rounds == 10:
+                        report.grown = -_peak()
+                report.grown = report.grown + _peak() if report.rounds >= 10 else 0
+                for one in watched:
+                    stats = one.watcher.stats
+                    report.drift[one.name], report.outages[one.name] = stats.drift, stats.outages
+                    report.calls += sum(stats.calls.values())
+                if drift := report.drift["direct"]:
+                    report.divergences.append(f"an audit had to repair {drift} differences that nothing had hidden")
+        finally:
+            logging.getLogger("whalewatch").removeHandler(alarms)
+            asyncio.get_running_loop().set_exception_handler(None)
+        report.seconds = time.monotonic() - began
+        return report
+
+    async def _round(self, watched: list[Watched]) -> None:
+        chosen = self._chosen(watched)
+        peace = asyncio.Event()
+        workers = [asyncio.create_task(self._work(peace)) for _ in range(WORKERS)]
+        passing = asyncio.create_task(self._pass_by(peace))
+        try:
+            async with asyncio.TaskGroup() as faults:
+                for name, fault in chosen:
+                    faults.create_task(self._break(name, fault))
+        finally:
+            peace.set()
+            await asyncio.gather(*workers)
+        swallowed = any(name == "events swallowed" for name, _ in chosen)
+        took = await self._converge(watched)
+        await passing
+        self.report.converged[swallowed].append(took)
+        self._tell(
+            f"round {self.report.rounds + 1}: {', '.join(name for name, _ in chosen)}; "
+            f"{self.report.operations.total()} operations; converged in {took:.2f} s"
+        )
+
+    def _chosen(self, watched: list[Watched]) -> list[tuple[str, Fault]]:
+        """Choose faults, at most one of each place, at least one in all."""
+        places = {
+            place: {name: fault for name, fault in faults.items() if self._only in name}
+            for place, faults in {**self._world.faults, "application": self._application(watched)}.items()
+        }
+        places = {place: faults for place, faults in places.items() if faults}
+        some = [place for place in sorted(places) if self._dice.random() < 0.5] or [self._dice.choice(sorted(places))]
+        return [self._dice.choice(sorted(places[place].items())) for place in some]
+
+    def _application(self, watched: list[Watched]) -> dict[str, Fault]:
+        """What the program around the library does to it."""
+
+        @asynccontextmanager
+        async def unread() -> AsyncIterator[None]:
+            lazy = [one.lazy.attending for one in watched]
+            for attending in lazy:
+                attending.clear()
+            try:
+                yield
+            finally:
+                for attending in lazy:
+                    attending.set()
+
+        @asynccontextmanager
+        async def blocked() -> AsyncIterator[None]:
+            time.sleep(BLOCKED)  # noqa: ASYNC251 - that is the fault
+            yield
+            time.sleep(BLOCKED)  # noqa: ASYNC251 - and again
+
+        return {"subscriptions unread": unread, "loop blocked": blocked}
+
+    async def _break(self, name: str, fault: Fault) -> None:
+        await asyncio.sleep(self._dice.uniform(0, 1))
+        async with fault():
+            self.report.faults[name] += 1
+            await asyncio.sleep(self._dice.uniform(0, LONGEST_FAULT) ** 2 / LONGEST_FAULT)
+
+    async def _work(self, peace: asyncio.Event) -> None:
+        operations: list[tuple[str, Operation]] = sorted(self._world.operations.items())
+        while not peace.is_set():
+            name, operate = self._dice.choice(operations)
+            try:
+                await operate()
+            except self._world.refusals:
+                self.report.refused += 1
+            else:
+                self.report.operations[name] += 1
+            await asyncio.sleep(self._dice.uniform(0, 0.1))
+
+    async def _pass_by(self, peace: asyncio.Event) -> None:
+        """Be a watcher that is left at a random moment, whatever it is doing then."""
+        while not peace.is_set():
+            watcher = self._world.watcher(proxied=self._dice.random() < 0.5)
+            async with watcher:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(peace.wait(), self._dice.uniform(0, 1.5))
+                left = time.monotonic()
+            if (took := time.monotonic() - left) > LEAVING:
+                self.report.divergences.append(f"a watcher took {took:.1f} s to be left")
+            self.report.passers_by += 1
+
+    async def _converge(self, watched: list[Watched]) -> float:
+        """Wait until every picture is the engine's and every listener's the picture; return the seconds it took."""
+        began = time.monotonic()
+        while True:
+            try:
+                truth = await self._world.truth()
+                differences = [line for one in watched for line in one.differences(self._world, truth)]
+            except self._world.refusals as error:
+                differences = [f"the engine itself does not answer: {error!r}"]
+            took = time.monotonic() - began
+            if not differences:
+                return took
+            if took > CONVERGENCE or any(True for one in watched for _ in one.failures()):
+                self.report.divergences += differences
+                return took
+            await asyncio.sleep(POLL)
+
+
+class _Alarms(logging.Handler):
+    """Collects what must never be logged: errors of the library's own."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append(f"logged: {record.getMessage()} {record.exc_info}")
+
+    def failed(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self._lines.append(f"unhandled in the loop: {context}")
+
+    @property
+    def told(self) -> list[str]:
+        """What has come since the last time."""
+        lines, self._lines = self._lines, []
+        return lines
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

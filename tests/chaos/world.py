@@ -1,0 +1,43 @@
+"""What chaos needs of an engine: operations on containers, faults, and the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+from whalewatch import Container, Watcher
+
+Operation = Callable[[], Awaitable[None]]
+"""Does one thing to one container; raises `World.refusals` if the engine will not, or cannot."""
+
+Fault = Callable[[], AbstractAsyncContextManager[None]]
+"""Entered, the fault is there; left, it is healed, and the engine answers again."""
+
+
+class World(Protocol):
+    """A real engine of our own, with a proxy in front of it, that chaos may do anything to.
+
+    Attributes:
+        name: of the engine, with its version.
+        operations: by name.
+        faults: by place (engine, connection), then by name; only one of a place at a time.
+        refusals: what operations raise while the engine is away, or when a container is not as they need it.
+    """
+
+    name: str
+    refusals: tuple[type[Exception], ...]
+
+    @property
+    def operations(self) -> Mapping[str, Operation]: ...
+    @property
+    def faults(self) -> Mapping[str, Mapping[str, Fault]]: ...
+
+    def watcher(self, *, proxied: bool) -> Watcher:
+        """Make a watcher of the engine, through the proxy or not."""
+
+    async def truth(self) -> Mapping[str, Mapping[str, Any]]:
+        """Everything that is alive, by id, as the engine itself tells it."""
+
+    def seen(self, container: Container) -> Mapping[str, Any]:
+        """What a watcher says of a container, in the terms of `truth`."""
