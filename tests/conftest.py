@@ -101,6 +101,12 @@ def _need(version: Version) -> None:
     pytest.skip(f"Docker {version}: {why}")
 
 
+@pytest.fixture
+def need() -> Callable[[Version], None]:
+    """Leave out the test, or fail it where engines are required, if an engine cannot run here."""
+    return _need
+
+
 def _shared(version: Version) -> Iterator[Dockerd]:
     _need(version)
     with Dockerd(version) as engine:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -27,13 +28,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**9)
     _tell(f"chaos in {options.engine}, {options.seconds:g} s, seed {seed}")
     before = leaks.Held.now()
-    report = asyncio.run(_run(options, seed))
+    try:
+        report = asyncio.run(_run(options, seed))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return 130
     report.leaks += before.leaked()
     _tell(_told(report))
     return 1 if report.divergences or report.leaks else 0
 
 
 async def _run(options: argparse.Namespace, seed: int) -> Report:
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # the engine is ended in any case
     dice = random.Random(seed)
     began = time.monotonic()
 

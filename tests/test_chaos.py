@@ -1,0 +1,53 @@
+"""A minute of chaos on every real engine, each time another one; the seeds are printed."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import VERSIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.engines.dockerd import Version
+
+SECONDS = 60
+
+LIMIT = 240.0
+"""Seconds until a run that does not end is taken for stuck: its last round may wait a minute to converge."""
+
+
+async def _chaos(engine: str) -> tuple[int, str]:
+    command = (sys.executable, "-m", "tests.chaos", "--engine", engine, "--seconds", str(SECONDS))
+    run = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    try:
+        async with asyncio.timeout(LIMIT):
+            told, _ = await run.communicate()
+    finally:
+        if run.returncode is None:
+            run.terminate()  # it ends its engine
+            await run.wait()
+    assert run.returncode is not None
+    return run.returncode, told.decode()
+
+
+@pytest.mark.live
+async def test_after_chaos_every_picture_is_right(
+    need: Callable[[Version], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for version in VERSIONS:
+        need(version)
+    runs = await asyncio.gather(*(_chaos(f"docker-{version}") for version in VERSIONS))
+    with capsys.disabled():
+        for _, told in runs:
+            first, *_, last = told.splitlines()
+            print(f"\n{first}: {last}")  # noqa: T201 - the seed of a run that fails elsewhere is worth knowing
+    for code, told in runs:
+        assert code == 0, told
+        assert "0 divergences, 0 leaks" in told
