@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from tests.fold import Fold
+from whalewatch import EventType
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -39,6 +40,7 @@ class Listener:
         self.attending.set()
         self._watcher = watcher
         self._buffer = buffer
+        self._ended: set[tuple[object, ...]] = set()
 
     async def listen(self) -> None:
         """Fold until the watch ends."""
@@ -46,6 +48,11 @@ class Listener:
             async for event in events:
                 self.fold.take(event)
                 self.fold.events.clear()  # an hour of them is too much to keep
+                container = event.container
+                run = (container.id, container.pid, container.started_at)
+                if event.type is EventType.EXITED:
+                    self._ended.add(run)
+                assert event.type is not EventType.STARTED or run not in self._ended, f"it had not exited: {event}"
                 if event.last:
                     self.fold.check(self._watcher.portfolio.snapshot())
                 await self.attending.wait()
@@ -54,9 +61,16 @@ class Listener:
 class Watched:
     """One watcher, an eager and a lazy listener in its loop, and one in a thread of its own."""
 
-    def __init__(self, name: str, watcher: Watcher) -> None:
-        """Prepare; nothing runs yet."""
+    def __init__(self, name: str, watcher: Watcher, *, hidden_from: bool) -> None:
+        """Prepare; nothing runs yet.
+
+        Args:
+            name: for reports.
+            watcher: not entered yet.
+            hidden_from: whether faults can hide from it what its engine tells.
+        """
         self.name = name
+        self.hidden_from = hidden_from
         self.watcher = watcher
         self.eager = Listener(f"{name}, eager", watcher)
         self.lazy = Listener(f"{name}, lazy", watcher, SMALL)
@@ -125,7 +139,10 @@ class Watched:
 @asynccontextmanager
 async def crowd(world: World) -> AsyncIterator[list[Watched]]:
     """Watch an engine directly and through the proxy."""
-    watched = [Watched(name, world.watcher(proxied=name == "proxied")) for name in ("direct", "proxied")]
+    watched = [
+        Watched("proxied" if proxied else "direct", world.watcher(proxied=proxied), hidden_from=proxied)
+        for proxied in (False, True)
+    ]
     async with AsyncExitStack() as stack:
         for one in watched:
             await stack.enter_async_context(one.running())

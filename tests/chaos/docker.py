@@ -36,7 +36,7 @@ WATCHER: dict[str, Any] = {"heartbeat": 1.0, "call_timeout": 2.0, "retry": Retry
 
 OPTIONS: dict[bool, dict[str, Any]] = {
     False: WATCHER | {"audit": 30.0},  # nothing is hidden from it, so that the audit should have nothing to find
-    True: WATCHER | {"audit": 3.0},
+    True: WATCHER | {"audit": 8.0},  # longer than what a renewed stream replays
 }
 """Options of watchers, by whether they are behind the proxy."""
 
