@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 WORKERS = 3
 """Operations at a time."""
 
+OPERATION = 15.0
+"""Seconds that an operation may take: while something is frozen, dockerd may hold a container's lock for ever."""
+
 REFUSED = 0.01
 """Seconds until the next operation after one that the engine refused: most are, as they ask no one for leave."""
 
@@ -196,7 +199,8 @@ class Chaos:
         while not peace.is_set():
             name, operate = self._dice.choice(operations)
             try:
-                await operate()
+                async with asyncio.timeout(OPERATION):
+                    await operate()
             except self._world.refusals:
                 self.report.refused += 1
                 await asyncio.sleep(REFUSED)
@@ -221,7 +225,8 @@ class Chaos:
         began = time.monotonic()
         while True:
             try:
-                truth = await self._world.truth()
+                async with asyncio.timeout(OPERATION):
+                    truth = await self._world.truth()
                 differences = [line for one in watched for line in one.differences(self._world, truth)]
             except self._world.refusals as error:
                 differences = [f"the engine itself does not answer: {error!r}"]
