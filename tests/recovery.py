@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _progress(f"Docker {version} is left out: {why}")
             continue
         with Dockerd(version, live_restore=True) as docker:
-            results += asyncio.run(_measured(docker, options.runs, random.Random(seed)))
+            results += asyncio.run(_measured(docker, options.runs, random.Random(f"{version} {seed}")))
     load = " ".join(f"{value:.1f}" for value in os.getloadavg())
     sys.stdout.write(f"\nseed {seed}, {os.cpu_count()} cores, load at the end {load}; seconds\n\n{_table(results)}\n")
     return int(not results or any(result.within < len(result.took) for result in results))

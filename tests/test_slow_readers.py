@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.live
 
-TAGS = 1700
+TAGS = 1900
 """Events of images; the engine keeps 1,024 for each reader, then waits 0.1 s for it at each event."""
 
-RENAMES = 1500
+RENAMES = 1300
 """Events that concern us, among them: more than the engine would keep for a watcher that does not read either."""
 
-AT_ONCE = 40
+AT_ONCE = 80
 """Callers: the engine waits for a stalled reader within each call."""
 
 BOXES = 16
