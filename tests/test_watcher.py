@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tenacity import RetryCallState, stop_after_attempt, stop_after_delay, wait_fixed
 
-from tests.fold import Fold
+from tests.followed import AT_ONCE, Followed, eventually, followed, leave, picture, truth
 from tests.scripted import PATIENCE, ScriptedEngine, alive, at, box, lost_engine
 from whalewatch import (
     Container,
-    ContainerEvent,
     EngineError,
     EngineTimeout,
     EngineUnavailable,
@@ -43,104 +42,8 @@ if TYPE_CHECKING:
 
     from whalewatch._watcher import WatcherOptions
 
-AT_ONCE = Retry(wait=wait_fixed(0))
-"""Retries for ever, without waiting."""
-
 CONNECTING, SYNCING, SYNCED = WatchState.CONNECTING, WatchState.SYNCING, WatchState.SYNCED
 DISCONNECTED, CLOSED = WatchState.DISCONNECTED, WatchState.CLOSED
-
-
-class Followed:
-    """A watcher and what an unfiltered subscription of it tells."""
-
-    def __init__(self, watcher: Watcher) -> None:
-        self.watcher = watcher
-        self.fold = Fold()
-        self.states: list[Status] = []
-        self._news = asyncio.Event()
-
-    async def read(self) -> None:
-        async for event in self.watcher.events():
-            self.fold.take(event)
-            if event.last:
-                self.fold.check(self.watcher.portfolio.snapshot())
-            self._news.set()
-
-    async def read_status(self) -> None:
-        async for status in self.watcher.status_changes():
-            self.states.append(status)
-            self._news.set()
-
-    async def until(self, condition: Callable[[], object]) -> None:
-        """Wait until a condition holds that depends on the events or the status."""
-        async with asyncio.timeout(PATIENCE):
-            while not condition():
-                await self.step()
-
-    async def step(self) -> None:
-        """Wait for the next event or status."""
-        self._news.clear()
-        await self._news.wait()
-
-    def news(self, id: str | None = None) -> list[ContainerEvent]:
-        """What has happened since the initial synchronisation, to one container or to all."""
-        return [e for e in self.fold.events if e.origin is not Origin.SYNC and id in (None, e.container.id)]
-
-    def types(self, id: str | None = None) -> list[str]:
-        return [event.type.value for event in self.news(id)]
-
-    def shows(self, fake: FakeDocker) -> bool:
-        """Whether the picture is the engine's, and what was folded is the picture."""
-        snapshot = self.watcher.portfolio.snapshot()
-        return snapshot.synced and picture(snapshot) == truth(fake) and self.fold.alive == alive(snapshot)
-
-
-def truth(fake: FakeDocker) -> dict[str, tuple[str, int | None, bool]]:
-    return {c.id: (c.name, c.pid, c.status == "paused") for c in fake.containers.values() if c.pid}
-
-
-def picture(containers: Any) -> dict[str, tuple[str, int | None, bool]]:
-    return {c.id: (c.name, c.pid, c.paused) for c in containers}
-
-
-@asynccontextmanager
-async def followed(watcher: Watcher, *, ready: bool = True) -> AsyncIterator[Followed]:
-    async with watcher:
-        follow = Followed(watcher)
-        readers = [asyncio.create_task(follow.read()), asyncio.create_task(follow.read_status())]
-        try:
-            if ready:
-                await watcher.ready(PATIENCE)
-            yield follow
-        finally:
-            for reader in readers:
-                reader.cancel()
-            await asyncio.wait(readers)
-    for reader in readers:
-        if not reader.cancelled():
-            reader.result()
-
-
-async def eventually(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
-    """Wait, within bounds, for what tells nobody when it comes true."""
-    deadline = asyncio.get_running_loop().time() + seconds
-    while not condition():
-        assert asyncio.get_running_loop().time() < deadline, "it never came true"
-        await asyncio.sleep(0.01)
-
-
-async def leave(watcher: Watcher, seconds: float = 3.0) -> None:
-    """Leave, within bounds: a watch that does not end is ended by force, so that the test fails instead of hanging."""
-    leaving = asyncio.create_task(watcher.__aexit__(None, None, None))
-    _, left = await asyncio.wait({leaving}, timeout=seconds)
-    if left:
-        for _ in range(10):
-            assert watcher._task is not None
-            watcher._task.cancel()
-            await asyncio.wait({leaving}, timeout=1)
-        pytest.fail("leaving does not end the watch")
-    leaving.result()
-    assert watcher.status.state is CLOSED
 
 
 # ---- one use
