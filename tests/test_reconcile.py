@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
@@ -251,9 +251,45 @@ def test_kept_signal_that_the_reading_contains_already_is_nothing_new() -> None:
     track, _ = take(inspecting(Track(known), Look.CHANGED), told(PAUSED, 5))
     reading = attrs.evolve(known, paused=True)
     track, changes = inspected(track, reading)
-    assert changes == (Change(known, reading, Origin.ENGINE),)
+    assert changes == (Change(known, reading, Origin.ENGINE, at(5)),)
     assert track.container == reading
     assert track.wanted is Look.NONE
+
+
+def test_signal_delivered_once_more_does_not_undo_what_was_read_since() -> None:
+    known = box("a")
+    track, _ = take(Track(known), told(PAUSED, 5))
+    track, _ = inspected(begin(look(track, Look.DECIDES, Origin.RESYNC)), known)  # its end was lost
+    track, change = take(track, told(PAUSED, 5))
+    assert change is None
+    assert track.wanted is Look.DECIDES
+
+
+@pytest.mark.parametrize(
+    ("signal", "reading", "steps"),
+    [
+        (told(PAUSED, 5), {"paused": True}, [(Origin.ENGINE, at(5))]),
+        (told(CHANGED, 5), {"name": "b"}, [(Origin.ENGINE, at(5))]),
+        (told(PAUSED, 5), {"paused": True, "name": "b"}, [(Origin.RESYNC, None), (Origin.ENGINE, at(5))]),
+        (told(CHANGED, 5), {"paused": True, "name": "b"}, [(Origin.ENGINE, at(5)), (Origin.RESYNC, None)]),
+        (told(UNPAUSED, 5), {"paused": True}, [(Origin.RESYNC, None)]),
+    ],
+)
+def test_what_the_engine_tells_while_an_audit_reads_is_the_engines(
+    signal: Signal, reading: dict[str, Any], steps: list[tuple[Origin, datetime | None]]
+) -> None:
+    known = box("a")
+    track, _ = take(begin(look(Track(known), Look.DECIDES, Origin.RESYNC)), signal)
+    track, changes = inspected(track, attrs.evolve(known, **reading))
+    assert [(change.origin, change.told_at) for change in changes[: len(steps)]] == steps
+    assert changes[0].before == known
+    assert changes[len(steps) - 1].after == attrs.evolve(known, **reading)
+
+
+def test_start_that_the_engine_tells_while_an_audit_reads_is_the_engines() -> None:
+    track, _ = take(begin(look(Track(), Look.DECIDES, Origin.RESYNC)), told(STARTED, 5))
+    _, changes = inspected(track, box("a"))
+    assert changes == (Change(None, box("a"), Origin.ENGINE, at(5)),)
 
 
 def test_start_told_while_an_inspect_is_under_way_asks_for_another() -> None:

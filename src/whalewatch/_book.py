@@ -84,7 +84,7 @@ class Book:
         packed = track.container is not None and track.container == reading
         track, changes = inspected(track, reading, settled=self._settled, since=self._since)
         self._store(id, track)
-        if audited and changes and changes[0].origin is Origin.RESYNC:
+        if audited and any(change.origin is Origin.RESYNC for change in changes):
             self.drift += 1
         self._publish(changes)
         if packed and not changes and self._settled and reading is not None:

@@ -142,7 +142,8 @@ def take(  # noqa: C901 - one table of cases, in the order in which they are dec
     known, told_at = track.container, signal.timestamp
     known_since = known.started_at if known is not None else None
     newest = max((moment for moment in (track.as_of, since, known_since) if moment is not None), default=None)
-    late = told_at is not None and newest is not None and told_at < newest
+    # What bears the time of the newest signal is that signal once more, or of unknown order with it.
+    late = told_at is not None and newest is not None and (told_at < newest or told_at == track.as_of)
     if told_at is not None and not late:
         track = attrs.evolve(track, as_of=told_at)
     if not settled and told_at is not None and since is not None and told_at < since:
@@ -196,19 +197,41 @@ def inspected(
         if told is not None:
             changes.append(Change(before, None, Origin.ENGINE, told.timestamp, told.exit_code))
             before = None
-    if before != reading:
-        origin, told_at = asked.origin, asked.told_at
-        if before is None and track.container is not None and reading is not None:
-            # Reborn meanwhile: what asked for the inspect came before that, and does not date it.
-            told_at = None
-            for signal in track.kept or ():
-                if signal.type is SignalType.STARTED:
-                    origin, told_at = Origin.ENGINE, signal.timestamp
-        changes.append(Change(before, reading, origin, told_at))
+    reborn = before is None and track.container is not None
+    for former, latter, type_ in _steps(before, reading):
+        # What asked for the inspect came before a rebirth or a pause that was told since, and does not date it; and
+        # what the engine told by itself was not found by an audit, though the audit's inspect read it first.
+        fits = [s for s in track.kept or () if s.type is type_]
+        if fits and (asked.origin is not Origin.ENGINE or reborn or type_ in {SignalType.PAUSED, SignalType.UNPAUSED}):
+            since_then = fits[-1] if type_ is SignalType.STARTED else fits[0]
+            changes.append(Change(former, latter, Origin.ENGINE, since_then.timestamp))
+        else:
+            changes.append(Change(former, latter, asked.origin, None if reborn else asked.told_at))
     checks = track.checks_health if reading is None or reading.paused else reading.health is not None
     kept = track.kept
     track = attrs.evolve(track, container=reading, checks_health=checks, running=None, kept=())
     return _take_kept(track, kept, changes, settled=settled, since=since)
+
+
+def _steps(
+    before: Container | None, after: Container | None
+) -> Iterator[tuple[Container | None, Container | None, SignalType | None]]:
+    """Take a difference apart by what an engine tells of it: first any other change, then a pause.
+
+    An exit that was told is known already, so that no signal fits one that is found.
+    """
+    if before == after:
+        return
+    if before is None or after is None or not same_run(before, after):
+        yield before, after, SignalType.STARTED if after is not None else None
+        return
+    level = after
+    if before.paused is not after.paused:
+        level = attrs.evolve(after, paused=before.paused, health=before.health)
+    if level != before:
+        yield before, level, SignalType.CHANGED
+    if level is not after:
+        yield level, after, SignalType.PAUSED if after.paused else SignalType.UNPAUSED
 
 
 def failed(track: Track, *, settled: bool = True, since: datetime | None = None) -> tuple[Track, tuple[Change, ...]]:
