@@ -4,7 +4,7 @@ Tasks of a session, all in one group, so that the first to fail ends the others:
 
 * a *drain* per event stream, which hands signals to the book and never waits for anything else: the engine's stream is
   always read, whatever inspects, consumers or audits do;
-* the *inspectors*, which read containers as the book wants them;
+* the *dispatcher*, which has containers read as the book wants them, each by a task of its own;
 * the *heartbeat*, which notices an engine that no longer answers;
 * the session itself, which synchronises and then audits.
 """
@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from asyncio import TaskGroup
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from random import Random
 from typing import NoReturn, TypeVar
@@ -40,6 +40,10 @@ SETTLING = 0.1
 
 GRACE = 0.5
 """Seconds that an audit leaves to the stream to tell of a difference by itself (Podman tells up to 0.2 s late)."""
+
+SLOW = 8
+"""The part of `call_timeout` (one eighth) after which an inspect that is not answered is no longer counted among those
+under way. Else containers that hang would hold up all others, and each other: a multiple of `call_timeout`."""
 
 FIRST_RETRY, LAST_RETRY = 0.5, 30.0
 """Seconds until a container that could not be read is tried again: doubling from the first to the last."""
@@ -95,6 +99,7 @@ class Session:
         self._progress = progress
         self._due: asyncio.Queue[str] = asyncio.Queue()
         self._queued: set[str] = set()
+        self._places = asyncio.Semaphore(settings.concurrency)
         self._later: dict[str, asyncio.TimerHandle] = {}
         self._awaited: set[str] = set()
         self._all_tried = asyncio.Event()
@@ -127,8 +132,7 @@ class Session:
         async with TaskGroup() as tasks:
             tasks.create_task(self._heartbeat(), name="whalewatch heartbeat")
             stream = await self._open(tasks)
-            for _ in range(self._settings.concurrency):
-                tasks.create_task(self._inspector(), name="whalewatch inspector")
+            tasks.create_task(self._dispatch(tasks), name="whalewatch dispatcher")
             await self._synchronise()
             self._progress(WatchState.SYNCED)
             await self._audit(reread=False)
@@ -242,23 +246,53 @@ class Session:
             self._queued.add(id)
             self._due.put_nowait(id)
 
-    async def _inspector(self) -> None:
+    async def _dispatch(self, tasks: TaskGroup) -> None:
+        """Have containers read, as many at a time as there are places."""
         while True:
+            await self._places.acquire()
             id = await self._due.get()
             self._queued.discard(id)
-            if not self.book.due(id):
-                self.failing.pop(id, None)
+            if self.book.due(id):
+                tasks.create_task(self._inspect(id), name="whalewatch inspect")
             else:
-                try:
-                    container = await self._call("inspect", self.engine.inspect(id))
-                    if container is not None and container.id != id:
-                        raise ProtocolViolation(self._told(f"asked about {id!r:.80}, it tells of {container.id!r:.80}"))
-                except EngineError as error:
-                    self._unread(id, error)
-                else:
-                    self.failing.pop(id, None)
-                    self.book.inspected(id, container)
-            self._tried(id)
+                self._places.release()
+                self.failing.pop(id, None)
+                self._tried(id)
+
+    async def _inspect(self, id: str) -> None:
+        with self._place():
+            try:
+                container = await self._call("inspect", self.engine.inspect(id))
+                if container is not None and container.id != id:
+                    raise ProtocolViolation(self._told(f"asked about {id!r:.80}, it tells of {container.id!r:.80}"))
+            except EngineError as error:
+                self._unread(id, error)
+            else:
+                self.failing.pop(id, None)
+                self.book.inspected(id, container)
+        self._tried(id)
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """Give the place of an inspect back at its end, or before, once it is slow.
+
+        Those that began within one eighth of the time allowed all had a place at its end: never are more than `SLOW`
+        times as many under way as there are places, though nothing is answered at all.
+        """
+        given_back = False
+
+        def give_back() -> None:
+            nonlocal given_back
+            if not given_back:
+                given_back = True
+                self._places.release()
+
+        slow = asyncio.get_running_loop().call_later(self._settings.call_timeout / SLOW, give_back)
+        try:
+            yield
+        finally:
+            slow.cancel()
+            give_back()
 
     def _unread(self, id: str, error: EngineError) -> None:
         """Keep what is known of a container that cannot be read, and try again later."""

@@ -59,7 +59,8 @@ class Watcher:
         audit: seconds between audits, jittered by a tenth: each compares one listing with the picture and renews the
             event stream; None makes none but the one that confirms a synchronisation.
         call_timeout: seconds that the engine has to answer a call; a listing has `heartbeat` seconds more.
-        concurrency: containers that are inspected at a time.
+        concurrency: containers that are inspected at a time, without those that were not answered within an eighth of
+            `call_timeout`: at most eight times as many.
         clock: gives the time of what the engine does not date, in aware UTC.
         random: for jitter.
     """
@@ -230,6 +231,8 @@ class Watcher:
         ended: WhalewatchError | None = None
         before = cancellations()
         try:
+            # Delivers a cancellation that was asked for already, which would pass for one of the adapter's own.
+            await asyncio.sleep(0)
             while True:
                 session = self._session = Session(self._engine, self._feed, self._settings, self._tally, self._progress)
                 error = await session.run()
