@@ -66,7 +66,7 @@ def _told(report: Report) -> str:
         + ", ".join(f"{name} {count}" for name, count in sorted(report.operations.items())),
         f"{report.faults.total()} faults of {len(report.faults)} kinds: "
         + ", ".join(f"{name} {count}" for name, count in sorted(report.faults.items())),
-        f"{report.passers_by} watchers came and went",
+        f"{report.passers_by} watchers came and went; the engine got stuck by itself {report.revived} times",
     ]
     for swallowed, took in report.converged.items():
         if took:

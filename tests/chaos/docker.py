@@ -91,7 +91,17 @@ class DockerWorld:
 
     async def truth(self) -> dict[str, dict[str, Any]]:
         """Everything that is alive, by id."""
-        return {id: told(inspection) for id, inspection in (await self._control.truth()).items()}
+        try:
+            inspections = await self._control.truth()
+        except ExceptionGroup as several:
+            raise several.exceptions[0] from several
+        return {id: told(inspection) for id, inspection in inspections.items()}
+
+    async def revive(self) -> None:
+        """Kill the engine and start it again: after all that is done to it, dockerd may hold a lock for ever."""
+        await self._control.aclose()
+        await asyncio.to_thread(self._engine.kill)
+        await asyncio.to_thread(self._engine.start)
 
     def seen(self, container: Container) -> dict[str, Any]:
         """What a watcher says of a container."""

@@ -57,6 +57,7 @@ class Report:
         rounds: rounds that were finished.
         operations: by name, that the engine carried out.
         refused: operations that it would not, or could not, carry out.
+        revived: how often the engine itself had got stuck, and was started again.
         faults: by name.
         converged: seconds from the end of the last fault and operation until all pictures were right; a list for rounds
             in which events were swallowed (True) and one for the others.
@@ -73,6 +74,7 @@ class Report:
     rounds: int = 0
     operations: Counter[str] = field(default_factory=Counter)
     refused: int = 0
+    revived: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     converged: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})
     divergences: list[str] = field(default_factory=list)
@@ -227,9 +229,13 @@ class Chaos:
             try:
                 async with asyncio.timeout(OPERATION):
                     truth = await self._world.truth()
-                differences = [line for one in watched for line in one.differences(self._world, truth)]
             except self._world.refusals as error:
-                differences = [f"the engine itself does not answer: {error!r}"]
+                self._tell(f"the engine itself does not answer, and is started again: {error!r}")
+                await self._world.revive()
+                self.report.revived += 1
+                began = time.monotonic()
+                continue
+            differences = [line for one in watched for line in one.differences(self._world, truth)]
             took = time.monotonic() - began
             if not differences:
                 return took

@@ -39,5 +39,8 @@ class World(Protocol):
     async def truth(self) -> Mapping[str, Mapping[str, Any]]:
         """Everything that is alive, by id, as the engine itself tells it."""
 
+    async def revive(self) -> None:
+        """Start an engine again that does not answer any more though nothing is broken."""
+
     def seen(self, container: Container) -> Mapping[str, Any]:
         """What a watcher says of a container, in the terms of `truth`."""
