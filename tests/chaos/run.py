@@ -7,7 +7,7 @@ import logging
 import resource
 import time
 from collections import Counter
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -192,7 +192,11 @@ class Chaos:
 
     async def _break(self, name: str, fault: Fault) -> None:
         await asyncio.sleep(self._dice.uniform(0, 1))
-        async with fault():
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(fault())
+            except self._world.refusals:
+                return  # it would have had to ask the engine first
             self.report.faults[name] += 1
             await asyncio.sleep(self._dice.uniform(0, LONGEST_FAULT) ** 2 / LONGEST_FAULT)
 
