@@ -707,6 +707,19 @@ async def test_garbled_answers(client: Client, docker: FakeDocker) -> None:
     assert await client.get("/containers/json") == []
 
 
+async def test_answers_that_are_cut_in_the_middle(client: Client, docker: FakeDocker) -> None:
+    docker.run("web")
+    whole = await client.get("/containers/json")
+    docker.faults.halve("list", count=1)
+    async with client.session.get("/containers/json") as response:
+        assert response.status == 200
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await response.read()
+    with docker.faults.halve("inspect", "web"), pytest.raises(aiohttp.ClientPayloadError):
+        await client.get("/containers/web/json")
+    assert await client.get("/containers/json") == whole
+
+
 async def test_a_stale_listing(client: Client, docker: FakeDocker) -> None:
     docker.run("one", labels={"a": "b"})
     with docker.faults.stale_list():

@@ -51,11 +51,12 @@ KINDS = frozenset(
 
 @frozen
 class Answer:
-    """What a call is answered with instead of the truth."""
+    """What a call is answered with instead of the truth; with ``half``, half of the truth."""
 
     status: int
     body: bytes | None = None
     message: str = ""
+    half: bool = False
 
 
 class Gate(Fault):

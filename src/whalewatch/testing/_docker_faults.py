@@ -122,6 +122,13 @@ class Faults:
         """Answer calls of this kind with status 200 and this body; other arguments as for `fail`."""
         return self._keep(self._calls.add(kind, id, answer=Answer(200, body), count=count))
 
+    def halve(self, kind: str, id: str | None = None, count: int | None = None) -> Fault:
+        """Cut the connection in the middle of the answers to calls of this kind; other arguments as for `fail`.
+
+        For event streams there is `cut_streams`.
+        """
+        return self._keep(self._calls.add(kind, id, answer=Answer(200, half=True), count=count))
+
     def pause_at(self, kind: str, id: str | None = None) -> Gate:
         """Hold calls of this kind before they read or change anything.
 

@@ -119,7 +119,7 @@ class Handlers:
         targets = self._targets(call.target)
         answer = await self._calls.before(call.kind, targets)
         await self._thawed.wait()
-        if answer is not None:
+        if answer is not None and not answer.half:
             if answer.body is None:
                 return self._json(answer.status, {"message": answer.message})
             return web.Response(body=answer.body, status=answer.status, headers=self._headers, content_type=_JSON)
@@ -129,6 +129,16 @@ class Handlers:
         response = self._pong(head=request.method == "HEAD") if call.kind == "ping" else self._json(status, body)
         await self._calls.after(call.kind, targets)
         await self._thawed.wait()
+        return response if answer is None else await self._halved(request, response)
+
+    async def _halved(self, request: web.BaseRequest, whole: web.Response) -> web.StreamResponse:
+        body = whole.body if isinstance(whole.body, bytes) else b""
+        response = web.StreamResponse(status=whole.status, headers=self._headers)
+        response.content_type = _JSON
+        response.content_length = len(body)
+        await response.prepare(request)
+        await response.write(body[: len(body) // 2])
+        _abort(request)
         return response
 
     def _targets(self, target: str) -> frozenset[str]:
