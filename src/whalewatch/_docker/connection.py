@@ -89,6 +89,8 @@ class Connection:
             document, _ = await self.get(kind, path)
         except _Missing:
             return None
+        if document is None:
+            raise ProtocolViolation(self.told(f"the answer to {kind} is null"))
         return document
 
     async def ping(self) -> None:
