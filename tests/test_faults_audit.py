@@ -8,9 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.followed import eventually, followed, picture, truth
-from tests.scripted import PATIENCE, Hold, ScriptedEngine, box
-from tests.stepping import ImpatientLoop
-from whalewatch import Container, Origin, Watcher, moby
+from tests.scripted import PATIENCE, ScriptedEngine, box
+from whalewatch import Listing, Origin, Sighting, Watcher, moby
 from whalewatch.testing import FakeDocker
 
 # ---- a listing that is out of date
@@ -95,104 +94,120 @@ async def test_what_the_engine_tells_while_the_audit_finds_more_does_not_hide_th
             assert follow.shows(fake)
 
 
-# ---- containers that cannot be read
+# ---- what the audit does
 
 
-async def test_many_hanging_containers_are_left_aside_and_found_later() -> None:
+async def test_audit_finds_a_restart_under_the_same_id_that_no_listing_shows() -> None:
     async with FakeDocker() as fake:
-        ids = [fake.run(f"c{i}") for i in range(20)]
-        for id in ids[:12]:
-            fake.faults.hang("inspect", id)
-        async with followed(moby.watch(fake.address, call_timeout=0.5, concurrency=8, audit=None)) as follow:
-            assert picture(follow.watcher.portfolio.snapshot()) == {id: truth(fake)[id] for id in ids[12:]}
-            assert follow.watcher.stats.unresolved == 12
-            fake.faults.clear()
-            await follow.until(lambda: follow.shows(fake))
-            await eventually(lambda: follow.watcher.stats.unresolved == 0)
-            assert follow.watcher.stats.syncs == 1
-
-
-def test_many_hanging_containers_delay_ready_by_hardly_more_than_one_does() -> None:
-    async def main() -> None:
-        engine = ScriptedEngine(*(box(f"c{i:02}") for i in range(20)))
-        for number in range(12):
-            engine.holds[f"inspect c{number:02}"] = Hold()
-        async with Watcher(engine, call_timeout=8.0, concurrency=8, audit=None) as watcher:
-            await watcher.ready(60.0)
-            assert 8.0 <= asyncio.get_running_loop().time() < 9.1
-            assert len(watcher.portfolio.snapshot()) == 8
-            assert watcher.stats.unresolved == 12
-
-    with asyncio.Runner(loop_factory=ImpatientLoop) as runner:
-        runner.run(main())
-
-
-class MuteEngine(ScriptedEngine):
-    """Answers no inspect.
-
-    Attributes:
-        under_way: inspects at this moment.
-        most: inspects at a time so far.
-    """
-
-    under_way = most = 0
-
-    async def inspect(self, id: str, /) -> Container | None:
-        self.under_way += 1
-        self.most = max(self.most, self.under_way)
-        try:
-            await asyncio.get_running_loop().create_future()
-        finally:
-            self.under_way -= 1
-        return None
-
-
-def test_inspects_under_way_are_bounded_though_none_is_answered() -> None:
-    async def main() -> None:
-        engine = MuteEngine(*(box(f"c{i}") for i in range(50)))
-        async with Watcher(engine, call_timeout=8.0, concurrency=3, audit=None):
-            await asyncio.sleep(0.9)
-            assert engine.most == 3
-            await asyncio.sleep(100.0)
-            assert engine.most == 8 * 3
-
-    with asyncio.Runner(loop_factory=ImpatientLoop) as runner:
-        runner.run(main())
-
-
-async def test_hanging_containers_do_not_hold_up_those_that_start_later() -> None:
-    async with (
-        FakeDocker() as fake,
-        followed(moby.watch(fake.address, call_timeout=4.0, concurrency=2, audit=None)) as follow,
-    ):
-        with fake.faults.hang("inspect", "first"), fake.faults.hang("inspect", "second"):
-            fake.run("first")
-            fake.run("second")
-            third = fake.run("third")
-            await follow.until(lambda: follow.types() == ["started"])
-            assert follow.types(third) == ["started"]
-            assert follow.watcher.stats.unresolved == 0, "the others have not even been given up"
-        await follow.until(lambda: follow.shows(fake))
-
-
-async def test_container_that_keeps_failing_is_tried_less_and_less_often(caplog: pytest.LogCaptureFixture) -> None:
-    async with FakeDocker() as fake:
-        good, bad = fake.run("good"), fake.run("bad")
-        loop = asyncio.get_running_loop()
-        async with followed(moby.watch(fake.address, audit=None)) as follow:
-            with fake.faults.fail("inspect", id=bad):
-                read = fake.requests["inspect"]
-                begun = loop.time()
-                fake.rename(bad, "worse")
-                await eventually(lambda: fake.requests["inspect"] == read + 3)
-                waited = loop.time() - begun
-                assert waited > 0.75 * (0.5 + 1.0), "half a second, then a whole one, jittered"
-                assert follow.watcher.stats.unresolved == 1
-                assert follow.types() == []
-            await follow.until(lambda: follow.types(bad) == ["updated"])
-            await eventually(lambda: follow.watcher.stats.unresolved == 0)
-            assert follow.types(good) == []
-            assert (follow.watcher.stats.outages, follow.watcher.stats.syncs) == (0, 1)
+        ids = [fake.run(f"c{i}") for i in range(5)]
+        async with followed(moby.watch(fake.address, audit=0.2)) as follow:
+            with fake.faults.silently():
+                fake.restart(ids[3])
+            await follow.until(lambda: len(follow.news()) >= 2)
+            exited, started = follow.news()
+            assert [exited.type.value, started.type.value] == ["exited", "started"]
+            assert exited.container.id == started.container.id == ids[3]
+            assert exited.container.pid != started.container.pid
+            assert exited.revision == started.revision
+            assert [exited.last, started.last] == [False, True]
+            assert {exited.origin, started.origin} == {Origin.RESYNC}
+            assert follow.watcher.stats.drift == 1
             assert follow.shows(fake)
-    told = [record for record in caplog.records if "cannot read" in record.getMessage()]
-    assert [record.levelname for record in told if record.levelname != "DEBUG"] == ["WARNING"], "it is told once"
+
+
+async def test_audit_of_an_engine_that_told_everything_changes_nothing() -> None:
+    async with FakeDocker() as fake:
+        for number in range(30):
+            fake.run(f"c{number}", paused=number % 2 == 0, health="healthy" if number % 3 == 0 else None)
+        async with followed(moby.watch(fake.address, audit=0.1)) as follow:
+            revision = follow.watcher.portfolio.snapshot().revision
+            await eventually(lambda: follow.watcher.stats.audits >= 5)
+            assert follow.watcher.portfolio.snapshot().revision == revision
+            assert follow.watcher.stats.drift == 0
+            assert follow.types() == []
+
+
+async def _listed_again(fake: FakeDocker) -> None:
+    seen = fake.requests["list"]
+    async with asyncio.timeout(PATIENCE):
+        await fake.until(lambda: fake.requests["list"] > seen)
+
+
+async def test_audit_renews_a_stream_that_has_died_silently_and_misses_nothing() -> None:
+    async with FakeDocker() as fake, followed(moby.watch(fake.address, audit=0.2)) as follow:
+        streams = fake.requests["events"]
+        ids = []
+        for number in range(10):
+            ids.append(fake.run(f"c{number}"))
+            await _listed_again(fake)
+        await follow.until(lambda: len(follow.fold.alive) == 10)
+        assert fake.requests["events"] >= streams + 8
+        await fake.until(lambda: fake.subscribers == 1)
+        assert follow.types() == ["started"] * 10, "told once each, though two streams overlap"
+        assert {event.origin for event in follow.news()} == {Origin.ENGINE}
+        assert follow.watcher.stats.drift == 0
+
+
+async def test_without_audit_only_the_confirming_listing_is_made() -> None:
+    async with FakeDocker() as fake, followed(moby.watch(fake.address, audit=None)) as follow:
+        await eventually(lambda: follow.watcher.stats.audits == 1)
+        id = fake.run("alone")
+        await follow.until(lambda: follow.types(id) == ["started"])
+        assert fake.requests["list"] == 2
+        assert fake.requests["events"] == 1
+
+
+async def test_start_that_fell_between_listing_and_subscription_is_found_right_after() -> None:
+    engine = ScriptedEngine(box("a"), complete=True)
+    engine.listings.append(Listing(sightings={"a": Sighting(box("a"))}, absence_is_death=True))
+    engine.alive["b"] = box("b")  # listed by the second listing, told by nobody
+    async with followed(Watcher(engine, audit=None)) as follow:
+        await follow.until(lambda: follow.types() == ["started"])
+        assert follow.news()[0].origin is Origin.RESYNC
+        assert follow.fold.alive == engine.alive
+
+
+async def test_listing_that_is_stale_repairs_nothing_wrongly() -> None:
+    async with FakeDocker() as fake:
+        dead, restarted, renamed = fake.run("dead"), fake.run("restarted"), fake.run("renamed")
+        async with followed(moby.watch(fake.address, audit=0.2)) as follow:
+            with fake.faults.stale_list():
+                fake.kill(dead)
+                fake.restart(restarted)
+                fake.rename(renamed, "anew")
+                born = fake.run("born")
+                await follow.until(lambda: follow.shows(fake))
+                told = [follow.types(id) for id in (dead, restarted, renamed, born)]
+                assert told == [["exited"], ["exited", "started"], ["updated"], ["started"]]
+                audits, revision = follow.watcher.stats.audits, follow.watcher.portfolio.snapshot().revision
+                await eventually(lambda: follow.watcher.stats.audits >= audits + 3)
+                assert follow.watcher.portfolio.snapshot().revision == revision
+            assert follow.watcher.stats.drift == 0
+            assert follow.shows(fake)
+
+
+async def test_synchronisation_with_a_stale_listing_ends_in_the_truth() -> None:
+    async with FakeDocker() as fake:
+        ids = [fake.run(f"c{i}") for i in range(3)]
+        with fake.faults.stale_list(), fake.faults.silently():
+            fake.kill(ids[0])
+            fake.restart(ids[1])
+            async with followed(moby.watch(fake.address, audit=None)) as follow:
+                assert picture(follow.watcher.portfolio.snapshot()) == truth(fake)
+                await follow.until(lambda: follow.shows(fake))
+
+
+async def test_what_was_lost_is_looked_for_soon_without_waiting_for_the_next_audit() -> None:
+    async with FakeDocker() as fake:
+        listed = fake.faults.pause_after("list")
+        async with followed(moby.watch(fake.address, audit=3600), ready=False) as follow, asyncio.timeout(PATIENCE):
+            await listed.reached()
+            listed.step()
+            await follow.watcher.ready()
+            await listed.reached()  # the confirming listing has been made, so that it cannot find what follows
+            with fake.faults.silently():
+                id = fake.run("quiet")
+            listed.release()
+            fake.emit_raw(b"garbage\n")
+            await follow.until(lambda: follow.types(id) == ["started"])
+            assert follow.watcher.stats.drift == 1

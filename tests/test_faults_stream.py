@@ -34,6 +34,14 @@ LOST = {
     "binary noise": Random(1).randbytes(5000).replace(b"\n", b"") + b"\n",
     "control characters": b"\x1b[31m\x07\r\x00\x1b]0;title\x07 \xe2\x80\xa8 \xc2\x85\n",
     "control characters in JSON": told("die", Actor="\x1b[31m\r\n\x00\u2028"),
+    "no JSON": b"this is no JSON\n",
+    "half a document": b'{"Type": "container", "Acti\n',
+    "an array": b"[1, 2, 3]\n",
+    "a number": b"17\n",
+    "null": b"null\n",
+    "nothing in it": b"{}\n",
+    "no actor": told("start", Actor=...),
+    "actor without id": told("start", Actor={}),
     "text": b'"start"\n',
     "true": b"true\n",
     "NaN": b"NaN\n",
@@ -157,3 +165,31 @@ async def test_garbage_for_ever_is_warned_of_once(caplog: pytest.LogCaptureFixtu
         await follow.until_taken(fake.run())
     levels = [record.levelno for record in caplog.records if "event" in record.getMessage()]
     assert levels == [logging.WARNING] + [logging.DEBUG] * (2 * len(LOST) - 1)
+
+
+# ---- much of it
+
+
+async def test_time_that_is_text_takes_no_memory() -> None:
+    async with FakeDocker() as fake, followed(moby.watch(fake.address)) as follow:
+        tracemalloc.start()
+        try:
+            fake.emit_raw(
+                b'{"Type": "container", "Action": "die", "Actor": {"ID": "x", "Attributes": {}}, "time": "1"}\n'
+            )
+            await eventually(lambda: follow.watcher.stats.signals)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert follow.watcher.stats.lost == 1
+        assert peak < 50_000_000
+
+
+async def test_flood_of_nonsense_does_not_become_a_flood_of_calls() -> None:
+    async with FakeDocker() as fake, followed(moby.watch(fake.address)) as follow:
+        for _ in range(1000):
+            fake.emit_raw(b"garbage\n")
+        id = fake.run("new")
+        await follow.until(lambda: follow.types(id) == ["started"])
+        assert follow.watcher.stats.lost == 1000
+        assert fake.requests["list"] <= 3

@@ -8,12 +8,13 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
-from tenacity import RetryCallState, stop_after_attempt, wait_fixed
+from tenacity import RetryCallState, stop_after_attempt, stop_after_delay, wait_fixed
 
 from tests.followed import AT_ONCE, eventually, followed, picture, truth
 from tests.scripted import PATIENCE, ScriptedEngine, lost_engine
 from tests.stepping import ImpatientLoop
 from whalewatch import EngineUnavailable, Retry, Watcher, WatchState, moby
+from whalewatch._retry import Backoff
 from whalewatch.testing import FakeDocker
 
 if TYPE_CHECKING:
@@ -248,3 +249,97 @@ async def test_without_retry_the_last_picture_stays_after_the_first_cut() -> Non
                 await watcher.portfolio.in_sync()
         assert not watcher.portfolio.snapshot().synced
         assert picture(watcher.portfolio.snapshot()) == before
+
+
+# ---- one by one
+
+
+async def test_time_that_passes_can_stop_it() -> None:
+    engine = ScriptedEngine()
+    with engine.fail("connect", lost_engine()):
+        watcher = Watcher(engine, retry=Retry(wait=wait_fixed(0.01), stop=stop_after_delay(0.1)))
+        async with asyncio.timeout(PATIENCE):
+            with pytest.raises(EngineUnavailable):
+                await watcher.run()
+    assert engine.calls["connect"] > 2
+
+
+async def test_plain_callables_serve_as_strategies() -> None:
+    seen: list[tuple[int, object]] = []
+
+    def wait(state: RetryCallState) -> float:
+        assert state.outcome is not None
+        seen.append((state.attempt_number, state.outcome.exception()))
+        return 0.0
+
+    engine = ScriptedEngine()
+    with engine.fail("connect", lost_engine()) as error:
+        watcher = Watcher(engine, retry=Retry(wait=wait, stop=lambda state: state.attempt_number >= 4))
+        async with asyncio.timeout(PATIENCE):
+            with pytest.raises(EngineUnavailable):
+                await watcher.run()
+    assert seen == [(number, error) for number in (1, 2, 3, 4)]
+
+
+async def test_wait_is_kept_between_attempts() -> None:
+    engine = ScriptedEngine()
+    with engine.fail("connect", lost_engine()):
+        async with Watcher(engine, retry=Retry(wait=wait_fixed(3600))) as watcher:
+            await eventually(lambda: watcher.status.state is WatchState.DISCONNECTED)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert engine.calls["connect"] == 1
+
+
+async def test_stream_that_ends_cleanly_backs_off_too() -> None:
+    waited = []
+
+    def wait(state: RetryCallState) -> float:
+        waited.append(state.attempt_number)
+        return 0.0
+
+    engine = ScriptedEngine()
+    async with followed(Watcher(engine, retry=Retry(wait=wait))) as follow:
+        engine.end()
+        await follow.until(lambda: follow.watcher.stats.syncs == 2)
+    assert waited == [1]
+
+
+def test_default_waits_are_short_while_connecting_and_long_while_synchronisations_are_cut() -> None:
+    refused, cut = Backoff(Retry()), Backoff(Retry())
+    connecting = [refused.after(lost_engine(), connected=False, held=None) or 0.0 for _ in range(300)]
+    cutting = [cut.after(lost_engine(), connected=True, held=1.0) or 0.0 for _ in range(300)]
+    assert min(connecting) >= 0.1
+    assert 1.0 < max(connecting) <= 2.0
+    assert min(cutting) >= 0.1
+    assert 2.0 < max(cutting) <= 60.0
+    assert len(set(cutting)) > 200, "jittered"
+    assert cut.attempt == 300
+    again = cut.after(lost_engine(), connected=True, held=30.0)
+    assert again is not None
+    assert again <= 0.2
+    assert cut.attempt == 1
+
+
+async def test_without_retry_run_raises_the_first_failure() -> None:
+    engine = ScriptedEngine()
+    with engine.fail("connect", lost_engine()) as error:
+        watcher = Watcher(engine, retry=None)
+        with pytest.raises(EngineUnavailable) as caught:
+            await watcher.run()
+    assert caught.value is error
+    assert engine.calls["connect"] == engine.closed == 1
+
+
+async def test_first_failure_is_a_warning_and_its_repetitions_are_for_debugging(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, "whalewatch")
+    engine = ScriptedEngine()
+    with engine.fail("connect", lost_engine()):
+        async with Watcher(engine, retry=AT_ONCE):
+            await engine.until(lambda: engine.calls["connect"] > 5)
+    told = [record for record in caplog.records if "gone for a walk" in record.getMessage()]
+    assert {record.name.split(".")[0] for record in told} == {"whalewatch"}
+    assert [record.levelno for record in told] == [logging.WARNING] + [logging.DEBUG] * (len(told) - 1)
+    assert len(told) >= 5
