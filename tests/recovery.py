@@ -79,7 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with Dockerd(version, live_restore=True) as docker:
             results += asyncio.run(_measured(docker, options.runs, random.Random(f"{version} {seed}")))
     load = " ".join(f"{value:.1f}" for value in os.getloadavg())
-    sys.stdout.write(f"\nseed {seed}, {os.cpu_count()} cores, load at the end {load}; seconds\n\n{_table(results)}\n")
+    sys.stdout.write(
+        f"\nseed {seed}, {os.cpu_count()} cores, load at the end {load}; all in seconds. Bounds: heartbeat "
+        f"{HEARTBEAT:g} + call_timeout {CALL_TIMEOUT:g} + scheduling {SCHEDULING:g}; longest wait between attempts to "
+        f"connect {LONGEST_WAIT:g} + synchronisation {SYNCHRONISATION:g}.\n\n{_table(results)}\n"
+    )
     return int(not results or any(result.within < len(result.took) for result in results))
 
 

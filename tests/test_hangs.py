@@ -81,10 +81,12 @@ class Trap:
 
 async def noticed(check: Checked, hung_at: float) -> None:
     """The watcher says in time that the engine is lost, and why; and its picture can be read meanwhile."""
-    picture = check.watcher.portfolio.snapshot()
     status = await lost(check.watcher, EngineTimeout)
     assert asyncio.get_running_loop().time() - hung_at < NOTICED + SLACK
     assert check.watcher.engine.address in str(status.error)
+    picture = check.watcher.portfolio.snapshot()
+    await check.until(lambda: check.fold.revision == picture.revision)
+    assert check.fold.alive == {container.id: container for container in picture}
     still_readable(check.watcher, picture)
 
 
