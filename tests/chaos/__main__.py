@@ -67,6 +67,7 @@ def _told(report: Report) -> str:
         f"{report.faults.total()} faults of {len(report.faults)} kinds: "
         + ", ".join(f"{name} {count}" for name, count in sorted(report.faults.items())),
         f"{report.passers_by} watchers came and went; the engine got stuck by itself {report.revived} times",
+        f"the engine told of exits that were none: {report.risen} times to one of six listeners",
     ]
     for swallowed, took in report.converged.items():
         if took:
@@ -79,6 +80,7 @@ def _told(report: Report) -> str:
         f"outages: {report.outages}; only audits found: {dict(report.drift)}; calls: {report.calls}",
         f"memory grown by {report.grown} KiB after the tenth round",
         f"{len(report.divergences)} divergences, {len(report.leaks)} leaks",
+        *(f"the engine told: {line}" for line in report.heard),
         *(f"divergence: {line}" for line in report.divergences),
         *(f"leak: {line}" for line in report.leaks),
     ]

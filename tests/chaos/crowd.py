@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import defaultdict, deque
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
 
     from tests.chaos.world import World
-    from whalewatch import Watcher
+    from whalewatch import Container, ContainerEvent, Watcher
 
 SMALL = 4
 """Events that the lazy listener's subscription keeps before it collapses."""
+
+HISTORY = 10
+"""Events of each container that are kept, to be told if one was wrong."""
 
 HEARD_WITHIN = 10.0
 """Seconds after which a listener that has not heard of the newest revision is counted as stuck."""
@@ -29,6 +33,7 @@ class Listener:
     Attributes:
         name: who it is, in reports.
         fold: what it has heard.
+        risen: containers that it was told had exited, and then that the same run had started, with their events.
         attending: cleared, it leaves its subscription unread.
     """
 
@@ -36,10 +41,12 @@ class Listener:
         """Subscribe at the first `listen`."""
         self.name = name
         self.fold = Fold()
+        self.risen: list[tuple[Container, str]] = []
         self.attending = asyncio.Event()
         self.attending.set()
         self._watcher = watcher
         self._buffer = buffer
+        self._history: defaultdict[str, deque[str]] = defaultdict(lambda: deque(maxlen=HISTORY))
         self._ended: set[tuple[object, ...]] = set()
 
     async def listen(self) -> None:
@@ -52,10 +59,17 @@ class Listener:
                 run = (container.id, container.pid, container.started_at)
                 if event.type is EventType.EXITED:
                     self._ended.add(run)
-                assert event.type is not EventType.STARTED or run not in self._ended, f"it had not exited: {event}"
+                self._history[container.id].append(_brief(event))
+                if event.type is EventType.STARTED and run in self._ended:
+                    self.risen.append((container, f"{self.name}: {container}: {list(self._history[container.id])}"))
                 if event.last:
                     self.fold.check(self._watcher.portfolio.snapshot())
                 await self.attending.wait()
+
+
+def _brief(event: ContainerEvent) -> str:
+    told = f"{event.timestamp:%H:%M:%S.%f} {event.type.value} {event.origin.value} r{event.revision}"
+    return f"{told} pid {event.container.pid} exit {event.exit_code}"
 
 
 class Watched:

@@ -6,7 +6,9 @@ import asyncio
 import json
 import os
 import signal
+from collections import deque
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from zlib import crc32
@@ -40,6 +42,9 @@ OPTIONS: dict[bool, dict[str, Any]] = {
 }
 """Options of watchers, by whether they are behind the proxy."""
 
+HEARD = 200
+"""Events of the engine that are kept, to be told if something was wrong."""
+
 GIGANTIC = 6_000_000
 """Bytes of a line that is too long."""
 
@@ -68,6 +73,8 @@ class DockerWorld:
         self._number = 0
         self._ids: list[str] = []
         self._network = ""
+        self._deaths: dict[str, datetime] = {}
+        self.heard: deque[str] = deque(maxlen=HEARD)
 
     async def __aenter__(self) -> Self:
         """Start the engine and the proxy."""
@@ -76,6 +83,9 @@ class DockerWorld:
         await self._stack.enter_async_context(self._control)
         await self._stack.enter_async_context(self._proxy)
         self._network = await self._control.network_create("chaos")
+        hearing = asyncio.create_task(self._hear())
+        self._stack.push_async_callback(asyncio.wait, {hearing})
+        self._stack.callback(hearing.cancel)
         self.name = f"Docker {self._engine.version}"
         return self
 
@@ -96,6 +106,32 @@ class DockerWorld:
         except ExceptionGroup as several:
             raise several.exceptions[0] from several
         return {id: told(inspection) for id, inspection in inspections.items()}
+
+    async def _hear(self) -> None:
+        """Take down what the engine tells, beside all watchers."""
+        async with DockerControl(self._engine.socket) as control:
+            while True:
+                with suppress(*self.refusals):
+                    async with control.events(filters={"type": ["container"]}) as events:
+                        self.heard.append("a stream begins")
+                        async for event in events:
+                            if not event["Action"].startswith("exec_"):
+                                moment = datetime.fromtimestamp(event["timeNano"] / 1e9, UTC)
+                                self.heard.append(f"{moment:%H:%M:%S.%f} {event['Action']} {event['Actor']['ID']:.12}")
+                                if event["Action"] == "die":
+                                    self._deaths[event["Actor"]["ID"]] = moment
+                self.heard.append("the stream has ended")
+                await asyncio.sleep(0.1)
+
+    def told_of_exit(self, container: Container) -> bool:
+        """Whether the engine itself said that this run had exited.
+
+        Docker 26 takes a late notice of containerd's, of the exit of an earlier run, for the exit of the present one,
+        says so to an inspect too, and then finds it running again.
+        """
+        assert container.started_at is not None
+        died = self._deaths.get(container.id)
+        return died is not None and died >= container.started_at
 
     async def revive(self) -> None:
         """Kill the engine and start it again: after all that is done to it, dockerd may hold a lock for ever."""

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tests.chaos.crowd import Watched, crowd
+from tests.chaos.crowd import Listener, Watched, crowd
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -25,7 +25,7 @@ WORKERS = 3
 OPERATION = 15.0
 """Seconds that an operation may take: while something is frozen, dockerd may hold a container's lock for ever."""
 
-REFUSED = 0.01
+REFUSED = 0.03
 """Seconds until the next operation after one that the engine refused: most are, as they ask no one for leave."""
 
 LONGEST_FAULT = 5.0
@@ -58,10 +58,12 @@ class Report:
         operations: by name, that the engine carried out.
         refused: operations that it would not, or could not, carry out.
         revived: how often the engine itself had got stuck, and was started again.
+        risen: how often a listener was told that a run had exited and started again, as the engine said.
         faults: by name.
         converged: seconds from the end of the last fault and operation until all pictures were right; a list for rounds
             in which events were swallowed (True) and one for the others.
         divergences: pictures that were wrong in the end, impossible events, failures inside; must be empty.
+        heard: what the engine had told until then, if there are any.
         leaks: what was left behind at the end; must be empty.
         passers_by: watchers that came and went in the middle of it.
         drift: what only audits found, by watcher.
@@ -75,9 +77,11 @@ class Report:
     operations: Counter[str] = field(default_factory=Counter)
     refused: int = 0
     revived: int = 0
+    risen: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     converged: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})
     divergences: list[str] = field(default_factory=list)
+    heard: list[str] = field(default_factory=list)
     leaks: list[str] = field(default_factory=list)
     passers_by: int = 0
     drift: Counter[str] = field(default_factory=Counter)
@@ -120,6 +124,8 @@ class Chaos:
                     report.divergences += [failure for one in watched for failure in one.failures()]
                     if report.rounds == 10:
                         report.grown = -_peak()
+                if report.divergences:
+                    report.heard = list(self._world.heard)
                 report.grown = report.grown + _peak() if report.rounds >= 10 else 0
                 for one in watched:
                     stats = one.watcher.stats
@@ -152,6 +158,8 @@ class Chaos:
             if drift > self.report.drift[one.name] and not (one.hidden_from and HIDING.intersection(names)):
                 self.report.divergences.append(f"{one.name}: an audit had to find what nothing had hidden")
             self.report.drift[one.name] = drift
+            for listener in one.listeners:
+                self._judge(listener)
         self.report.converged[swallowed].append(took)
         self._tell(
             f"round {self.report.rounds + 1}: {', '.join(names)}; "
@@ -225,6 +233,17 @@ class Chaos:
             if (took := time.monotonic() - left) > LEAVING:
                 self.report.divergences.append(f"a watcher took {took:.1f} s to be left")
             self.report.passers_by += 1
+
+    def _judge(self, listener: Listener) -> None:
+        """A run that exited and started again: nobody but the engine may have said so."""
+        while listener.risen:
+            container, history = listener.risen.pop()
+            if self._world.told_of_exit(container):
+                self.report.risen += 1
+                self._tell(f"the engine itself took it for dead: {history}")
+                self._tell(f"it told: {[line for line in self._world.heard if container.id[:12] in line]}")
+            else:
+                self.report.divergences.append(f"it had not exited: {history}")
 
     async def _converge(self, watched: list[Watched]) -> float:
         """Wait until every picture is the engine's and every listener's the picture; return the seconds it took."""

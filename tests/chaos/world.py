@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
@@ -22,10 +23,12 @@ class World(Protocol):
         name: of the engine, with its version.
         operations: by name.
         faults: by place (engine, connection), then by name; only one of a place at a time.
+        heard: the last events that the engine told, in short.
         refusals: what operations raise while the engine is away, or when a container is not as they need it.
     """
 
     name: str
+    heard: deque[str]
     refusals: tuple[type[Exception], ...]
 
     @property
@@ -38,6 +41,9 @@ class World(Protocol):
 
     async def truth(self) -> Mapping[str, Mapping[str, Any]]:
         """Everything that is alive, by id, as the engine itself tells it."""
+
+    def told_of_exit(self, container: Container) -> bool:
+        """Whether the engine itself said that this run had exited, right or wrong."""
 
     async def revive(self) -> None:
         """Start an engine again that does not answer any more though nothing is broken."""
