@@ -36,7 +36,7 @@ QUICK: dict[str, Any] = {"heartbeat": 0.5, "call_timeout": 1.0, "retry": Retry(w
 NOTICED = QUICK["heartbeat"] + QUICK["call_timeout"]
 """Seconds within which a hang is noticed."""
 
-SLACK = 1.0
+SLACK = 2.0
 """Seconds that a busy machine may add."""
 
 LEFT = 2.0
