@@ -18,13 +18,13 @@ from tests.stepping import Complaints, ImpatientLoop, Steps
 from whalewatch import Signal, SignalType, Stats, WatchEnded, Watcher, WatchState, _session, moby
 from whalewatch.testing import FakeDocker
 
-SAMPLING = 12.0
+SAMPLING = 8.0
 """Seconds that may be spent on ending watches over real sockets."""
 
 PATIENCE = 100.0
 """Seconds, of a clock that nobody waits for, after which something that should have come is missing."""
 
-SAMPLING = 12.0
+SAMPLING = 8.0
 """Seconds that may be spent on ending watches over real sockets."""
 
 
@@ -67,7 +67,11 @@ async def story(engine: SlowEngine, watcher: Watcher) -> None:
         engine.exit("a", exit_code=1)
         await passes(watcher, lambda stats: stats.unresolved == 1)
     await passes(watcher, lambda stats: stats.unresolved == 0)
-    # a cut, and what has changed meanwhile
+    # a cut while a reading is put off, and what has changed meanwhile
+    engine.tell(SignalType.CHANGED, "b", settles=True)
+    await asyncio.sleep(0.15)
+    engine.tell(SignalType.CHANGED, "b", settles=True)
+    await asyncio.sleep(0.05)
     engine.end(lost_engine())
     engine.alive["d"] = box("d", pid=4)
     del engine.alive["b"]
@@ -173,6 +177,25 @@ async def cancelling_run(playing: Play, step: int) -> None:
     assert running.cancelled(), "its cancellation was swallowed"
 
 
+async def cancelling_the_body(playing: Play, step: int) -> None:
+    """Cancel the task that waits within the block."""
+
+    async def block() -> None:
+        async with playing.watcher:
+            await asyncio.wait({playing.told})
+
+    task = asyncio.create_task(block())
+    asked = False
+
+    def cancel() -> None:
+        nonlocal asked
+        asked = task.cancel()
+
+    playing.steps.before(step, cancel)
+    await asyncio.wait({task})
+    assert task.cancelled() == asked, "its cancellation was swallowed"
+
+
 def cancelling_the_leaving(after: int) -> Callable[[Play, int], Any]:
     """Leave the block, and cancel the task that does so some steps after."""
 
@@ -205,7 +228,9 @@ def test_story_is_told_to_its_end() -> None:
     assert dict(playing.engine.calls).keys() == {"connect", "signals", "listing", "inspect", "ping", "close"}
 
 
-@pytest.mark.parametrize("way", [leaving, cancelling_run], ids=["leaving", "cancelling run()"])
+@pytest.mark.parametrize(
+    "way", [leaving, cancelling_run, cancelling_the_body], ids=["leaving", "cancelling run()", "cancelling the body"]
+)
 def test_watch_ends_cleanly_at_every_step(way: Callable[[Play, int], Any]) -> None:
     with Complaints() as complaints:
         step = 0
@@ -217,7 +242,7 @@ def test_watch_ends_cleanly_at_every_step(way: Callable[[Play, int], Any]) -> No
                 error.add_note(f"ended before step {step}")
                 raise
             assert complaints.told == [], step
-            if playing.to_the_end:
+            if step > playing.steps.taken:
                 break
         assert complaints.none(), complaints.told
     assert step > 150
@@ -229,7 +254,7 @@ def test_watch_ends_cleanly_though_the_leaving_is_cancelled_at_any_step() -> Non
     dice = Random(seed)
     with Complaints() as complaints:
         for after in range(1, 25):
-            for step in dice.sample(range(1, 190), 12):
+            for step in dice.sample(range(1, 190), 8):
                 try:
                     play(cancelling_the_leaving(after), step)
                 except BaseException as error:
@@ -258,11 +283,16 @@ async def wire_story(fake: FakeDocker, watcher: Watcher) -> None:
         await passes(lambda stats: stats.unresolved)
     await passes(lambda stats: not stats.unresolved)
     fake.kill(late)
-    fake.faults.cut_streams()
+
+    def cut(stats: Stats) -> int:
+        fake.faults.cut_streams()  # which may hit one that has just been replaced
+        return stats.outages
+
+    await passes(cut)
     await passes(lambda stats: stats.syncs >= 2)
     with fake.faults.silently():
         fake.run("quiet")
-    await passes(lambda stats: stats.drift)
+    await passes(lambda _: "quiet" in watcher.portfolio.snapshot())
     fake.emit_raw(b"garbage\n")
     with fake.faults.freeze():
         await passes(lambda stats: stats.outages >= 2)

@@ -179,6 +179,7 @@ UNREADABLE = {
     "an item that is null": lambda items: [*items, None],
     "names that are numbers": lambda items: [{**item, "Names": [7]} for item in items],
     "labels that are a list": lambda items: [{**item, "Labels": ["a"]} for item in items],
+    "none that can be read": lambda _: [{"Id": 7}, {"State": "running"}, None, 3],
     "no states": lambda items: [{"Id": item["Id"]} for item in items],
 }
 
@@ -188,7 +189,7 @@ UNREADABLE = {
 async def test_listing_that_fails_is_made_again_and_proves_no_death(how: str, first: bool) -> None:
     async with FakeDocker() as fake:
         ids = [fake.run(f"c{i}") for i in range(3)]
-        watcher = moby.watch(fake.address, retry=AT_ONCE, audit=None, call_timeout=0.1, heartbeat=0.1)
+        watcher = moby.watch(fake.address, retry=AT_ONCE, audit=None, call_timeout=0.6, heartbeat=0.1)
         broken = fault(fake, "list", how) if first else None
         async with followed(watcher, ready=False) as follow:
             if not first:

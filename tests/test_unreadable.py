@@ -140,7 +140,7 @@ async def test_many_hanging_containers_are_left_aside_and_found_later() -> None:
         ids = [fake.run(f"c{i}") for i in range(20)]
         for id in ids[:12]:
             fake.faults.hang("inspect", id)
-        async with followed(moby.watch(fake.address, call_timeout=0.5, concurrency=8, audit=None)) as follow:
+        async with followed(moby.watch(fake.address, call_timeout=1.5, concurrency=8, audit=None)) as follow:
             assert picture(follow.watcher.portfolio.snapshot()) == {id: truth(fake)[id] for id in ids[12:]}
             assert follow.watcher.stats.unresolved == 12
             fake.faults.clear()
