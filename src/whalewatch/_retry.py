@@ -14,8 +14,9 @@ __all__ = ["Backoff", "Retry"]
 SHORTEST = 0.1
 """Seconds to wait at least, by default; older releases of tenacity do not heed their own lower bound."""
 
-CONNECTING = wait_random_exponential(multiplier=SHORTEST, max=2, min=SHORTEST)
-"""Seconds between attempts to reach an engine that is away: it may be back at any moment, and refusing is cheap."""
+CONNECTING = wait_random_exponential(multiplier=SHORTEST, max=1.8, min=SHORTEST)
+"""Seconds between attempts to reach an engine that is away: it may be back at any moment, and refusing is cheap. Two
+seconds after its return, at most, the picture shall be in sync, so that some of them are left for the listing."""
 
 RECONNECTING = wait_random_exponential(multiplier=SHORTEST, max=60, min=SHORTEST)
 """Seconds between synchronisations that keep being cut: each costs the engine a listing and many inspects."""

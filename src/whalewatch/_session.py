@@ -41,6 +41,10 @@ SETTLING = 0.1
 GRACE = 0.5
 """Seconds that an audit leaves to the stream to tell of a difference by itself (Podman tells up to 0.2 s late)."""
 
+EARLY = 0.95
+"""The part of `heartbeat` after which the next check begins: timers are late, and an engine that hangs is to be noticed
+within `heartbeat` + `call_timeout` all the same."""
+
 SLOW = 8
 """The part of `call_timeout` (one eighth) after which an inspect that is not answered is no longer counted among those
 under way. Else containers that hang would hold up all others, and each other: a multiple of `call_timeout`."""
@@ -222,7 +226,7 @@ class Session:
 
     async def _heartbeat(self) -> None:
         while True:
-            await asyncio.sleep(self._settings.heartbeat)
+            await asyncio.sleep(EARLY * self._settings.heartbeat)
             await self._call("ping", self.engine.ping())
 
     # Inspecting
