@@ -10,7 +10,7 @@ import pytest
 
 from tests.followed import AT_ONCE, Followed, eventually, followed
 from tests.scripted import PATIENCE
-from whalewatch import EngineError, Origin, moby
+from whalewatch import EngineError, Origin, _session, moby
 from whalewatch.testing import FakeDocker
 from whalewatch.testing._docker_undo import Fault
 
@@ -30,6 +30,12 @@ GARBAGE = {
     "absurd time": b'{"Id": "x", "Name": "x", "State": {"Pid": 7, "StartedAt": "99999-99-99T99:99:99Z"}, "Config": {}}',
     "absurd number": b'{"Id": "x", "Name": "x", "State": {"Pid": %s}, "Config": {}}' % (b"9" * 5000),
 }
+
+
+@pytest.fixture(autouse=True)
+def retried_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try again sooner than is good for an engine."""
+    monkeypatch.setattr(_session, "FIRST_RETRY", 0.05)
 
 
 def fault(fake: FakeDocker, kind: str, how: str, id: str | None = None) -> Fault:
