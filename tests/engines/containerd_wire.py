@@ -33,6 +33,14 @@ def request_and_answer(service: str, method: str) -> tuple[Any, Any]:
 
 @cache
 def _pool() -> DescriptorPool:
+    pool = DescriptorPool()
+    for file in files():
+        pool.Add(file)
+    return pool
+
+
+def files() -> list[descriptor_pb2.FileDescriptorProto]:
+    """Return the published definitions, each after those that it needs."""
     published = [descriptor_pb2.FileDescriptorProto.FromString(text) for text in _texts()]
     # One of them mentions this message, in a field that nobody here needs.
     published.append(descriptor_pb2.FileDescriptorProto(name="google/rpc/status.proto", package="google.rpc"))
@@ -43,17 +51,17 @@ def _pool() -> DescriptorPool:
         file = descriptor_pb2.FileDescriptorProto()
         module.DESCRIPTOR.CopyToProto(file)
         missing[file.name] = file
-    pool = DescriptorPool()
+    ordered = []
 
     def add(name: str) -> None:
         if (file := missing.pop(name, None)) is not None:
             for needed in file.dependency:
                 add(needed)
-            pool.Add(file)
+            ordered.append(file)
 
     for name in list(missing):
         add(name)
-    return pool
+    return ordered
 
 
 def _texts() -> list[bytes]:
