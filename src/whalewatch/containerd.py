@@ -13,10 +13,10 @@ from google.protobuf.message import DecodeError
 
 from whalewatch._containerd.calls import Calls
 from whalewatch._containerd.reading import (
-    EVENTS,
     Inspection,
     alive,
     container,
+    filters,
     inspection,
     namespace_of,
     signal,
@@ -47,9 +47,6 @@ BREADTH = 8
 
 RECENT = 1024
 """Events remembered in order to tell each only once, while one stream takes over from another."""
-
-FILTERS = [f'topic=="{topic.decode()}"' for topic in EVENTS]
-"""The events that are asked for: one filter for each topic, any of which may match."""
 
 Pack = Callable[[Container, Inspection], Any]
 
@@ -170,9 +167,9 @@ class ContainerdEngine:
         await self._connected.version("ping")
 
     async def signals(self) -> AsyncIterator[Signal]:
-        """Follow the events of all namespaces, filtered by topic by the engine itself."""
+        """Follow the events of all namespaces, filtered by the engine itself."""
         calls = self._connected
-        async with calls.events(FILTERS) as envelopes:
+        async with calls.events(filters(self._ignored)) as envelopes:
             await calls.version("ping")
             yield Signal(SignalType.SUBSCRIBED)
             async for message in envelopes:
@@ -187,6 +184,7 @@ class ContainerdEngine:
         self._recent.append(message)
         try:
             envelope = wire.Envelope.FromString(message)
+            # The engine leaves these out already, unless the name of one is beyond its filters.
             return None if text(envelope.namespace) in self._ignored else signal(envelope)
         except (DecodeError, ValueError) as error:
             level = logging.DEBUG if self._complained else logging.WARNING

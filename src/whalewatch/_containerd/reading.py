@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 
 import attrs
@@ -11,7 +12,7 @@ from whalewatch._engine import Signal, SignalType
 from whalewatch._model import Container, FrozenMapping
 from whalewatch._wire import containerd_pb2 as wire
 
-__all__ = ["EVENTS", "Inspection", "alive", "container", "inspection", "namespace_of", "signal", "split", "text"]
+__all__ = ["Inspection", "alive", "container", "filters", "inspection", "namespace_of", "signal", "split", "text"]
 
 PROJECT = "com.docker.compose.project"
 """Label by which compose tools name the project of a container."""
@@ -143,6 +144,12 @@ def inspection(namespace: str, found: wire.Container, task: wire.Task) -> Inspec
         extensions=FrozenMapping({text(one.key): one.value.value for one in found.extensions}),
         sandbox=text(found.sandbox),
     )
+
+
+def filters(ignored: Iterable[str]) -> list[str]:
+    """What to ask for when subscribing: any of these filters has to match, with all of its conditions."""
+    others = "".join(f",namespace!={json.dumps(namespace)}" for namespace in sorted(ignored))
+    return [f"topic=={json.dumps(topic.decode())}{others}" for topic in EVENTS]
 
 
 def signal(envelope: wire.Envelope) -> Signal | None:
