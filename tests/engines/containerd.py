@@ -103,6 +103,11 @@ class Containerd(PrivateEngine):
                     found.append(int(folder.name))
         return [pid for pid in found if pid != os.getpid()]
 
+    def shim_sockets(self) -> list[Path]:
+        """Return where the shims listen: in a folder that all engines share, where a killed one leaves its own."""
+        addresses = self.root.glob("containerd/state/*/*/*/address")
+        return [Path(address.read_text().removeprefix("unix://")) for address in addresses]
+
     def _start(self) -> None:
         _make_rootfs(self.root / "rootfs")
         config = self.root / "containerd.toml"
@@ -136,10 +141,13 @@ class Containerd(PrivateEngine):
                     if tasks := self.ctr("tasks", "list", "--quiet", namespace=namespace).split():
                         self.ctr("tasks", "delete", "--force", *tasks, namespace=namespace)
         cgroups = list(self._cgroups())
+        sockets = self.shim_sockets()
         for cgroup in cgroups:
             with contextlib.suppress(OSError):  # what is frozen cannot be killed
                 (cgroup / "freezer.state").write_text("THAWED")
         kill_all(pid for shim in self.shims() for pid in (shim, *descendants(shim)))
+        for path in sockets:
+            path.unlink(missing_ok=True)
         for cgroup in cgroups:
             with contextlib.suppress(OSError):
                 cgroup.rmdir()
