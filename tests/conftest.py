@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import grpc.aio
 import pytest
 
@@ -30,7 +31,9 @@ VERSIONS: tuple[Version, ...] = ("20.10", "26.1")
 CONTAINERD_VERSIONS: tuple[containerd_engine.Version, ...] = ("1.6", "1.7")
 
 # gRPC keeps a thread and some descriptors for the whole process: they are not to look like a test's leak.
+# One channel that is never used keeps those that gRPC would else close and open again at moments of its own.
 grpc.aio.init_grpc_aio()
+_KEPT = grpc.insecure_channel("unix:///nonexistent")
 
 _left_out: dict[str, str] = {}
 
@@ -65,7 +68,7 @@ class Docker:
 
 
 @dataclass(frozen=True)
-class ContainerdUnderTest:
+class UnderTest:
     """A containerd for one test, without any container or namespace at its beginning.
 
     Attributes:
@@ -225,7 +228,7 @@ def make_containerd() -> Iterator[Callable[..., Containerd]]:
 
 
 @pytest.fixture(params=["fake", *(pytest.param(version, marks=pytest.mark.live) for version in CONTAINERD_VERSIONS)])
-async def containerd(request: pytest.FixtureRequest) -> AsyncIterator[ContainerdUnderTest]:
+async def containerd(request: pytest.FixtureRequest) -> AsyncIterator[UnderTest]:
     """A containerd: the fake one, and each of the real ones."""
     async with AsyncExitStack() as stack:
         if request.param == "fake":
@@ -233,10 +236,10 @@ async def containerd(request: pytest.FixtureRequest) -> AsyncIterator[Containerd
 
             fake = await stack.enter_async_context(FakeContainerd())
             control = await stack.enter_async_context(ContainerdControl(fake.path))
-            yield ContainerdUnderTest(fake.address, control, "fake", fake, None)
+            yield UnderTest(fake.address, control, "fake", fake, None)
             return
         engine: Containerd = request.getfixturevalue(_SHARED[request.param])
         control = await stack.enter_async_context(ContainerdControl(engine.socket))
         await control.clean()
         stack.push_async_callback(control.clean)
-        yield ContainerdUnderTest(engine.address, control, request.param, None, engine)
+        yield UnderTest(engine.address, control, request.param, None, engine)
