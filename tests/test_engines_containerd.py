@@ -180,6 +180,40 @@ async def test_closing_leaves_nothing_behind_even_of_a_killed_engine(
 
 
 @live
+@each_version
+async def test_what_has_ended_during_an_outage_is_stopped_or_forgotten_afterwards(
+    make_containerd: MakeContainerd, version: str
+) -> None:
+    engine = await asyncio.to_thread(make_containerd, version)
+    async with ContainerdControl(engine.socket) as control:
+        pids = {id: await control.run(id) for id in ("survivor", "victim")}
+        await asyncio.to_thread(engine.kill)
+        os.kill(pids["victim"], signal.SIGKILL)
+        await control.aclose()
+        await asyncio.to_thread(engine.start)
+        tasks = await control.tasks()
+        stopped = {"victim": ("STOPPED", pids["victim"])} if version == "1.6" else {}
+        assert tasks == {"survivor": ("RUNNING", pids["survivor"])} | stopped
+        assert set(await control.containers()) == {"survivor", "victim"}
+
+
+@live
+@each_version
+async def test_clients_can_run_containers_from_an_image(make_containerd: MakeContainerd, version: str) -> None:
+    engine = await asyncio.to_thread(make_containerd, version)
+    for namespace in ("default", "other"):
+        await asyncio.to_thread(engine.import_image, namespace, "registry.local/tiny:1")
+        run = ["run", "--detach", "--net-host", "--runc-root", f"{engine.root}/runc", "registry.local/tiny:1", "web"]
+        await asyncio.to_thread(engine.ctr, *run, namespace=namespace)
+    async with ContainerdControl(engine.socket) as control:
+        truth = await control.truth()
+        assert {(*key, found.status, found.image) for key, found in truth.items()} == {
+            ("default", "web", "RUNNING", "registry.local/tiny:1"),
+            ("other", "web", "RUNNING", "registry.local/tiny:1"),
+        }
+
+
+@live
 def test_engine_that_cannot_start_tells_why(make_containerd: MakeContainerd, tmp_path: Path) -> None:
     root = tmp_path / "r"
     root.mkdir()
