@@ -68,7 +68,7 @@ class Docker:
 
 
 @dataclass(frozen=True)
-class UnderTest:
+class ContainerdUnderTest:
     """A containerd for one test, without any container or namespace at its beginning.
 
     Attributes:
@@ -228,7 +228,7 @@ def make_containerd() -> Iterator[Callable[..., Containerd]]:
 
 
 @pytest.fixture(params=["fake", *(pytest.param(version, marks=pytest.mark.live) for version in CONTAINERD_VERSIONS)])
-async def containerd(request: pytest.FixtureRequest) -> AsyncIterator[UnderTest]:
+async def containerd(request: pytest.FixtureRequest) -> AsyncIterator[ContainerdUnderTest]:
     """A containerd: the fake one, and each of the real ones."""
     async with AsyncExitStack() as stack:
         if request.param == "fake":
@@ -236,10 +236,10 @@ async def containerd(request: pytest.FixtureRequest) -> AsyncIterator[UnderTest]
 
             fake = await stack.enter_async_context(FakeContainerd())
             control = await stack.enter_async_context(ContainerdControl(fake.path))
-            yield UnderTest(fake.address, control, "fake", fake, None)
+            yield ContainerdUnderTest(fake.address, control, "fake", fake, None)
             return
         engine: Containerd = request.getfixturevalue(_SHARED[request.param])
         control = await stack.enter_async_context(ContainerdControl(engine.socket))
         await control.clean()
         stack.push_async_callback(control.clean)
-        yield UnderTest(engine.address, control, request.param, None, engine)
+        yield ContainerdUnderTest(engine.address, control, request.param, None, engine)

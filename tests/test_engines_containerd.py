@@ -20,7 +20,7 @@ from tests.engines.process import EngineFailedError, alive, descendants
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from tests.conftest import UnderTest
+    from tests.conftest import ContainerdUnderTest
     from tests.engines.containerd_control import Told
 
     Scenario = Callable[[ContainerdControl], Awaitable[None]]
@@ -36,7 +36,7 @@ each_version = pytest.mark.parametrize("version", ["1.6", "1.7"])
 # -- real engines do as they are told ----------------------------------------------------------------------------------
 
 
-async def test_container_runs_until_it_is_removed(containerd: UnderTest) -> None:
+async def test_container_runs_until_it_is_removed(containerd: ContainerdUnderTest) -> None:
     control = containerd.control
     pid = await control.run("web", labels={"a": "b"}, image="some:1")
     ((key, found),) = (await control.truth()).items()
@@ -47,7 +47,7 @@ async def test_container_runs_until_it_is_removed(containerd: UnderTest) -> None
     assert await control.containers() == {}
 
 
-async def test_created_and_exited_tasks_are_not_alive(containerd: UnderTest) -> None:
+async def test_created_and_exited_tasks_are_not_alive(containerd: ContainerdUnderTest) -> None:
     control = containerd.control
     await control.create("bare")
     await control.create("created")
@@ -62,7 +62,7 @@ async def test_created_and_exited_tasks_are_not_alive(containerd: UnderTest) -> 
     assert set(await control.containers()) == {"bare", "created", "exited"}
 
 
-async def test_one_id_in_two_namespaces_is_two_containers(containerd: UnderTest) -> None:
+async def test_one_id_in_two_namespaces_is_two_containers(containerd: ContainerdUnderTest) -> None:
     control = containerd.control
     first = await control.run("web")
     second = await control.run("web", "other")
@@ -74,14 +74,14 @@ async def test_one_id_in_two_namespaces_is_two_containers(containerd: UnderTest)
     }
 
 
-async def test_exited_task_keeps_its_pid_in_listings(containerd: UnderTest) -> None:
+async def test_exited_task_keeps_its_pid_in_listings(containerd: ContainerdUnderTest) -> None:
     control = containerd.control
     pid = await control.run("web")
     await control.kill_and_wait("web")
     assert await control.tasks() == {"web": ("STOPPED", pid)}
 
 
-async def test_container_runs_again_under_the_same_id_with_another_pid(containerd: UnderTest) -> None:
+async def test_container_runs_again_under_the_same_id_with_another_pid(containerd: ContainerdUnderTest) -> None:
     control = containerd.control
     first = await control.run("web")
     await control.kill_and_wait("web")
@@ -90,7 +90,7 @@ async def test_container_runs_again_under_the_same_id_with_another_pid(container
     assert await control.tasks() == {"web": ("RUNNING", second)}
 
 
-async def test_exec_has_an_exit_code_of_its_own(containerd: UnderTest) -> None:
+async def test_exec_has_an_exit_code_of_its_own(containerd: ContainerdUnderTest) -> None:
     control = containerd.control
     pid = await control.run("web")
     assert await control.exec("web", "probe", [*SH, "exit 4"]) == 4
@@ -116,7 +116,7 @@ REFUSALS: dict[str, tuple[Callable[[ContainerdControl], Awaitable[object]], str]
 }
 
 
-async def test_what_makes_no_sense_is_refused(containerd: UnderTest) -> None:
+async def test_what_makes_no_sense_is_refused(containerd: ContainerdUnderTest) -> None:
     await containerd.control.run("web")
     await containerd.control.run("exited", cmd=["/bin/true"])
     await containerd.control.wait("exited")
@@ -341,13 +341,13 @@ SCENARIOS: dict[Scenario, tuple[str, ...]] = {
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__.strip("_"))
-async def test_engine_tells_what_happens_to_a_container(containerd: UnderTest, scenario: Scenario) -> None:
+async def test_engine_tells_what_happens_to_a_container(containerd: ContainerdUnderTest, scenario: Scenario) -> None:
     told = await _watch(containerd.control, scenario)
     assert _spelled(told) == SCENARIOS[scenario]
     assert {event.namespace for event in told} == {"default"}
 
 
-async def test_engine_tells_of_namespaces_that_are_created_and_deleted_as_such(containerd: UnderTest) -> None:
+async def test_engine_tells_of_namespaces_that_are_created_and_deleted_as_such(containerd: ContainerdUnderTest) -> None:
     async def namespaces(control: ContainerdControl) -> None:
         await control.namespace_create("told", {"a": "b"})
         await control.namespace_delete("told")
@@ -367,7 +367,7 @@ async def test_engine_tells_of_namespaces_that_are_created_and_deleted_as_such(c
     assert dict(told[0].event.labels) == {"a": "b"}
 
 
-async def test_events_of_a_task_carry_its_pid_and_the_time_of_its_exit(containerd: UnderTest) -> None:
+async def test_events_of_a_task_carry_its_pid_and_the_time_of_its_exit(containerd: ContainerdUnderTest) -> None:
     pids: list[int] = []
 
     async def two(control: ContainerdControl) -> None:
@@ -401,7 +401,9 @@ async def test_events_of_a_task_carry_its_pid_and_the_time_of_its_exit(container
         (["nonsense==x"], []),
     ],
 )
-async def test_filters_choose_events(containerd: UnderTest, filters: list[str], topics: list[str] | None) -> None:
+async def test_filters_choose_events(
+    containerd: ContainerdUnderTest, filters: list[str], topics: list[str] | None
+) -> None:
     if topics is None:
         with pytest.raises(grpc.aio.AioRpcError):
             await _subscribe(containerd.control, *filters)
@@ -410,7 +412,7 @@ async def test_filters_choose_events(containerd: UnderTest, filters: list[str], 
     assert [event.topic for event in told] == topics
 
 
-async def test_listings_show_the_state(containerd: UnderTest) -> None:
+async def test_listings_show_the_state(containerd: ContainerdUnderTest) -> None:
     control = containerd.control
     await control.create("bare", labels={"a": "b"}, image="some:1")
     await control.create("created")
@@ -432,7 +434,7 @@ async def test_listings_show_the_state(containerd: UnderTest) -> None:
     assert await control.tasks("nowhere") == await control.containers("nowhere") == {}
 
 
-async def test_task_outlives_the_record_of_its_container(containerd: UnderTest) -> None:
+async def test_task_outlives_the_record_of_its_container(containerd: ContainerdUnderTest) -> None:
     control = containerd.control
     pid = await control.run("it")
     await control.container_delete("it")
@@ -445,7 +447,7 @@ async def test_task_outlives_the_record_of_its_container(containerd: UnderTest) 
         await control.create("it")
 
 
-async def test_hung_shim_makes_a_task_unknown_without_a_pid(containerd: UnderTest) -> None:
+async def test_hung_shim_makes_a_task_unknown_without_a_pid(containerd: ContainerdUnderTest) -> None:
     control = containerd.control
     pid = await control.run("hung")
     other = await control.run("other")
@@ -463,7 +465,7 @@ async def test_hung_shim_makes_a_task_unknown_without_a_pid(containerd: UnderTes
     assert await control.tasks() == {"hung": ("RUNNING", pid), "other": ("RUNNING", other)}
 
 
-async def test_killed_shim_takes_its_container_with_it_and_that_is_told(containerd: UnderTest) -> None:
+async def test_killed_shim_takes_its_container_with_it_and_that_is_told(containerd: ContainerdUnderTest) -> None:
     async def killed(control: ContainerdControl) -> None:
         async with control.events('topic=="/tasks/delete"') as deleted, asyncio.timeout(PATIENCE):
             pid = await control.run("it")
