@@ -35,7 +35,7 @@ async def fake() -> AsyncIterator[FakeContainerd]:
 
 @pytest.fixture
 async def control(fake: FakeContainerd) -> AsyncIterator[ContainerdControl]:
-    async with ContainerdControl(fake.path) as control, asyncio.timeout(PATIENCE):
+    async with ContainerdControl(fake.path) as control:
         yield control
 
 

@@ -32,7 +32,7 @@ SLEEP = ("/bin/sleep", "1000000")
 NAMESPACE = "default"
 """Where containers are made if nothing else is said."""
 
-TIMEOUT = 60.0
+TIMEOUT = 30.0
 """Seconds that one call may take; far above anything measured, so that a hung engine fails the test, not the run."""
 
 MARK = "/mark"
@@ -283,6 +283,8 @@ class ContainerdControl:
     async def events(self, *filters: str) -> AsyncIterator[AsyncIterator[Told]]:
         """Subscribe; the value is an iterator of events that begins with the first after this call.
 
+        It ends when the engine ends it or is gone, and raises TimeoutError when nothing is told for `TIMEOUT`.
+
         Args:
             filters: the engine's own filters, such as 'topic~="^/tasks/"'; all events if there is none.
         """
@@ -363,7 +365,11 @@ def _process(cmd: Sequence[str]) -> dict[str, Any]:
 
 async def _told(envelopes: AsyncIterator[Any]) -> AsyncIterator[Told]:
     try:
-        async for envelope in envelopes:
+        while True:
+            async with asyncio.timeout(TIMEOUT):
+                envelope = await anext(envelopes, None)
+            if envelope is None:
+                return
             if envelope.topic == _SUBSCRIPTION_PROOF:
                 continue
             event = None
