@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -146,6 +148,18 @@ def test_all_exported_names_can_be_loaded() -> None:
         assert getattr(testing, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute"):
         _ = testing.Nothing
+
+
+def test_its_documentation_names_what_exists() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "testing.md").read_text()
+    section = page.partition("## A fake containerd")[2]
+    operations, _, faults = section.partition("`engine.faults` has")
+    named = re.findall(r"`(\w+)`", operations.partition("Its operations:")[2].partition("They take")[0])
+    assert len(named) > 10
+    assert [name for name in named if not hasattr(FakeContainerd, name)] == []
+    named = re.findall(r"`(\w+)\(", faults.partition("`engine.tell(")[0])
+    assert len(named) > 10
+    assert [name for name in named if not hasattr(testing.ContainerdFaults, name)] == []
 
 
 async def test_listing_of_many_large_containers_is_too_large_but_streams(fake: FakeContainerd) -> None:
