@@ -111,6 +111,8 @@ REFUSALS: dict[str, tuple[Callable[[ContainerdControl], Awaitable[object]], str]
     "resume a running container": (lambda control: control.resume("web"), "UNKNOWN"),
     "pause an exited container": (lambda control: control.pause("exited"), "UNKNOWN"),
     "exec in an exited container": (lambda control: control.exec("exited", "x"), "UNKNOWN"),
+    "no namespace": (lambda control: control._call("Tasks", "List"), "FAILED_PRECONDITION"),
+    "no namespace of a listing": (lambda control: control._call("Containers", "List"), "FAILED_PRECONDITION"),
     "a namespace that cannot be": (lambda control: control.create("web", "!!"), "INVALID_ARGUMENT"),
     "a filter that cannot be": (lambda control: _subscribe(control, "topic==/tasks/start"), "UNKNOWN"),
 }
@@ -243,6 +245,7 @@ async def _kill(control: ContainerdControl) -> None:
 async def _harmless_signal(control: ContainerdControl) -> None:
     await control.run("it")
     await control.kill("it", signal=signal.SIGUSR1)
+    assert (await control.tasks())["it"][0] == "RUNNING"
 
 
 async def _exit(control: ContainerdControl) -> None:
@@ -287,6 +290,11 @@ async def _exec_outlived_by_none(control: ContainerdControl) -> None:
 async def _update(control: ContainerdControl) -> None:
     await control.run("it", labels={"a": "b"})
     await control.update_labels("it", {"c": "d"})
+
+
+async def _update_image(control: ContainerdControl) -> None:
+    await control.run("it", labels={"a": "b"})
+    await control.update_image("it", "other:2")
 
 
 async def _never_run(control: ContainerdControl) -> None:
@@ -334,6 +342,7 @@ SCENARIOS: dict[Scenario, tuple[str, ...]] = {
         *_KILLED,
     ),
     _update: (*_BEGIN, "/containers/update it c=d", *_KILLED),
+    _update_image: (*_BEGIN, "/containers/update it a=b", *_KILLED),
     _never_run: ("/containers/create it", "/containers/delete it"),
     _never_started: (*_BEGIN[:2], *_KILLED),
     _record_deleted_first: (*_BEGIN, "/tasks/exit it 0", "/tasks/delete it", "/containers/delete it"),

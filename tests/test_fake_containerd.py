@@ -401,6 +401,20 @@ async def test_gate_before_a_subscription_lets_events_be_missed(
     stream.cancel()
 
 
+async def test_gate_after_a_subscription_delays_events_and_loses_none(
+    fake: FakeContainerd, control: ContainerdControl
+) -> None:
+    channel: Any = control._opened()
+    with fake.faults.pause_after("subscribe") as gate:
+        stream = channel.unary_stream("/containerd.services.events.v1.Events/Subscribe")(b"")
+        first = asyncio.ensure_future(anext(aiter(stream)))
+        await gate.reached()
+        fake.run("held")
+        assert fake.unsent == 3
+    assert b"/containers/create" in await first
+    stream.cancel()
+
+
 async def test_kind_that_there_is_not_is_refused(fake: FakeContainerd) -> None:
     with pytest.raises(ValueError, match="task_list"):
         fake.faults.hang("tasks")

@@ -230,6 +230,12 @@ class ContainerdControl:
             update_mask={"paths": ["labels"]},
         )
 
+    async def update_image(self, id: str, image: str, namespace: str = NAMESPACE) -> None:
+        """Let a container say that it is made from another image."""
+        await self._call(
+            "Containers", "Update", namespace, container={"id": id, "image": image}, update_mask={"paths": ["image"]}
+        )
+
     async def task_delete(self, id: str, namespace: str = NAMESPACE) -> None:
         """Remove an exited task; the container stays, and may get another."""
         await self._call("Tasks", "Delete", namespace, container_id=id)
