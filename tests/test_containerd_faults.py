@@ -279,6 +279,9 @@ async def test_listing_that_leaves_hung_shims_out_kills_nothing() -> None:
                 audits = watcher.stats.audits
                 await eventually(lambda: watcher.stats.audits > audits + 2)
                 assert len(watcher.portfolio.snapshot()) == 2
+                fake.faults.cut_streams()
+                await eventually(lambda: watcher.stats.syncs == 2)
+                assert len(watcher.portfolio.snapshot()) == 2
 
 
 # ---- events
