@@ -6,7 +6,7 @@ import asyncio
 import errno
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -25,10 +25,6 @@ M = TypeVar("M", bound=Message)
 
 MAX_MESSAGE = 64 * 1024 * 1024
 """Bytes of one answer at most: gRPC's own limit of 4 MiB is broken by a listing of some hundred containers."""
-
-ENDING = 1.0
-"""Seconds at most for gRPC to end a call that was cancelled, which asks nobody. What it tells of it later, when the
-event loop is closed, would fail loudly in some other loop."""
 
 OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE),
@@ -124,9 +120,6 @@ class Connection:
             yield self._answers(kind, call)
         finally:
             call.cancel()
-            with suppress(Exception):
-                async with asyncio.timeout(ENDING):
-                    await call.code()
 
     async def _answers(self, kind: str, call: Any) -> AsyncIterator[bytes]:
         while True:
