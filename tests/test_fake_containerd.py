@@ -29,6 +29,19 @@ if TYPE_CHECKING:
 PATIENCE = 30.0  # seconds, after which a test has failed
 
 
+@pytest.fixture(autouse=True)
+async def patience(no_leaked_tasks: None) -> AsyncIterator[None]:
+    """Fail a test that waits for what never comes."""
+
+    def give_up() -> None:
+        for task in asyncio.all_tasks():
+            task.cancel("it took too long")
+
+    timer = asyncio.get_running_loop().call_later(PATIENCE, give_up)
+    yield
+    timer.cancel()
+
+
 @pytest.fixture
 async def fake() -> AsyncIterator[FakeContainerd]:
     async with FakeContainerd() as fake:
@@ -114,9 +127,15 @@ async def test_it_says_who_it_is(version: str, pid: int) -> None:
     async with FakeContainerd(version=version, uuid="some-uuid") as fake, ContainerdControl(fake.path) as control:
         assert (await control._call("Version", "Version")).version == version
         server = await control._call("Introspection", "Server")
-        assert server.uuid == "some-uuid"
-        # The published definitions in use here are older than the field.
-        assert b"\x10" + _varint(pid) in server.SerializeToString() or pid == 0
+        # The definitions in use here are older than the field, which is kept as it came.
+        told_pid = b"\x10" + _varint(pid) if pid else b""
+        assert server.SerializeToString() == b"\n\x09some-uuid" + told_pid
+
+
+async def test_it_leaves_no_folder_of_its_own_behind() -> None:
+    async with FakeContainerd() as fake:
+        assert fake.path.parent.exists()
+    assert not fake.path.parent.exists()
 
 
 async def test_it_serves_where_it_is_told_to_and_leaves_nothing_there(tmp_path: Any) -> None:
