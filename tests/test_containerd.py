@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import ContainerdUnderTest
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds after which something that should have come is missing."""
 
 PROJECT = "com.docker.compose.project"
@@ -368,3 +368,37 @@ async def until_status(watcher: Any, state: WatchState) -> None:
         async for status in watcher.status_changes():
             if status.state is state:
                 return
+
+
+# ---- shims
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("version", ["1.6", "1.7"])
+async def test_frozen_shim_keeps_its_container_and_a_killed_one_ends_it(
+    make_containerd: Callable[..., Any], version: str
+) -> None:
+    engine = await asyncio.to_thread(make_containerd, version)
+    async with ContainerdControl(engine.socket) as control:
+        await control.run("stuck")
+        (shim,) = engine.shims()
+        await control.run("web")
+        async with checked(engine.address, control, audit=0.5) as check:
+            watcher = check.watcher
+            os.kill(shim, signal.SIGSTOP)
+            try:
+                audits = watcher.stats.audits
+                await eventually(lambda: watcher.stats.audits > audits + 1)
+                assert len(watcher.portfolio.snapshot()) == 2
+                await watcher.engine.client.close()  # the connection is lost, and all is listed anew
+                await eventually(lambda: watcher.stats.syncs == 2)
+                assert len(watcher.portfolio.snapshot()) == 2
+                assert watcher.stats.unresolved == 1
+            finally:
+                os.kill(shim, signal.SIGCONT)
+            await eventually(lambda: watcher.stats.unresolved == 0)
+            assert check.of("stuck") == []
+            os.kill(shim, signal.SIGKILL)
+            (exited,) = await check.expect("stuck", "exited")
+            assert exited.origin is Origin.ENGINE
+            assert check.of("web") == []

@@ -31,7 +31,7 @@ from whalewatch.testing import FakeContainerd
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds after which something that should have come is missing."""
 
 GARBAGE = b"\xff\xff\xff"
