@@ -12,10 +12,11 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 
 VENV := .venv
 BIN := $(VENV)/bin
+PROTOC := .protoc
 MATRIX := 3.11 3.12 3.13 3.14
 PIP := -m pip --quiet --disable-pip-version-check install
 
-.PHONY: demo test lint format engines matrix bench clean
+.PHONY: demo test lint format protos engines matrix bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/demo.py $(if $(SECONDS),--seconds $(SECONDS))
@@ -32,6 +33,14 @@ lint: $(VENV)/installed-dev
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+# A compiler of its own: so old that every protobuf runtime since 4.25 loads what it writes, and too old to be installed
+# beside a current one. There are wheels of it up to Python 3.12.
+protos:
+	[ -x $(PROTOC)/bin/python ] || $(PYTHON) -m venv $(PROTOC)
+	$(PROTOC)/bin/python $(PIP) 'grpcio-tools==1.62.3' 'setuptools<81'
+	$(PROTOC)/bin/python -m grpc_tools.protoc --proto_path protos --python_out src --pyi_out src \
+		protos/whalewatch/_wire/*.proto
 
 # Without WHALEWATCH_LIVE=require the tests do without the engines that cannot be had here, and say which.
 engines: $(VENV)/installed-dev
@@ -56,7 +65,7 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python -m tests.benchmarks
 
 clean:
-	rm -rf $(VENV) .matrix .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf $(VENV) $(PROTOC) .matrix .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
 	find src tests examples -name __pycache__ -prune -exec rm -rf {} +
 
 $(BIN)/python:

@@ -6,7 +6,7 @@ import asyncio
 import os
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tests.fold import Fold
 from whalewatch import Container, ContainerEvent, EventType, Origin, Watcher, moby
@@ -80,11 +80,20 @@ class Checked:
         fold: of everything that an unfiltered subscription with replay has delivered.
     """
 
-    def __init__(self, watcher: Watcher, control: DockerControl) -> None:
+    def __init__(self, watcher: Watcher, control: DockerControl | None = None) -> None:
         self.watcher = watcher
         self.fold = Fold()
         self._control = control
         self._news = asyncio.Event()
+
+    async def truth(self) -> dict[str, dict[str, Any]]:
+        """What the engine says is alive, by id, in the terms of `seen`."""
+        assert self._control is not None
+        return {id: told(inspection) for id, inspection in (await self._control.truth()).items()}
+
+    def seen(self, container: Container) -> dict[str, Any]:
+        """What the library says of one container, in the terms of `truth`."""
+        return seen(container)
 
     async def read(self) -> None:
         """Fold the subscription until it ends."""
@@ -125,9 +134,9 @@ class Checked:
         """Wait until the picture is the engine's, and what was folded is the picture."""
         deadline = asyncio.get_running_loop().time() + PATIENCE
         while True:
-            truth = {id: told(inspection) for id, inspection in (await self._control.truth()).items()}
+            truth = await self.truth()
             snapshot = self.watcher.portfolio.snapshot()
-            picture = {c.id: seen(c) for c in snapshot}
+            picture = {c.id: self.seen(c) for c in snapshot}
             if picture == truth and snapshot.synced and self.fold.revision == snapshot.revision:
                 break
             if asyncio.get_running_loop().time() > deadline:
@@ -138,11 +147,20 @@ class Checked:
         self.fold.check(snapshot)
 
 
+C = TypeVar("C", bound=Checked)
+
+
 @asynccontextmanager
 async def checked(address: str, control: DockerControl, **options: Any) -> AsyncIterator[Checked]:
     """Watch an engine under supervision; at the end the picture must be the engine's."""
-    async with moby.watch(address, **options) as watcher:
-        check = Checked(watcher, control)
+    async with supervised(Checked(moby.watch(address, **options), control)) as check:
+        yield check
+
+
+@asynccontextmanager
+async def supervised(check: C) -> AsyncIterator[C]:
+    """Enter a watcher, read its events, and hold the picture against the engine at the end."""
+    async with check.watcher as watcher:
         reader = asyncio.create_task(check.read())
         try:
             await watcher.ready(PATIENCE)

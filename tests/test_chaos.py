@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import VERSIONS
+from tests.conftest import CONTAINERD_VERSIONS, VERSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from tests.engines.dockerd import Version
 
 SECONDS = 60
 
@@ -39,11 +37,14 @@ async def _chaos(engine: str) -> tuple[int, str]:
 
 @pytest.mark.live
 async def test_after_chaos_every_picture_is_right(
-    need: Callable[[Version], None], capsys: pytest.CaptureFixture[str]
+    need: Callable[[str, str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for version in VERSIONS:
-        need(version)
-    runs = await asyncio.gather(*(_chaos(f"docker-{version}") for version in VERSIONS))
+    engines = [("Docker", version) for version in VERSIONS] + [
+        ("containerd", version) for version in CONTAINERD_VERSIONS
+    ]
+    for engine, version in engines:
+        need(engine, version)
+    runs = await asyncio.gather(*(_chaos(f"{engine.lower()}-{version}") for engine, version in engines))
     with capsys.disabled():
         for _, told in runs:
             first, *_, last = told.splitlines()

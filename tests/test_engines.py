@@ -13,7 +13,8 @@ import aiohttp
 import pytest
 
 from tests.engines.control import ControlError, DockerControl
-from tests.engines.dockerd import Dockerd, EngineFailedError
+from tests.engines.dockerd import Dockerd
+from tests.engines.process import EngineFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -36,8 +36,9 @@ OK, FAILED, MISUSED = 0, 1, 2
 DESCRIPTION = "Know at any moment which containers are alive."
 
 EPILOG = """\
-ADDRESS is a URL (unix, tcp, http, https, ssh) or the path of a socket. Without one the engine is found as Docker's own
-client finds it: DOCKER_HOST, the current context, the well-known sockets.
+ADDRESS is the URL (unix, tcp, http, https, ssh) or the path of the socket of a Docker engine. Without one the engine is
+found as Docker's own client finds it: DOCKER_HOST, the current context, the well-known sockets. For containerd it is
+containerd:// before the path of the socket, as in containerd:///run/containerd/containerd.sock.
 
 Exit codes: 0 the watch was ended by Ctrl-C, SIGTERM or --seconds; 1 it failed, or was never in sync in that time;
 2 the arguments cannot be used.
@@ -75,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    watch.add_argument("address", nargs="?", metavar="ADDRESS", help="of a Docker engine")
+    watch.add_argument("address", nargs="?", metavar="ADDRESS", help="of a Docker engine, or of containerd")
     watch.add_argument("--json", action="store_true", help="one JSON object per line (JSON Lines)")
     watch.add_argument("--seconds", type=_seconds, metavar="N", help="end after N seconds")
     parser.set_defaults(error=parser.error)
@@ -104,10 +105,8 @@ def _print_version() -> int:
 def _watch(options: argparse.Namespace) -> int:
     if options.command is None:
         options.error("a command is needed: try whalewatch watch")
-    from whalewatch import moby  # noqa: PLC0415 - the HTTP client takes time to load, and --help needs none
-
     try:
-        watcher = moby.watch(options.address)
+        watcher = _watcher(options.address)
     except AddressError as error:
         print(f"whalewatch: {printable(error, 1000)}", file=sys.stderr)
         return MISUSED
@@ -117,6 +116,21 @@ def _watch(options: argparse.Namespace) -> int:
     printer: _Printer = _JsonLines(out) if options.json else _Text(out)
     with _logging_to(err):
         return asyncio.run(_until_stopped(follow(watcher, printer, err), options.seconds, watcher))
+
+
+def _watcher(address: str | None) -> Watcher:
+    """Make a watcher for the engine to which an address belongs; loads what that engine needs, and no more."""
+    if address is not None and address.startswith("containerd:"):
+        from whalewatch import containerd  # noqa: PLC0415 - gRPC takes time to load, and Docker needs none
+
+        path = address.removeprefix("containerd://")
+        if not path.startswith("/"):
+            told = f"{printable(address)!r} names no absolute path of a socket"
+            raise AddressError(f"{told}: containerd:///run/containerd/containerd.sock is one")
+        return containerd.watch(f"unix://{path}")
+    from whalewatch import moby  # noqa: PLC0415 - the HTTP client takes time to load, and --help needs none
+
+    return moby.watch(address)
 
 
 # -- following ---------------------------------------------------------------------------------------------------------

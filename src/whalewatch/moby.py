@@ -12,7 +12,6 @@ from typing import Any, Unpack
 from urllib.parse import quote
 
 import aiodocker
-import attrs
 
 from whalewatch._docker.address import default_endpoint, endpoint
 from whalewatch._docker.connection import Connection
@@ -20,6 +19,7 @@ from whalewatch._docker.reading import container, moment, sighting, signal, text
 from whalewatch._engine import Listing, Sighting, Signal, SignalType
 from whalewatch._errors import EngineUnavailable, ProtocolViolation, UnsupportedEngine
 from whalewatch._model import Container
+from whalewatch._rucksack import Packer
 from whalewatch._text import printable
 from whalewatch._watcher import Watcher, WatcherOptions
 
@@ -76,8 +76,7 @@ class MobyEngine:
         self, address: str | None = None, *, tls: ssl.SSLContext | None = None, pack: Pack | None = None
     ) -> None:
         self._endpoint = default_endpoint() if address is None else endpoint(address, tls)
-        self._pack = pack
-        self._unpacked: set[str] = set()
+        self._packer = Packer(pack, log)
         self._connection: Connection | None = None
         self._calls: Counter[str] = Counter()
         self._info: Mapping[str, Any] | None = None
@@ -258,17 +257,7 @@ class MobyEngine:
             return None
         if "exitCode" in found.labels:
             self._masked.add(id)
-        return found if self._pack is None else self._packed(self._pack, found, inspection)
-
-    def _packed(self, pack: Pack, found: Container, inspection: Mapping[str, Any]) -> Container:
-        """Fill a container's rucksack; if the application's function fails, the container is kept without."""
-        try:
-            return attrs.evolve(found, rucksack=pack(found, inspection))
-        except Exception:
-            if found.id not in self._unpacked:
-                self._unpacked.add(found.id)
-                log.exception("pack() failed for container %s: it is kept without a rucksack", found.id)
-            return found
+        return self._packer.packed(found, inspection)
 
     @property
     def _connected(self) -> Connection:

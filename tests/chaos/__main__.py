@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
+from tests.chaos.containerd import ContainerdWorld
 from tests.chaos.docker import DockerWorld
 from tests.chaos.run import Chaos, Report
 from tests.chaos.world import World
@@ -19,6 +20,8 @@ from tests.engines import leaks
 WORLDS: dict[str, Callable[[random.Random], AbstractAsyncContextManager[World]]] = {
     "docker-20.10": lambda dice: DockerWorld("20.10", dice),
     "docker-26.1": lambda dice: DockerWorld("26.1", dice),
+    "containerd-1.6": lambda dice: ContainerdWorld("1.6", dice),
+    "containerd-1.7": lambda dice: ContainerdWorld("1.7", dice),
 }
 
 

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from tests.fold import Fold
-from whalewatch import EventType
+from whalewatch import EventType, Origin
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -33,6 +33,7 @@ class Listener:
     Attributes:
         name: who it is, in reports.
         fold: what it has heard.
+        found: the last events that a synchronisation or an audit found.
         risen: containers that it was told had exited, and then that the same run had started, with their events.
         attending: cleared, it leaves its subscription unread.
     """
@@ -41,6 +42,7 @@ class Listener:
         """Subscribe at the first `listen`."""
         self.name = name
         self.fold = Fold()
+        self.found: deque[str] = deque(maxlen=HISTORY)
         self.risen: list[tuple[Container, str]] = []
         self.attending = asyncio.Event()
         self.attending.set()
@@ -59,6 +61,9 @@ class Listener:
                 run = (container.id, container.pid, container.started_at)
                 if event.type is EventType.EXITED:
                     self._ended.add(run)
+                brief = f"{_brief(event)} {container}" + (f" was {event.previous}" if event.previous else "")
+                if event.origin is Origin.RESYNC:
+                    self.found.append(brief)
                 self._history[container.id].append(_brief(event))
                 if event.type is EventType.STARTED and run in self._ended:
                     self.risen.append((container, f"{self.name}: {container}: {list(self._history[container.id])}"))
@@ -68,7 +73,7 @@ class Listener:
 
 
 def _brief(event: ContainerEvent) -> str:
-    told = f"{event.timestamp:%H:%M:%S.%f} {event.type.value} {event.origin.value} r{event.revision}"
+    told = f"{event.timestamp:%H:%M:%S.%f} {event.type.value} {event.origin.value} r{event.revision}{'.' * event.last}"
     return f"{told} pid {event.container.pid} exit {event.exit_code}"
 
 

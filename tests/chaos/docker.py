@@ -19,6 +19,7 @@ from tests.chaos.connection import connection_faults
 from tests.checker import seen, told
 from tests.engines.control import ControlError, DockerControl
 from tests.engines.dockerd import Dockerd, Version
+from tests.engines.process import EngineFailedError
 from tests.engines.proxy import Event, Proxy, passed_on
 from whalewatch import Container, Retry, Watcher, moby
 
@@ -134,10 +135,32 @@ class DockerWorld:
         return died is not None and died >= container.started_at
 
     async def revive(self) -> None:
-        """Kill the engine and start it again: after all that is done to it, dockerd may hold a lock for ever."""
-        await self._control.aclose()
+        """Kill the engine and start it again: after all that is done to it, dockerd may hold a lock for ever.
+
+        Containers that it cannot even inspect are left alone from then on: whatever is done to one takes the lock.
+        """
+        for id in [*self._ids]:
+            try:
+                async with asyncio.timeout(1):
+                    await self._control.inspect(id)
+            except TimeoutError:
+                self._ids.remove(id)
+            except self.refusals:
+                pass
         await asyncio.to_thread(self._engine.kill)
-        await asyncio.to_thread(self._engine.start)
+        await self._start()
+
+    async def _start(self) -> None:
+        """Start the engine again; one that will not even start begins anew, at the same place, without anything."""
+        await self._control.aclose()
+        try:
+            await asyncio.to_thread(self._engine.start)
+        except EngineFailedError:
+            await asyncio.to_thread(self._engine.close)
+            self._ids.clear()
+            await asyncio.to_thread(self._engine.start)
+            self._network = await self._control.network_create("chaos")
+            self.heard.append("it would not start, and was made anew")
 
     def seen(self, container: Container) -> dict[str, Any]:
         """What a watcher says of a container."""
@@ -258,9 +281,8 @@ class DockerWorld:
                 _kill(pids[id], id)
             yield
         finally:
-            await self._control.aclose()
             self._engine.live_restore = self._dice.random() < 0.8
-            await asyncio.to_thread(self._engine.start)
+            await self._start()
 
     @asynccontextmanager
     async def _frozen(self) -> AsyncIterator[None]:
@@ -272,7 +294,7 @@ class DockerWorld:
 
     @asynccontextmanager
     async def _containerd_frozen(self) -> AsyncIterator[None]:
-        self._engine.freeze_containerd()
+        await asyncio.to_thread(self._engine.freeze_containerd)
         try:
             yield
         finally:

@@ -156,7 +156,8 @@ class Chaos:
         for one in watched:
             drift = one.watcher.stats.drift
             if drift > self.report.drift[one.name] and not (one.hidden_from and HIDING.intersection(names)):
-                self.report.divergences.append(f"{one.name}: an audit had to find what nothing had hidden")
+                found = list(one.eager.found)
+                self.report.divergences.append(f"{one.name}: an audit had to find what nothing had hidden: {found}")
             self.report.drift[one.name] = drift
             for listener in one.listeners:
                 self._judge(listener)
@@ -247,17 +248,20 @@ class Chaos:
 
     async def _converge(self, watched: list[Watched]) -> float:
         """Wait until every picture is the engine's and every listener's the picture; return the seconds it took."""
-        began = time.monotonic()
+        began = answered = time.monotonic()
         while True:
             try:
                 async with asyncio.timeout(OPERATION):
                     truth = await self._world.truth()
             except self._world.refusals as error:
-                self._tell(f"the engine itself does not answer, and is started again: {error!r}")
-                await self._world.revive()
-                self.report.revived += 1
-                began = time.monotonic()
+                if time.monotonic() - answered >= OPERATION:
+                    self._tell(f"the engine itself does not answer ({type(error).__name__}), and is started again")
+                    await self._world.revive()
+                    self.report.revived += 1
+                    began = answered = time.monotonic()
+                await asyncio.sleep(POLL)
                 continue
+            answered = time.monotonic()
             differences = [line for one in watched for line in one.differences(self._world, truth)]
             took = time.monotonic() - began
             if not differences:

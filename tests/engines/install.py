@@ -30,6 +30,9 @@ NEWER_PACKAGES = ("docker.io", "containerd")
 NEWER_VERSION = "26.1"
 """The Docker of that release; its programs need nothing newer than what the supported hosts have."""
 
+NEWER_CONTAINERD = "1.7"
+"""The containerd of that release."""
+
 OUR_RELEASE = "bookworm"
 OUR_VERSION = "20.10"
 """The Docker of the release that we install packages on."""
@@ -37,6 +40,7 @@ OUR_VERSION = "20.10"
 HOST_PATH = ("/usr/sbin", "/usr/bin", "/sbin", "/bin")
 """Where the packages put their programs; what else a machine has on its PATH is not to be tested."""
 
+_NEWER = frozenset({NEWER_VERSION, NEWER_CONTAINERD})
 _ATTEMPTS = 4
 _PAUSE = 3.0  # seconds before the first repetition, doubled for each further one
 _POLICY = Path("/usr/sbin/policy-rc.d")
@@ -56,8 +60,8 @@ def engines_folder() -> Path:
 
 
 def search_path(version: str) -> tuple[str, ...]:
-    """Return the folders in which an engine of this version finds its programs."""
-    if version != NEWER_VERSION:
+    """Return the folders in which an engine of this version, of Docker or of containerd, finds its programs."""
+    if version not in _NEWER:
         return HOST_PATH
     folder = engines_folder() / NEWER_RELEASE / "usr"
     return (f"{folder}/sbin", f"{folder}/bin", *HOST_PATH)
@@ -78,8 +82,8 @@ def missing(version: str) -> str | None:
         return why
     folders = os.pathsep.join(search_path(version))
     absent = [program for program in PROGRAMS if shutil.which(program, path=folders) is None]
-    if version == NEWER_VERSION and not _unpacked().is_file():
-        absent = [f"Docker {NEWER_VERSION}"]
+    if version in _NEWER and not _unpacked().is_file():
+        absent = [f"Docker {NEWER_VERSION} with containerd {NEWER_CONTAINERD}"]
     return f"not installed: {', '.join(absent)}" if absent else None
 
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
-import socket
 import ssl
-import struct
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 
 import aiodocker
@@ -21,6 +18,7 @@ from yarl import URL
 from whalewatch._docker.address import Endpoint
 from whalewatch._errors import EngineError, EngineTimeout, EngineUnavailable, ProtocolViolation, UnsupportedEngine
 from whalewatch._text import printable
+from whalewatch._unix import listener
 
 __all__ = ["Connection"]
 
@@ -113,23 +111,8 @@ class Connection:
         await self._session.close()
 
     def pid(self) -> int | None:
-        """The process that listens at the other end of a Unix socket; None if nobody tells.
-
-        The kernel remembers who called listen(): under socket activation that is systemd, which is not the engine.
-        """
-        if self._endpoint.path is None or not hasattr(socket, "SO_PEERCRED"):
-            return None
-        try:
-            with socket.socket(socket.AF_UNIX) as peer:
-                peer.setblocking(False)  # noqa: FBT003 - that is its signature
-                peer.connect(self._endpoint.path)
-                credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-            pid: int = struct.unpack("3i", credentials)[0]
-            if pid == 1 and Path("/proc/1/comm").read_text().strip() in {"systemd", "init"}:
-                return None
-        except OSError:
-            return None
-        return pid or None
+        """The process that listens at the other end of a Unix socket; None if nobody tells."""
+        return None if self._endpoint.path is None else listener(self._endpoint.path)
 
     @asynccontextmanager
     async def _request(self, kind: str, path: str) -> AsyncIterator[aiohttp.ClientResponse]:

@@ -135,8 +135,9 @@ class _Rule:
 class CallFaults:
     """The faults of single calls that are in force, in the order in which they came."""
 
-    def __init__(self) -> None:
-        """Start without any."""
+    def __init__(self, kinds: Collection[str] = KINDS) -> None:
+        """Start without any; ``kinds`` are the calls that there are."""
+        self._kinds = kinds
         self._rules: list[_Rule] = []
 
     def add(
@@ -155,8 +156,8 @@ class CallFaults:
         Raises:
             ValueError: There is no such kind of call.
         """
-        if kind not in KINDS:
-            raise ValueError(f"no kind of call is named {kind!r}: {', '.join(sorted(KINDS))}")
+        if kind not in self._kinds:
+            raise ValueError(f"no kind of call is named {kind!r}: {', '.join(sorted(self._kinds))}")
         rule = _Rule(kind, target, None, after, seconds, answer, count)
 
         def undo() -> None:

@@ -1,0 +1,43 @@
+"""What applications attach to containers: called where inspection data is read, and never the watch's undoing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import attrs
+
+from whalewatch._model import Container
+
+__all__ = ["Packer"]
+
+T = TypeVar("T")
+
+
+class Packer(Generic[T]):
+    """Fills rucksacks by the application's ``pack(container, inspection)``.
+
+    If it raises, the container is kept without a rucksack, and the error is logged once per container.
+    """
+
+    def __init__(self, pack: Callable[[Container, T], Any] | None, log: logging.Logger) -> None:
+        self._pack = pack
+        self._log = log
+        self._unpacked: set[str] = set()
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to do."""
+        return self._pack is not None
+
+    def packed(self, container: Container, inspection: T) -> Container:
+        """Return the container with its rucksack."""
+        if self._pack is None:
+            return container
+        try:
+            return attrs.evolve(container, rucksack=self._pack(container, inspection))
+        except Exception:  # noqa: BLE001 - whatever it is, it is logged
+            if container.id not in self._unpacked:
+                self._unpacked.add(container.id)
+                self._log.exception("pack() failed for container %s: it is kept without a rucksack", container.id)
+            return container

@@ -1,0 +1,49 @@
+"""What the kernel tells of a Unix socket: who listens there, and why it cannot be reached."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from pathlib import Path
+
+__all__ = ["listener", "refusal"]
+
+
+def listener(path: str) -> int | None:
+    """The process that listens on a socket; None if nobody tells.
+
+    The kernel remembers who called listen(): under socket activation that is systemd, which is not the engine.
+    """
+    if not hasattr(socket, "SO_PEERCRED"):
+        return None
+    try:
+        with _connected(path) as peer:
+            credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        pid: int = struct.unpack("3i", credentials)[0]
+        if pid == 1 and Path("/proc/1/comm").read_text().strip() in {"systemd", "init"}:
+            return None
+    except OSError:
+        return None
+    return pid or None
+
+
+def refusal(path: str) -> OSError | None:
+    """Try to connect and return the kernel's reason why that fails; None if it does not."""
+    try:
+        with _connected(path):
+            return None
+    except BlockingIOError:
+        return None  # somebody listens, and has a lot to accept
+    except OSError as error:
+        return error
+
+
+def _connected(path: str) -> socket.socket:
+    peer = socket.socket(socket.AF_UNIX)
+    try:
+        peer.setblocking(False)  # noqa: FBT003 - that is its signature
+        peer.connect(path)
+    except BaseException:
+        peer.close()
+        raise
+    return peer

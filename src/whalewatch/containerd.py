@@ -1,0 +1,290 @@
+"""containerd: watch it through its own API (1.6 and later)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from typing import Any, Unpack
+
+import grpc.aio
+from google.protobuf.message import DecodeError
+
+from whalewatch._containerd.calls import Calls
+from whalewatch._containerd.reading import (
+    Inspection,
+    alive,
+    container,
+    filters,
+    inspection,
+    namespace_of,
+    signal,
+    split,
+    text,
+)
+from whalewatch._engine import Listing, Sighting, Signal, SignalType
+from whalewatch._errors import EngineError, EngineTimeout, EngineUnavailable
+from whalewatch._grpc.address import endpoint
+from whalewatch._grpc.connection import Connection
+from whalewatch._model import Container
+from whalewatch._rucksack import Packer
+from whalewatch._text import printable
+from whalewatch._watcher import Watcher, WatcherOptions
+from whalewatch._wire import containerd_pb2 as wire
+
+__all__ = ["ContainerdEngine", "Inspection", "watch"]
+
+log = logging.getLogger("whalewatch.containerd")
+
+DEFAULT_ADDRESS = "unix:///run/containerd/containerd.sock"
+
+IGNORED = ("moby", "k8s.io")
+"""Namespaces of Docker and of the CRI: both engines know more of their containers than containerd does."""
+
+BREADTH = 8
+"""Namespaces that are listed at the same time."""
+
+RECENT = 1024
+"""Events remembered in order to tell each only once, while one stream takes over from another."""
+
+Pack = Callable[[Container, Inspection], Any]
+
+
+class ContainerdEngine:
+    """Adapter to containerd.
+
+    The containers of all namespaces but the ignored ones are seen; namespaces may come and go. In namespace "default"
+    a container has its own id and name, elsewhere both are prefixed, as in "namespace/id". The name is that of nerdctl
+    (label ``nerdctl/name``), else the id. Nothing is ever written to containerd.
+
+    Events are live only, and containerd does not tell when a subscription exists. So the subscription is sent first,
+    then a call on the same connection is answered, and only then the listing begins: a server takes up calls in the
+    order in which they come. As that is no proof, the watcher lists once more after its synchronisation.
+
+    Args:
+        address: URL ``unix:///path``, or path of a socket; None is `/run/containerd/containerd.sock`.
+        ignore: namespaces to leave out.
+        pack: makes the ``rucksack`` of a container from an `Inspection`; called on the watcher's loop whenever one is
+            read, from a listing too; must not block.
+
+    Raises:
+        AddressError: the address cannot be used.
+        ValueError: `ignore` is text instead of a collection of names.
+    """
+
+    type = "containerd"
+    source = "native"
+
+    def __init__(
+        self, address: str | None = None, *, ignore: Collection[str] = IGNORED, pack: Pack | None = None
+    ) -> None:
+        if isinstance(ignore, str):
+            msg = f"ignore takes a collection of namespaces, such as {(ignore,)!r}"
+            raise ValueError(msg)  # noqa: TRY004 - as all options that make no sense
+        self._endpoint = endpoint(address or DEFAULT_ADDRESS, engine="containerd", example=DEFAULT_ADDRESS)
+        self._ignored = frozenset(ignore)
+        self._packer = Packer(pack, log)
+        self._calls: Counter[str] = Counter()
+        self._connected_by: Calls | None = None
+        self._id: str | None = None
+        self._version: str | None = None
+        self._pid: int | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self._recent: deque[bytes] = deque(maxlen=RECENT)
+        self._complained = False
+
+    @property
+    def address(self) -> str:
+        """URL of the engine."""
+        return self._endpoint.address
+
+    @property
+    def pid(self) -> int | None:
+        """Process of containerd, as it tells itself (1.7 and later) or as the kernel does.
+
+        None before the first connection.
+        """
+        return self._pid
+
+    @property
+    def client(self) -> grpc.aio.Channel | None:
+        """The channel of the current connection, for calls of the application's own; None before the first."""
+        return self._connected_by.connection.client if self._connected_by else None
+
+    @property
+    def calls(self) -> Mapping[str, int]:
+        """Calls made so far.
+
+        "version" and "introspection" for each connection, "events" and "ping" for each subscription, "namespaces" for
+        each listing with "tasks" and "containers" for each namespace, "task" and "container" for each inspect.
+        """
+        return self._calls
+
+    async def id(self) -> str:
+        """The engine's own identifier, which it keeps over restarts."""
+        if self._id is None:
+            await self._introduce_apart()
+        assert self._id is not None
+        return self._id
+
+    async def version(self) -> str:
+        """The engine's version, such as "1.7.24"."""
+        if self._version is None:
+            await self._introduce_apart()
+        assert self._version is not None
+        return self._version
+
+    async def _introduce_apart(self) -> None:
+        """Learn who it is by a connection of its own: a watcher may be connecting, or never will."""
+        calls = self._new()
+        try:
+            await self._introduce(calls)
+        finally:
+            await calls.connection.close()
+
+    def _new(self) -> Calls:
+        remedy = "run as root, or let the user's group have the socket (gid under [grpc] in containerd's configuration)"
+        return Calls(Connection(self._endpoint, engine="containerd", remedy=remedy, calls=self._calls))
+
+    async def connect(self) -> None:
+        """Make a new connection; learn the engine's identity."""
+        await self.close()
+        self._forget()
+        calls = self._connected_by = self._new()
+        await self._introduce(calls)
+
+    async def _introduce(self, calls: Calls) -> None:
+        version = await calls.version()
+        server = await calls.server()
+        self._version, self._id = version, text(server.uuid)
+        self._pid = server.pid or calls.connection.pid()
+
+    async def ping(self) -> None:
+        """Ask for the version: that touches no container."""
+        await self._connected.version("ping")
+
+    async def signals(self) -> AsyncIterator[Signal]:
+        """Follow the events of all namespaces, filtered by the engine itself."""
+        calls = self._connected
+        async with calls.events(filters(self._ignored)) as envelopes:
+            await calls.version("ping")
+            yield Signal(SignalType.SUBSCRIBED)
+            async for message in envelopes:
+                told = self._read(calls.connection, message)
+                if told is not None:
+                    yield told
+
+    def _read(self, connection: Connection, message: bytes) -> Signal | None:
+        """Understand an event; LOST for what cannot be understood."""
+        if message in self._recent:  # overlapping streams tell an event twice
+            return None
+        self._recent.append(message)
+        try:
+            envelope = wire.Envelope.FromString(message)
+            # The engine leaves these out already, unless the name of one is beyond its filters.
+            return None if text(envelope.namespace) in self._ignored else signal(envelope)
+        except (DecodeError, ValueError) as error:
+            level = logging.DEBUG if self._complained else logging.WARNING
+            log.log(level, "%s", connection.told(f"an event makes no sense: {printable(error)}"))
+            self._complained = True
+            return Signal(SignalType.LOST)
+
+    async def listing(self) -> Listing:
+        """List what is alive, namespace by namespace.
+
+        That a container is missing is no proof of its death: containerd leaves out tasks whose shim does not answer.
+        """
+        calls = self._connected
+        namespaces = [name for name in await calls.namespaces() if name not in self._ignored]
+        seen: dict[str, Sighting] = {}
+        failed: dict[str, EngineError] = {}
+        free = asyncio.Semaphore(BREADTH)
+
+        async def look_at(namespace: str) -> None:
+            async with free:
+                try:
+                    seen.update(await self._seen_in(namespace, calls))
+                except EngineError as error:
+                    failed[namespace] = error
+
+        async with asyncio.TaskGroup() as tasks:
+            for namespace in namespaces:
+                tasks.create_task(look_at(namespace), name=f"whalewatch listing of {namespace}")
+        if failed and len(failed) == len(namespaces):
+            raise next(iter(failed.values()))
+        return Listing(sightings=seen, absence_is_death=False, failed=failed, scope=namespace_of)
+
+    async def _seen_in(self, namespace: str, calls: Calls) -> dict[str, Sighting]:
+        """What is alive in one namespace.
+
+        The tasks are asked for first: a container that is made meanwhile has no task yet, and its start is told.
+        """
+        tasks = {task.id: task for task in await calls.tasks(namespace) if alive(task) is not False}
+        seen: dict[str, Sighting] = {}
+
+        def take(found: wire.Container) -> None:
+            task = tasks.get(found.id)
+            if task is None:
+                return
+            read = container(namespace, found, task, self.address)
+            # A task of which nothing is known is left to an inspect.
+            seen[read.id] = Sighting(self._packed(namespace, read, found, task) if alive(task) else None)
+
+        await calls.containers(namespace, take)
+        return seen
+
+    async def inspect(self, id: str, /) -> Container | None:
+        """Read one container; None if it is gone, has no process, or belongs to a namespace that is ignored."""
+        calls = self._connected
+        namespace, own = split(id)
+        if namespace in self._ignored:
+            return None
+        task = await calls.task(namespace, own)
+        if task is None or alive(task) is False:
+            return None
+        if alive(task) is None:
+            raise EngineTimeout(calls.connection.told(f"the shim of {printable(id)} does not answer"))
+        found = await calls.container(namespace, own)
+        if found is None:
+            return None
+        return self._packed(namespace, container(namespace, found, task, self.address), found, task)
+
+    def _packed(self, namespace: str, read: Container, found: wire.Container, task: wire.Task) -> Container:
+        return self._packer.packed(read, inspection(namespace, found, task)) if self._packer else read
+
+    @property
+    def _connected(self) -> Calls:
+        if self._connected_by is None:
+            raise EngineUnavailable(f"containerd engine at {self.address}: not connected")
+        return self._connected_by
+
+    async def close(self) -> None:
+        """Let go of the connection; closing twice is fine."""
+        calls, self._connected_by = self._connected_by, None
+        if calls is not None:
+            await calls.connection.close()
+
+
+def watch(
+    address: str | None = None,
+    *,
+    ignore: Collection[str] = IGNORED,
+    pack: Pack | None = None,
+    **options: Unpack[WatcherOptions],
+) -> Watcher:
+    """Make a watcher for containerd.
+
+    Args:
+        address: URL ``unix:///path``, or path of a socket; None is `/run/containerd/containerd.sock`.
+        ignore: namespaces to leave out. See `ContainerdEngine`.
+        pack: makes the ``rucksack`` of a container. See `ContainerdEngine`.
+        **options: of `Watcher`.
+
+    Raises:
+        AddressError: the address cannot be used.
+        ValueError: an option makes no sense.
+    """
+    return Watcher(ContainerdEngine(address, ignore=ignore, pack=pack), **options)

@@ -1,0 +1,266 @@
+"""Chaos in a real containerd."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import UTC, datetime
+from random import Random
+from types import TracebackType
+from typing import Any, Self
+
+import grpc.aio
+
+from tests.chaos.connection import connection_faults
+from tests.chaos.world import Fault, Operation
+from tests.engines.containerd import Containerd, Version
+from tests.engines.containerd_control import ContainerdControl
+from tests.engines.proxy import Proxy
+from whalewatch import Container, Retry, Watcher, containerd
+
+CROWD = 12
+"""Containers at most: each costs a shim."""
+
+HEARD = 200
+"""Events of the engine that are kept, to be told if something was wrong."""
+
+NAMESPACES = ("default", "red", "blue")
+
+WATCHER: dict[str, Any] = {"heartbeat": 1.0, "call_timeout": 3.0, "retry": Retry(stable_after=1.0)}
+
+OPTIONS: dict[bool, dict[str, Any]] = {
+    False: WATCHER | {"audit": 30.0},  # nothing is hidden from it, so that the audit should have nothing to find
+    True: WATCHER | {"audit": 8.0},
+}
+"""Options of watchers, by whether they are behind the proxy."""
+
+Place = tuple[str, str]
+"""Namespace of a container, and its id there."""
+
+
+class ContainerdWorld:
+    """A containerd that survives what is done to it; see `tests.chaos.world.World`."""
+
+    refusals: tuple[type[Exception], ...] = (grpc.aio.AioRpcError, OSError, TimeoutError, LookupError)
+
+    def __init__(self, version: Version, dice: Random) -> None:
+        """Prepare; nothing runs yet."""
+        self.name = f"containerd {version}"
+        self._dice = dice
+        self._engine = Containerd(version)
+        self._control = ContainerdControl(self._engine.socket)
+        self._proxy = Proxy(self._engine.socket)
+        self._stack = AsyncExitStack()
+        self._number = 0
+        self._places: list[Place] = []
+        self._deaths: set[tuple[str, int]] = set()
+        self.heard: deque[str] = deque(maxlen=HEARD)
+
+    async def __aenter__(self) -> Self:
+        """Start the engine and the proxy."""
+        self._stack.push_async_callback(asyncio.to_thread, self._engine.close)
+        await asyncio.to_thread(self._engine.start)
+        await self._stack.enter_async_context(self._control)
+        await self._stack.enter_async_context(self._proxy)
+        self.name = f"containerd {self._engine.version}"
+        hearing = asyncio.create_task(self._hear())
+        self._stack.push_async_callback(asyncio.wait, {hearing})
+        self._stack.callback(hearing.cancel)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End them."""
+        await self._stack.aclose()
+
+    def watcher(self, *, proxied: bool) -> Watcher:
+        """Make a watcher of the engine, through the proxy or not."""
+        return containerd.watch(self._proxy.address if proxied else self._engine.address, **OPTIONS[proxied])
+
+    async def truth(self) -> dict[str, dict[str, Any]]:
+        """Everything that is alive, by id."""
+        told = {}
+        for (namespace, id), one in (await self._control.truth()).items():
+            about = {"pid": one.pid, "paused": one.status == "PAUSED", "labels": one.labels, "image": one.image}
+            told[_shown(namespace, id)] = about
+        return told
+
+    def seen(self, container: Container) -> dict[str, Any]:
+        """What a watcher says of a container."""
+        return {
+            "pid": container.pid,
+            "paused": container.paused,
+            "labels": dict(container.labels),
+            "image": container.image,
+        }
+
+    async def _hear(self) -> None:
+        """Take down what the engine tells, beside all watchers."""
+        async with ContainerdControl(self._engine.socket) as control:
+            while True:
+                with suppress(*self.refusals):
+                    async with control.events('topic~="^/tasks/"') as events:
+                        self.heard.append("a stream begins")
+                        async for event in events:
+                            moment = datetime.fromtimestamp(event.timestamp / 1e9, UTC)
+                            what = str(event.event).replace("\n", " ")
+                            self.heard.append(f"{moment:%H:%M:%S.%f} {event.namespace} {event.topic} {what}")
+                            if event.topic == "/tasks/exit":
+                                shown = _shown(event.namespace, event.event.container_id)
+                                self._deaths.add((shown, event.event.pid))
+                self.heard.append("the stream has ended")
+                await asyncio.sleep(0.1)
+
+    def told_of_exit(self, container: Container) -> bool:
+        """Whether the engine itself said that this run had exited."""
+        return (container.id, container.pid) in self._deaths
+
+    async def revive(self) -> None:
+        """Kill the engine and start it again."""
+        await asyncio.to_thread(self._engine.kill)
+        await asyncio.to_thread(self._engine.start)
+
+    # -- operations --------------------------------------------------------------------------------------------------
+
+    @property
+    def operations(self) -> Mapping[str, Operation]:
+        """By name."""
+        return {
+            "run": self._run,
+            "run for a moment": lambda: self._run(("/bin/true",)),
+            "kill": lambda: self._do(self._control.kill),
+            "run again": lambda: self._do(self._control.rerun),
+            "kill and run again": self._restart,
+            "pause": lambda: self._do(self._control.pause),
+            "resume": lambda: self._do(self._control.resume),
+            "pause and resume": self._blink,
+            "update": self._update,
+            "remove": self._remove,
+            "exec": lambda: self._exec("other"),
+            "exec under the container's own id": lambda: self._exec(None),
+            "kill the process": self._kill_process,
+            "delete a namespace": self._delete_namespace,
+        }
+
+    def _any(self) -> Place:
+        if not self._places:
+            raise LookupError("no container yet")
+        return self._dice.choice(self._places)
+
+    async def _do(self, operate: Callable[[str, str], Any]) -> None:
+        namespace, id = self._any()
+        await operate(id, namespace)
+
+    async def _run(self, cmd: tuple[str, ...] = ("/bin/sleep", "1000000")) -> None:
+        if len(self._places) >= CROWD:
+            await self._remove()
+        self._number += 1
+        namespace, id = self._dice.choice(NAMESPACES), f"chaos-{self._number}"
+        self._places.append((namespace, id))
+        await self._control.run(id, namespace, cmd=cmd, labels={"com.docker.compose.project": "chaos"})
+
+    async def _restart(self) -> None:
+        namespace, id = self._any()
+        await self._control.kill_and_wait(id, namespace)
+        await self._control.rerun(id, namespace)
+
+    async def _blink(self) -> None:
+        namespace, id = self._any()
+        await self._control.pause(id, namespace)
+        await self._control.resume(id, namespace)
+
+    async def _update(self) -> None:
+        namespace, id = self._any()
+        await self._control.update_labels(id, {"mood": str(self._dice.random())}, namespace)
+
+    async def _remove(self) -> None:
+        namespace, id = self._any()
+        with suppress(grpc.aio.AioRpcError):
+            await self._control.resume(id, namespace)  # what is frozen cannot be killed
+        await self._control.remove(id, namespace)
+        with suppress(ValueError):
+            self._places.remove((namespace, id))
+
+    async def _exec(self, exec_id: str | None) -> None:
+        namespace, id = self._any()
+        await self._control.exec(id, exec_id or id, namespace=namespace)
+
+    async def _kill_process(self) -> None:
+        namespace, id = self._any()
+        _kill((await self._control.truth())[namespace, id].pid)
+
+    async def _delete_namespace(self) -> None:
+        await self._control.namespace_delete(self._dice.choice(NAMESPACES))
+
+    # -- faults ------------------------------------------------------------------------------------------------------
+
+    @property
+    def faults(self) -> Mapping[str, Mapping[str, Fault]]:
+        """By place and name."""
+        return {
+            "engine": {
+                "engine killed": lambda: self._away(self._engine.kill),
+                "engine killed, and processes of containers while it was": lambda: self._away(
+                    self._engine.kill, killing=True
+                ),
+                "engine stopped": lambda: self._away(self._engine.stop),
+                "engine frozen": self._frozen,
+            },
+            "shim": {"shim frozen": self._shim_frozen, "shim killed": self._shim_killed},
+            "connection": connection_faults(self._proxy),
+        }
+
+    @asynccontextmanager
+    async def _away(self, leave: Callable[[], None], *, killing: bool = False) -> AsyncIterator[None]:
+        pids = [one.pid for one in (await self._control.truth()).values()] if killing else []
+        await asyncio.to_thread(leave)
+        try:
+            for pid in self._dice.sample(sorted(pids), k=min(len(pids), 3)):
+                _kill(pid)
+            yield
+        finally:
+            await asyncio.to_thread(self._engine.start)
+
+    @asynccontextmanager
+    async def _frozen(self) -> AsyncIterator[None]:
+        await asyncio.to_thread(self._engine.freeze)
+        try:
+            yield
+        finally:
+            self._engine.thaw()
+
+    @asynccontextmanager
+    async def _shim_frozen(self) -> AsyncIterator[None]:
+        shims = self._engine.shims()
+        frozen = self._dice.sample(sorted(shims), k=min(len(shims), 2))
+        for pid in frozen:
+            _signal(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in frozen:
+                _signal(pid, signal.SIGCONT)
+
+    @asynccontextmanager
+    async def _shim_killed(self) -> AsyncIterator[None]:
+        if shims := self._engine.shims():
+            _kill(self._dice.choice(sorted(shims)))
+        yield
+
+
+def _shown(namespace: str, id: str) -> str:
+    return id if namespace == "default" else f"{namespace}/{id}"
+
+
+def _kill(pid: int) -> None:
+    _signal(pid, signal.SIGKILL)
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)

@@ -1,0 +1,369 @@
+"""gRPC connections: what becomes of addresses, of every status, and of engines that refuse, hang or speak otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import tempfile
+from collections import Counter
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from whalewatch import AddressError, EngineError, EngineTimeout, EngineUnavailable, ProtocolViolation, UnsupportedEngine
+from whalewatch._grpc.address import Endpoint, endpoint
+from whalewatch._grpc.connection import MAX_MESSAGE, MEANING, Connection, missing
+from whalewatch._wire import containerd_pb2 as wire
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+PATIENCE = 10.0
+"""Seconds after which something that should have come is missing."""
+
+METHOD = "/a.Service/Call"
+
+EXAMPLE = "unix:///run/an/engine.sock"
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="ww-") as name:
+        yield Path(name)
+
+
+def connection(path: Path, calls: Counter[str] | None = None) -> Connection:
+    at = Endpoint(f"unix://{path}", str(path))
+    return Connection(at, engine="test", remedy="ask nicely", calls=Counter() if calls is None else calls)
+
+
+async def version(to: Connection) -> str:
+    async with asyncio.timeout(PATIENCE):
+        return (await to.get("version", METHOD, wire.Empty(), wire.VersionResponse)).version.decode()
+
+
+@asynccontextmanager
+async def serving(path: Path, answer: Any, *, stream: bool = False) -> AsyncIterator[None]:
+    """A server that answers every call by a function of the request and its context."""
+
+    class Handlers(grpc.GenericRpcHandler):
+        def service(self, details: grpc.HandlerCallDetails) -> Any:
+            make = grpc.unary_stream_rpc_method_handler if stream else grpc.unary_unary_rpc_method_handler
+            return make(answer)
+
+    server = grpc.aio.server(options=[("grpc.max_send_message_length", -1)])
+    server.add_generic_rpc_handlers((Handlers(),))
+    server.add_insecure_port(f"unix:{path}")
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.stop(None)
+
+
+@asynccontextmanager
+async def connected(path: Path) -> AsyncIterator[Connection]:
+    made = connection(path)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+@asynccontextmanager
+async def silent(path: Path) -> AsyncIterator[socket.socket]:
+    """Something that accepts connections and then says nothing."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        yield listening
+
+
+# ---- addresses
+
+
+@pytest.mark.parametrize(
+    ("address", "path"),
+    [("unix:///run/x.sock", "/run/x.sock"), ("/run/x.sock", "/run/x.sock"), ("unix:///a b%c?d", "/a b%c?d")],
+)
+def test_address_is_understood(address: str, path: str) -> None:
+    assert endpoint(address, engine="test", example=EXAMPLE) == Endpoint(f"unix://{path}", path)
+
+
+def test_relative_path_is_made_absolute() -> None:
+    assert endpoint("./x.sock", engine="test", example=EXAMPLE).path == str(Path.cwd() / "x.sock")
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("x.sock", "'x.sock' is no address of a test engine: give a URL such as unix:///run/an/engine.sock"),
+        ("", "'' is no address of a test engine"),
+        ("tcp://host:1", "has the wrong scheme for a test engine: use unix, as in unix:///run/an/engine.sock"),
+        ("unix://run/x.sock", "names no absolute path of a socket: unix:///run/an/engine.sock is one"),
+        ("/run/\x1b[31m.sock", "has characters that cannot be printed"),
+        ("/run/\0.sock", "has characters that cannot be printed"),
+    ],
+)
+def test_wrong_address_is_refused_with_a_correction(address: str, message: str) -> None:
+    with pytest.raises(AddressError) as caught:
+        endpoint(address, engine="test", example=EXAMPLE)
+    assert message in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+async def test_path_with_characters_of_urls_is_reached(folder: Path) -> None:
+    async def answer(request: bytes, context: Any) -> bytes:
+        return wire.VersionResponse(version=b"1").SerializeToString()
+
+    strange = folder / "a b%41?c#d"
+    strange.mkdir()
+    plain = folder / "x"
+    async with serving(plain, answer):
+        (strange / "s").symlink_to(plain)
+        async with connected(strange / "s") as to:
+            assert await version(to) == "1"
+
+
+# ---- every status
+
+
+def test_every_status_is_thought_of() -> None:
+    unknown = set(grpc.StatusCode) - MEANING.keys() - {grpc.StatusCode.OK}
+    assert not unknown, "gRPC has grown: decide what these mean, in MEANING"
+
+
+TYPES = {
+    "CANCELLED": EngineUnavailable,
+    "DATA_LOSS": ProtocolViolation,
+    "DEADLINE_EXCEEDED": EngineTimeout,
+    "PERMISSION_DENIED": EngineUnavailable,
+    "UNAUTHENTICATED": EngineUnavailable,
+    "UNAVAILABLE": EngineUnavailable,
+    "UNIMPLEMENTED": UnsupportedEngine,
+}
+"""What becomes of a status; the others are an `EngineError`."""
+
+
+async def test_status_is_translated_with_engine_and_address(folder: Path) -> None:
+    status = grpc.StatusCode.OK
+
+    async def answer(request: bytes, context: Any) -> bytes:
+        await context.abort(status, "out of \x1b luck")
+        return b""
+
+    async with serving(folder / "s", answer), connected(folder / "s") as to:
+        for status in MEANING:
+            with pytest.raises(EngineError) as caught:
+                await version(to)
+            error = caught.value
+            assert type(error) is TYPES.get(status.name, EngineError), status
+            assert str(error).startswith(f"test engine at unix://{folder}/s: version: ")
+            assert f"({status.name}: out of \\x1b luck)" in str(error)
+            assert isinstance(error.__cause__, grpc.aio.AioRpcError)
+            assert missing(error) is (status is grpc.StatusCode.NOT_FOUND)
+
+
+async def test_only_what_is_not_found_is_missing(folder: Path) -> None:
+    status = grpc.StatusCode.NOT_FOUND
+
+    async def answer(request: bytes, context: Any) -> bytes:
+        await context.abort(status, "no luck")
+        return b""
+
+    async with serving(folder / "s", answer), connected(folder / "s") as to:
+        assert await to.find("version", METHOD, wire.Empty(), wire.VersionResponse) is None
+        status = grpc.StatusCode.FAILED_PRECONDITION
+        with pytest.raises(EngineError):
+            await to.find("version", METHOD, wire.Empty(), wire.VersionResponse)
+
+
+async def test_answer_that_makes_no_sense_is_a_violation(folder: Path) -> None:
+    async def answer(request: bytes, context: Any) -> bytes:
+        return b"\xff\xff"
+
+    async with serving(folder / "s", answer), connected(folder / "s") as to:
+        with pytest.raises(ProtocolViolation, match="the answer to version is no VersionResponse"):
+            await version(to)
+
+
+async def test_large_answers_are_taken_and_absurd_ones_refused(folder: Path) -> None:
+    size = 5000 * 9000
+
+    async def answer(request: bytes, context: Any) -> bytes:
+        return wire.VersionResponse(version=b"x" * size).SerializeToString()
+
+    async with serving(folder / "s", answer), connected(folder / "s") as to:
+        assert len(await version(to)) == size
+        size = MAX_MESSAGE
+        with pytest.raises(EngineError, match="RESOURCE_EXHAUSTED"):
+            await version(to)
+
+
+async def test_metadata_and_calls_are_told(folder: Path) -> None:
+    async def answer(request: bytes, context: Any) -> bytes:
+        told: dict[str, str] = dict(context.invocation_metadata())
+        return wire.VersionResponse(version=told["a-namespace"].encode()).SerializeToString()
+
+    calls: Counter[str] = Counter()
+    async with serving(folder / "s", answer):
+        to = connection(folder / "s", calls)
+        found = await to.get("version", METHOD, wire.Empty(), wire.VersionResponse, a_namespace="x")
+        assert found.version == b"x"
+        assert to.pid() == os.getpid()
+        await to.close()
+    assert calls == {"version": 1}
+
+
+async def test_header_that_cannot_be_sent_is_an_error_of_ours(folder: Path) -> None:
+    async with silent(folder / "s"), connected(folder / "s") as to:
+        with pytest.raises(EngineError):
+            await to.get("version", METHOD, wire.Empty(), wire.VersionResponse, a_namespace="x\ny")
+
+
+# ---- streams
+
+
+async def test_stream_yields_until_it_ends(folder: Path) -> None:
+    async def answer(request: bytes, context: Any) -> AsyncIterator[bytes]:
+        yield b"1"
+        yield b"2"
+
+    async with (
+        serving(folder / "s", answer, stream=True),
+        connected(folder / "s") as to,
+        to.stream("events", METHOD, wire.Empty()) as messages,
+    ):
+        assert [message async for message in messages] == [b"1", b"2"]
+
+
+async def test_stream_that_fails_is_translated(folder: Path) -> None:
+    async def answer(request: bytes, context: Any) -> AsyncIterator[bytes]:
+        yield b"1"
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "going away")
+
+    async with (
+        serving(folder / "s", answer, stream=True),
+        connected(folder / "s") as to,
+        to.stream("events", METHOD, wire.Empty()) as messages,
+    ):
+        assert await anext(messages) == b"1"
+        with pytest.raises(EngineUnavailable, match="going away"):
+            await anext(messages)
+
+
+async def test_leaving_a_stream_ends_the_call(folder: Path) -> None:
+    ended = asyncio.Event()
+
+    async def answer(request: bytes, context: Any) -> AsyncIterator[bytes]:
+        try:
+            yield b"1"
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async with serving(folder / "s", answer, stream=True), connected(folder / "s") as to:
+        async with to.stream("events", METHOD, wire.Empty()) as messages:
+            assert await anext(messages) == b"1"
+        async with asyncio.timeout(PATIENCE):
+            await ended.wait()
+
+
+# ---- engines that cannot be reached
+
+
+async def test_missing_socket_is_told_with_a_remedy(folder: Path) -> None:
+    async with connected(folder / "s") as to:
+        with pytest.raises(EngineUnavailable, match=r"no socket at .*/s: start the engine, or correct the address"):
+            await version(to)
+        assert to.pid() is None
+
+
+async def test_socket_without_listener_is_told(folder: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(folder / "s"))
+        async with connected(folder / "s") as to:
+            with pytest.raises(EngineUnavailable, match="connection refused: the engine is not running"):
+                await version(to)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+async def test_denied_socket_is_told_with_the_remedy(folder: Path) -> None:
+    async with silent(folder / "s"), connected(folder / "s") as to:
+        (folder / "s").chmod(0)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(EngineUnavailable, match=r"permission denied on .*/s: ask nicely"):
+                await version(to)
+        finally:
+            os.seteuid(0)
+
+
+async def test_path_that_is_too_long_is_told(folder: Path) -> None:
+    async with connected(folder / ("x" * 120)) as to:
+        with pytest.raises(EngineError):
+            await version(to)
+
+
+async def test_something_that_speaks_otherwise_is_an_engine_error(folder: Path) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_unix_server(serve, folder / "s"), connected(folder / "s") as to:
+        with pytest.raises(EngineUnavailable, match="version: connection lost"):
+            await version(to)
+
+
+async def test_closing_is_immediate_while_the_engine_hangs(folder: Path) -> None:
+    async with silent(folder / "s"), connected(folder / "s") as to:
+        call = asyncio.create_task(version(to))
+        stream = to.stream("events", METHOD, wire.Empty())
+        messages = await stream.__aenter__()
+        reading = asyncio.ensure_future(anext(messages))
+        await asyncio.sleep(0)
+        async with asyncio.timeout(2):
+            await to.close()
+            await to.close()
+            for task in (call, reading):
+                with pytest.raises(EngineUnavailable, match="the connection was closed during"):
+                    await task
+        await stream.__aexit__(None, None, None)
+
+
+async def test_closed_connection_makes_no_calls(folder: Path) -> None:
+    async with connected(folder / "s") as to:
+        await to.close()
+        with pytest.raises(EngineError):
+            await version(to)
+
+
+async def test_cancellation_passes_through(folder: Path) -> None:
+    async with silent(folder / "s"), connected(folder / "s") as to:
+        call = asyncio.create_task(version(to))
+        await asyncio.sleep(0)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await to.get("version", METHOD, wire.Empty(), wire.VersionResponse)
+
+
+async def test_new_connection_reaches_an_engine_that_came_back(folder: Path) -> None:
+    async def answer(request: bytes, context: Any) -> bytes:
+        return wire.VersionResponse(version=b"1").SerializeToString()
+
+    for _ in range(5):  # so often that a backoff that is shared would show
+        async with connected(folder / "s") as to:
+            with pytest.raises(EngineUnavailable):
+                await version(to)
+    async with serving(folder / "s", answer), connected(folder / "s") as to:
+        assert await version(to) == "1"
