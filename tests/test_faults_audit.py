@@ -76,6 +76,33 @@ async def test_what_the_engine_tells_while_the_audit_reads_is_no_drift(
             assert follow.shows(fake)
 
 
+@pytest.mark.parametrize(
+    ("act", "types"),
+    [
+        (FakeDocker.pause, ["paused"]),
+        (FakeDocker.kill, ["exited"]),
+        (FakeDocker.restart, ["exited", "started"]),
+        (lambda fake, box: fake.rename(box, "crate"), ["updated"]),
+    ],
+    ids=["pause", "death", "restart", "rename"],
+)
+async def test_what_the_engine_tells_just_after_the_audit_has_read_it_is_no_drift(
+    act: Callable[[FakeDocker, str], object], types: list[str]
+) -> None:
+    async with FakeDocker() as fake:
+        id = fake.run("box")
+        async with followed(moby.watch(fake.address, audit=0.1)) as follow:
+            with fake.faults.delay(0.2):
+                with fake.faults.pause_at("inspect", id) as gate:
+                    async with asyncio.timeout(PATIENCE):
+                        await gate.reached()
+                    act(fake, id)
+                await follow.until(lambda: follow.types(id) == types)
+            assert {event.origin for event in follow.news(id)} == {Origin.ENGINE}
+            assert follow.watcher.stats.drift == 0
+            assert follow.shows(fake)
+
+
 async def test_what_the_engine_tells_while_the_audit_finds_more_does_not_hide_the_drift() -> None:
     async with FakeDocker() as fake:
         id = fake.run("box")

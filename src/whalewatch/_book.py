@@ -73,6 +73,11 @@ class Book:
         self._tracks[id] = begin(track)
         return True
 
+    def surprising(self, id: str, reading: Container | None) -> bool:
+        """Whether an inspect for an audit has read what nobody has told so far."""
+        track = self._tracks[id]
+        return id in self._suspects and track.container != reading and track.kept == ()
+
     def inspected(self, id: str, reading: Container | None) -> None:
         """Take what an inspect has read; None if the container is gone."""
         if self.noting:

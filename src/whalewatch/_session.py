@@ -273,6 +273,9 @@ class Session:
                 self._unread(id, error)
             else:
                 self.failing.pop(id, None)
+                if self.book.surprising(id, container):
+                    # It may have happened just now. What is told meanwhile is kept, and taken with the reading.
+                    await asyncio.sleep(GRACE)
                 self.book.inspected(id, container)
         self._tried(id)
 
