@@ -122,7 +122,11 @@ async def test_calls_are_counted_and_can_be_waited_for(fake: FakeContainerd, con
     assert fake.requests == {"task_list": 2}
 
 
-@pytest.mark.parametrize(("version", "pid"), [("1.6.20", 0), ("1.7.24", os.getpid()), ("2.1.0", os.getpid())])
+@pytest.mark.parametrize(
+    ("version", "pid"),
+    [("1.6.20", 0), ("1.7.24", os.getpid()), ("2.1.0", os.getpid())],
+    ids=["1.6", "1.7", "2.1"],  # a PID would make it another test in each process
+)
 async def test_it_says_who_it_is(version: str, pid: int) -> None:
     async with FakeContainerd(version=version, uuid="some-uuid") as fake, ContainerdControl(fake.path) as control:
         assert (await control._call("Version", "Version")).version == version

@@ -74,9 +74,8 @@ class Book:
         return True
 
     def surprising(self, id: str, reading: Container | None) -> bool:
-        """Whether an inspect for an audit has read what nobody has told so far."""
-        track = self._tracks[id]
-        return id in self._suspects and track.container != reading and track.kept == ()
+        """Whether an inspect for an audit has read what is not in the picture."""
+        return id in self._suspects and self._tracks[id].container != reading
 
     def inspected(self, id: str, reading: Container | None) -> None:
         """Take what an inspect has read; None if the container is gone."""

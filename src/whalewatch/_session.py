@@ -274,7 +274,7 @@ class Session:
             else:
                 self.failing.pop(id, None)
                 if self.book.surprising(id, container):
-                    # It may have happened just now. What is told meanwhile is kept, and taken with the reading.
+                    # It may have happened just now, and be told next: what is told is kept, and taken with the reading.
                     await asyncio.sleep(GRACE)
                 self.book.inspected(id, container)
         self._tried(id)
