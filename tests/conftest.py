@@ -95,6 +95,10 @@ def pytest_configure() -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for what, why in _left_out.items():
         terminalreporter.write_line(f"live tests left out: {what}: {why}", yellow=True)
+    for reports in terminalreporter.stats.values():
+        for name, value in (pair for report in reports for pair in getattr(report, "user_properties", ())):
+            if name == "to be told":  # such as the seed of what was left to chance
+                terminalreporter.write_line(str(value))
 
 
 # -- nothing leaks ---------------------------------------------------------------------------------------------------

@@ -147,6 +147,12 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tests_that_a_page_names_are_there(page: Path) -> None:
+    for name in re.findall(r"`(tests/[\w./*]+)", page.read_text()):
+        assert list(ROOT.glob(name)), name
+
+
 def test_every_page_is_on_the_map() -> None:
     told = (ROOT / "docs" / "index.md").read_text()
     for page in (ROOT / "docs").glob("*.md"):

@@ -336,7 +336,7 @@ class ContainerdControl:
                 ("grpc.use_local_subchannel_pool", 1),
                 ("grpc.max_receive_message_length", -1),
                 # An engine that was away is asked again at once: by default the pauses grow to two minutes.
-                *((f"grpc.{which}_reconnect_backoff_ms", RECONNECT) for which in ("initial", "min", "max")),
+                *((f"grpc.{which}_reconnect_backoff_ms", RECONNECT) for which in ("initial", "max")),
             ]
             self._channel = grpc.aio.insecure_channel(f"unix://{self.path}", options=options)
         return self._channel
