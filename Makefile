@@ -21,8 +21,9 @@ PIP := -m pip --quiet --disable-pip-version-check install
 demo: $(VENV)/installed
 	$(BIN)/python examples/demo.py $(if $(SECONDS),--seconds $(SECONDS))
 
+# Most tests wait for engines, so that three at a time keep two cores busy; each has engines of its own.
 test: engines lint
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest -n 3 --cov --cov-report=term
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check
