@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from tests.chaos.containerd import ContainerdWorld
+from tests.chaos.cri import CRIWorld
 from tests.chaos.docker import DockerWorld
 from tests.chaos.run import Chaos, Report
 from tests.chaos.world import World
@@ -22,6 +23,11 @@ WORLDS: dict[str, Callable[[random.Random], AbstractAsyncContextManager[World]]]
     "docker-26.1": lambda dice: DockerWorld("26.1", dice),
     "containerd-1.6": lambda dice: ContainerdWorld("1.6", dice),
     "containerd-1.7": lambda dice: ContainerdWorld("1.7", dice),
+    "cri-1.6-native": lambda dice: CRIWorld("1.6", "native", dice),
+    "cri-1.6-poll": lambda dice: CRIWorld("1.6", "poll", dice),
+    "cri-1.7-native": lambda dice: CRIWorld("1.7", "native", dice),
+    "cri-1.7-pod-events": lambda dice: CRIWorld("1.7", "pod-events", dice),
+    "cri-1.7-poll": lambda dice: CRIWorld("1.7", "poll", dice),
 }
 
 

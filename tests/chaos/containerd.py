@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack, suppress
 from random import Random
 from types import TracebackType
 from typing import Any, Self
@@ -16,6 +13,7 @@ from typing import Any, Self
 import grpc.aio
 
 from tests.chaos.connection import connection_faults
+from tests.chaos.shims import REFUSALS, engine_faults, hear, kill
 from tests.chaos.world import Fault, Operation
 from tests.engines.containerd import Containerd, Version
 from tests.engines.containerd_control import ContainerdControl
@@ -45,7 +43,8 @@ Place = tuple[str, str]
 class ContainerdWorld:
     """A containerd that survives what is done to it; see `tests.chaos.world.World`."""
 
-    refusals: tuple[type[Exception], ...] = (grpc.aio.AioRpcError, OSError, TimeoutError, LookupError)
+    refusals = REFUSALS
+    sole = False
 
     def __init__(self, version: Version, dice: Random) -> None:
         """Prepare; nothing runs yet."""
@@ -57,7 +56,7 @@ class ContainerdWorld:
         self._stack = AsyncExitStack()
         self._number = 0
         self._places: list[Place] = []
-        self._deaths: set[tuple[str, int]] = set()
+        self._exits: set[tuple[str, int]] = set()
         self.heard: deque[str] = deque(maxlen=HEARD)
 
     async def __aenter__(self) -> Self:
@@ -67,7 +66,7 @@ class ContainerdWorld:
         await self._stack.enter_async_context(self._control)
         await self._stack.enter_async_context(self._proxy)
         self.name = f"containerd {self._engine.version}"
-        hearing = asyncio.create_task(self._hear())
+        hearing = asyncio.create_task(hear(self._engine, self.heard, self._note_exit))
         self._stack.push_async_callback(asyncio.wait, {hearing})
         self._stack.callback(hearing.cancel)
         return self
@@ -99,26 +98,12 @@ class ContainerdWorld:
             "image": container.image,
         }
 
-    async def _hear(self) -> None:
-        """Take down what the engine tells, beside all watchers."""
-        async with ContainerdControl(self._engine.socket) as control:
-            while True:
-                with suppress(*self.refusals):
-                    async with control.events('topic~="^/tasks/"') as events:
-                        self.heard.append("a stream begins")
-                        async for event in events:
-                            moment = datetime.fromtimestamp(event.timestamp / 1e9, UTC)
-                            what = str(event.event).replace("\n", " ")
-                            self.heard.append(f"{moment:%H:%M:%S.%f} {event.namespace} {event.topic} {what}")
-                            if event.topic == "/tasks/exit":
-                                shown = _shown(event.namespace, event.event.container_id)
-                                self._deaths.add((shown, event.event.pid))
-                self.heard.append("the stream has ended")
-                await asyncio.sleep(0.1)
+    def _note_exit(self, namespace: str, id: str, pid: int) -> None:
+        self._exits.add((_shown(namespace, id), pid))
 
     def told_of_exit(self, container: Container) -> bool:
         """Whether the engine itself said that this run had exited."""
-        return (container.id, container.pid) in self._deaths
+        return (container.id, container.pid) in self._exits
 
     async def revive(self) -> None:
         """Kill the engine and start it again."""
@@ -192,7 +177,7 @@ class ContainerdWorld:
 
     async def _kill_process(self) -> None:
         namespace, id = self._any()
-        _kill((await self._control.truth())[namespace, id].pid)
+        kill((await self._control.truth())[namespace, id].pid)
 
     async def _delete_namespace(self) -> None:
         await self._control.namespace_delete(self._dice.choice(NAMESPACES))
@@ -203,64 +188,13 @@ class ContainerdWorld:
     def faults(self) -> Mapping[str, Mapping[str, Fault]]:
         """By place and name."""
         return {
-            "engine": {
-                "engine killed": lambda: self._away(self._engine.kill),
-                "engine killed, and processes of containers while it was": lambda: self._away(
-                    self._engine.kill, killing=True
-                ),
-                "engine stopped": lambda: self._away(self._engine.stop),
-                "engine frozen": self._frozen,
-            },
-            "shim": {"shim frozen": self._shim_frozen, "shim killed": self._shim_killed},
+            **engine_faults(self._engine, self._dice, self._pids),
             "connection": connection_faults(self._proxy),
         }
 
-    @asynccontextmanager
-    async def _away(self, leave: Callable[[], None], *, killing: bool = False) -> AsyncIterator[None]:
-        pids = [one.pid for one in (await self._control.truth()).values()] if killing else []
-        await asyncio.to_thread(leave)
-        try:
-            for pid in self._dice.sample(sorted(pids), k=min(len(pids), 3)):
-                _kill(pid)
-            yield
-        finally:
-            await asyncio.to_thread(self._engine.start)
-
-    @asynccontextmanager
-    async def _frozen(self) -> AsyncIterator[None]:
-        await asyncio.to_thread(self._engine.freeze)
-        try:
-            yield
-        finally:
-            self._engine.thaw()
-
-    @asynccontextmanager
-    async def _shim_frozen(self) -> AsyncIterator[None]:
-        shims = self._engine.shims()
-        frozen = self._dice.sample(sorted(shims), k=min(len(shims), 2))
-        for pid in frozen:
-            _signal(pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            for pid in frozen:
-                _signal(pid, signal.SIGCONT)
-
-    @asynccontextmanager
-    async def _shim_killed(self) -> AsyncIterator[None]:
-        if shims := self._engine.shims():
-            _kill(self._dice.choice(sorted(shims)))
-        yield
+    async def _pids(self) -> list[int]:
+        return [one.pid for one in (await self._control.truth()).values()]
 
 
 def _shown(namespace: str, id: str) -> str:
     return id if namespace == "default" else f"{namespace}/{id}"
-
-
-def _kill(pid: int) -> None:
-    _signal(pid, signal.SIGKILL)
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, number)

@@ -157,10 +157,10 @@ class Watched:
 
 @asynccontextmanager
 async def crowd(world: World) -> AsyncIterator[list[Watched]]:
-    """Watch an engine directly and through the proxy."""
+    """Watch an engine directly and through the proxy, or only so if it bears one watcher."""
     watched = [
         Watched("proxied" if proxied else "direct", world.watcher(proxied=proxied), hidden_from=proxied)
-        for proxied in (False, True)
+        for proxied in ((True,) if world.sole else (False, True))
     ]
     async with AsyncExitStack() as stack:
         for one in watched:

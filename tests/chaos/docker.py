@@ -62,6 +62,7 @@ class DockerWorld:
     """A Docker engine that survives what is done to it; see `tests.chaos.world.World`."""
 
     refusals: tuple[type[Exception], ...] = (ControlError, aiohttp.ClientError, OSError, TimeoutError)
+    sole = False
 
     def __init__(self, version: Version, dice: Random) -> None:
         """Prepare; nothing runs yet."""

@@ -25,11 +25,14 @@ class World(Protocol):
         faults: by place (engine, connection), then by name; only one of a place at a time.
         heard: the last events that the engine told, in short.
         refusals: what operations raise while the engine is away, or when a container is not as they need it.
+        sole: whether the engine gives each event to one listener only, even to one that has gone. Then there is one
+            watcher, behind the proxy, and only its audits find what others were given.
     """
 
     name: str
     heard: deque[str]
     refusals: tuple[type[Exception], ...]
+    sole: bool
 
     @property
     def operations(self) -> Mapping[str, Operation]: ...

@@ -18,6 +18,7 @@ import grpc
 import grpc.aio
 
 from tests.engines.containerd import PAUSE_IMAGE
+from tests.engines.containerd_control import RECONNECT
 from tests.engines.cri_wire import CONTAINER_STATES, EVENT_TYPES, SANDBOX_STATES, message
 
 if TYPE_CHECKING:
@@ -323,7 +324,12 @@ class CRIControl:
     def _opened(self) -> Any:
         if self._channel is None:
             # Channels to one address share their connections, which a test that kills the engine does not want.
-            options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
+            options = [
+                ("grpc.use_local_subchannel_pool", 1),
+                ("grpc.max_receive_message_length", -1),
+                # An engine that was away is asked again at once: by default the pauses grow to two minutes.
+                *((f"grpc.{which}_reconnect_backoff_ms", RECONNECT) for which in ("initial", "max")),
+            ]
             self._channel = grpc.aio.insecure_channel(f"unix://{self.path}", options=options)
         return self._channel
 

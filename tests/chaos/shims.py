@@ -1,0 +1,117 @@
+"""What chaos does to any containerd and its shims, and what it hears of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import grpc.aio
+
+from tests.engines.containerd_control import ContainerdControl
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from random import Random
+
+    from tests.chaos.world import Fault
+    from tests.engines.containerd import Containerd
+
+REFUSALS: tuple[type[Exception], ...] = (grpc.aio.AioRpcError, OSError, TimeoutError, LookupError)
+"""What operations raise while a containerd is away, or will not."""
+
+
+def engine_faults(
+    engine: Containerd, dice: Random, pids: Callable[[], Awaitable[list[int]]]
+) -> dict[str, dict[str, Fault]]:
+    """Return the faults by place and name.
+
+    Args:
+        engine: the engine.
+        dice: makes all choices.
+        pids: tells the processes of containers that may be killed.
+    """
+
+    @asynccontextmanager
+    async def away(leave: Callable[[], None], *, killing: bool = False) -> AsyncIterator[None]:
+        alive = await pids() if killing else []
+        await asyncio.to_thread(leave)
+        try:
+            for pid in dice.sample(sorted(alive), k=min(len(alive), 3)):
+                kill(pid)
+            yield
+        finally:
+            await asyncio.to_thread(engine.start)
+
+    @asynccontextmanager
+    async def frozen() -> AsyncIterator[None]:
+        await asyncio.to_thread(engine.freeze)
+        try:
+            yield
+        finally:
+            engine.thaw()
+
+    @asynccontextmanager
+    async def shim_frozen() -> AsyncIterator[None]:
+        shims = engine.shims()
+        chosen = dice.sample(sorted(shims), k=min(len(shims), 2))
+        for pid in chosen:
+            _signal(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in chosen:
+                _signal(pid, signal.SIGCONT)
+
+    @asynccontextmanager
+    async def shim_killed() -> AsyncIterator[None]:
+        if shims := engine.shims():
+            kill(dice.choice(sorted(shims)))
+        yield
+
+    return {
+        "engine": {
+            "engine killed": lambda: away(engine.kill),
+            "engine killed, and processes of containers while it was": lambda: away(engine.kill, killing=True),
+            "engine stopped": lambda: away(engine.stop),
+            "engine frozen": frozen,
+        },
+        "shim": {"shim frozen": shim_frozen, "shim killed": shim_killed},
+    }
+
+
+async def hear(engine: Containerd, heard: deque[str], exited: Callable[[str, str, int], None]) -> None:
+    """Take down for ever what an engine tells of tasks, beside all watchers.
+
+    Args:
+        engine: the engine.
+        heard: is appended to.
+        exited: is called with the namespace, the id and the PID of each exit.
+    """
+    async with ContainerdControl(engine.socket) as control:
+        while True:
+            with suppress(*REFUSALS):
+                async with control.events('topic~="^/tasks/"') as events:
+                    heard.append("a stream begins")
+                    async for event in events:
+                        moment = datetime.fromtimestamp(event.timestamp / 1e9, UTC)
+                        what = str(event.event).replace("\n", " ")
+                        heard.append(f"{moment:%H:%M:%S.%f} {event.namespace} {event.topic} {what}")
+                        if event.topic == "/tasks/exit":
+                            exited(event.namespace, event.event.container_id, event.event.pid)
+            heard.append("the stream has ended")
+            await asyncio.sleep(0.1)
+
+
+def kill(pid: int) -> None:
+    """Kill a process; one that has gone is no error."""
+    _signal(pid, signal.SIGKILL)
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
