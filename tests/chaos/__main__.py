@@ -86,7 +86,7 @@ def _told(report: Report) -> str:
                 f"{max(took):.2f} s (longest)"
             )
     lines += [
-        f"outages: {report.outages}; only audits found: {dict(report.drift)}; calls: {report.calls}",
+        f"outages: {dict(report.outages)}; only audits found: {dict(report.drift)}; calls: {report.calls}",
         f"memory grown by {report.grown} KiB after the tenth round",
         f"{len(report.divergences)} divergences, {len(report.leaks)} leaks",
         *(f"the engine told: {line}" for line in report.heard),

@@ -45,6 +45,7 @@ class ContainerdWorld:
 
     refusals = REFUSALS
     sole = False
+    proves_subscriptions = False
 
     def __init__(self, version: Version, dice: Random) -> None:
         """Prepare; nothing runs yet."""

@@ -51,6 +51,7 @@ class CRIWorld:
     against the engine's in peace only, and an audit of its is a look like any other, that leaves nothing to be found.
     """
 
+    proves_subscriptions = False
     refusals = REFUSALS
 
     def __init__(self, version: Version, source: Source, dice: Random) -> None:

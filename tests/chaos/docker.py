@@ -63,6 +63,7 @@ class DockerWorld:
 
     refusals: tuple[type[Exception], ...] = (ControlError, aiohttp.ClientError, OSError, TimeoutError)
     sole = False
+    proves_subscriptions = True
 
     def __init__(self, version: Version, dice: Random) -> None:
         """Prepare; nothing runs yet."""

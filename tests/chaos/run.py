@@ -85,7 +85,7 @@ class Report:
     leaks: list[str] = field(default_factory=list)
     passers_by: int = 0
     drift: Counter[str] = field(default_factory=Counter)
-    outages: dict[str, int] = field(default_factory=dict)
+    outages: Counter[str] = field(default_factory=Counter)
     calls: int = 0
     grown: int = 0
 
@@ -128,9 +128,7 @@ class Chaos:
                     report.heard = list(self._world.heard)
                 report.grown = report.grown + _peak() if report.rounds >= 10 else 0
                 for one in watched:
-                    stats = one.watcher.stats
-                    report.outages[one.name] = stats.outages
-                    report.calls += sum(stats.calls.values())
+                    report.calls += sum(one.watcher.stats.calls.values())
         finally:
             logging.getLogger("whalewatch").removeHandler(alarms)
             asyncio.get_running_loop().set_exception_handler(None)
@@ -154,12 +152,13 @@ class Chaos:
         took = await self._converge(watched)
         await passing
         for one in watched:
-            drift = one.watcher.stats.drift
+            drift, outages = one.watcher.stats.drift, one.watcher.stats.outages
             hidden = one.hidden_from and (self._world.sole or HIDING.intersection(names))
-            if drift > self.report.drift[one.name] and not hidden:
+            unproven = not self._world.proves_subscriptions and outages > self.report.outages[one.name]
+            if drift > self.report.drift[one.name] and not hidden and not unproven:
                 found = list(one.eager.found)
                 self.report.divergences.append(f"{one.name}: an audit had to find what nothing had hidden: {found}")
-            self.report.drift[one.name] = drift
+            self.report.drift[one.name], self.report.outages[one.name] = drift, outages
             for listener in one.listeners:
                 self._judge(listener)
         self.report.converged[swallowed].append(took)

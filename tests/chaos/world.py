@@ -25,6 +25,8 @@ class World(Protocol):
         faults: by place (engine, connection), then by name; only one of a place at a time.
         heard: the last events that the engine told, in short.
         refusals: what operations raise while the engine is away, or when a container is not as they need it.
+        proves_subscriptions: whether the engine says from when on it tells everything. If not, what happens while a
+            subscription is made may be found by the listing that confirms a synchronisation.
         sole: whether the engine gives each event to one listener only, even to one that has gone. Then there is one
             watcher, behind the proxy, and only its audits find what others were given.
     """
@@ -32,6 +34,7 @@ class World(Protocol):
     name: str
     heard: deque[str]
     refusals: tuple[type[Exception], ...]
+    proves_subscriptions: bool
     sole: bool
 
     @property
