@@ -77,12 +77,21 @@ Listing: (*, sightings: 'Mapping[str, Sighting]', absence_is_death: 'bool', fail
     NOTHING, scope: 'Callable[[str], str]' = <function _one_scope>) -> None
 NotSynced: (WhalewatchError, TimeoutError)
 Origin: ENGINE=engine, SYNC=sync, RESYNC=resync
+Pod: (name: 'str', namespace: 'str', uid: 'str', sandbox: 'Container | None' = None, containers: 'tuple[Container,
+    ...]' = ()) -> None
+Pod.__contains__: (self, item: 'object') -> 'bool'
+Pod.__iter__: (self) -> 'Iterator[Container]'
+Pod.__len__: (self) -> 'int'
+Pod.container: (self, name_or_id: 'str') -> 'Container | None'
+Pod.container_names: -> tuple[str, ...]
 Port: (port: 'int', protocol: 'str' = 'tcp', host_ip: 'IPAddress | None' = None, host_port: 'int | None' = None) ->
     None
 Portfolio.container: (self, name_or_id: 'str') -> 'Container | None'
 Portfolio.containers: (self, project: 'str | None' = None) -> 'tuple[Container, ...]'
 Portfolio.in_sync: (self, timeout: 'float | None' = None) -> 'None'
 Portfolio.names: (self) -> 'tuple[str, ...]'
+Portfolio.pod: (self, uid: 'str') -> 'Pod | None'
+Portfolio.pods: (self) -> 'tuple[Pod, ...]'
 Portfolio.project: (self, name: 'str') -> 'Project | None'
 Portfolio.projects: (self) -> 'tuple[Project, ...]'
 Portfolio.snapshot: (self) -> 'Snapshot'
@@ -110,6 +119,8 @@ Snapshot.__len__: (self) -> 'int'
 Snapshot.container: (self, name_or_id: 'str') -> 'Container | None'
 Snapshot.containers: (self, project: 'str | None' = None) -> 'tuple[Container, ...]'
 Snapshot.names: (self) -> 'tuple[str, ...]'
+Snapshot.pod: (self, uid: 'str') -> 'Pod | None'
+Snapshot.pods: (self) -> 'tuple[Pod, ...]'
 Snapshot.project: (self, name: 'str') -> 'Project | None'
 Snapshot.projects: (self) -> 'tuple[Project, ...]'
 Snapshot.total: (self) -> 'int'

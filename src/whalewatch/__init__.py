@@ -14,7 +14,7 @@ from whalewatch._errors import (
     WatchEnded,
     WhalewatchError,
 )
-from whalewatch._model import Container, ContainerEvent, EventType, FrozenMapping, Health, Origin, Port, Project
+from whalewatch._model import Container, ContainerEvent, EventType, FrozenMapping, Health, Origin, Pod, Port, Project
 from whalewatch._portfolio import Portfolio
 from whalewatch._retry import Retry
 from whalewatch._snapshot import Snapshot
@@ -36,6 +36,7 @@ __all__ = [
     "Listing",
     "NotSynced",
     "Origin",
+    "Pod",
     "Port",
     "Portfolio",
     "Project",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from enum import Enum
 from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any, TypeVar, final
+from typing import Any, Self, TypeVar, final
 
 import attrs
 
@@ -19,6 +19,7 @@ __all__ = [
     "Health",
     "IPAddress",
     "Origin",
+    "Pod",
     "Port",
     "Project",
     "by_name",
@@ -27,6 +28,12 @@ __all__ = [
 ]
 
 IPAddress = IPv4Address | IPv6Address
+
+POD_NAME, POD_NAMESPACE, POD_UID = "io.kubernetes.pod.name", "io.kubernetes.pod.namespace", "io.kubernetes.pod.uid"
+"""Labels by which Kubernetes tells the pod of a container, whatever engine runs it."""
+
+SANDBOX = "io.kubernetes.sandbox"
+"""Label that marks the sandbox of a pod."""
 
 V = TypeVar("V")
 
@@ -160,15 +167,9 @@ def earliest(container: Container) -> tuple[bool, float, str]:
 
 
 @attrs.frozen
-class Project:
-    """The containers of one compose project; the project "" holds those without one.
+class _Group:
+    """Containers that belong together, by name."""
 
-    Attributes:
-        name: as the compose tool's label says.
-        containers: by name.
-    """
-
-    name: str
     containers: tuple[Container, ...] = ()
 
     @property
@@ -193,6 +194,49 @@ class Project:
 
     def __contains__(self, item: object) -> bool:
         return item in self._index if isinstance(item, str) else item in self.containers
+
+
+@attrs.frozen
+class Project(_Group):
+    """The containers of one compose project; the project "" holds those without one.
+
+    Attributes:
+        name: as the compose tool's label says.
+        containers: by name.
+    """
+
+    name: str
+    containers: tuple[Container, ...] = ()
+
+
+@attrs.frozen
+class Pod(_Group):
+    """The containers of one Kubernetes pod that are alive, told by Kubernetes' own labels.
+
+    ``len``, iteration and ``in`` work on `containers`, without the sandbox.
+
+    Attributes:
+        name: of the pod, unique within its namespace at a time.
+        namespace: of the pod.
+        uid: of the pod, unique for ever; it survives the replacement of its sandbox.
+        sandbox: the container that holds the pod's namespaces; None where none is known or none has a process.
+        containers: all others by name. While one sandbox replaces another, the one that is not `sandbox` is here too.
+    """
+
+    name: str
+    namespace: str
+    uid: str
+    sandbox: Container | None = None
+    containers: tuple[Container, ...] = ()
+
+    @classmethod
+    def _of(cls, uid: str, members: Iterable[Container]) -> Self:
+        """Make a pod of the containers that bear its uid, of which there is one at least."""
+        containers = sorted(members, key=by_name)
+        sandbox = next((container for container in containers if SANDBOX in container.labels), None)
+        told = (sandbox or containers[0]).labels
+        others = tuple(container for container in containers if container is not sandbox)
+        return cls(told.get(POD_NAME, ""), told.get(POD_NAMESPACE, ""), uid, sandbox, others)
 
 
 class EventType(Enum):

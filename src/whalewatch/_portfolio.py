@@ -8,7 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 
 from whalewatch._errors import NotSynced
 from whalewatch._feed import Feed
-from whalewatch._model import Container, EventType, Project
+from whalewatch._model import Container, EventType, Pod, Project
 from whalewatch._snapshot import Snapshot
 from whalewatch._subscription import Subscription
 
@@ -31,7 +31,7 @@ async def deadline(feed: Feed, timeout: float | None, what: str) -> AsyncIterato
 
 
 class Portfolio:
-    """Live, thread-safe picture of projects and containers.
+    """Live, thread-safe picture of projects, pods and containers.
 
     Every query waits for the first successful synchronisation, then answers from memory: no query ever causes a call
     to the engine. During an outage the last picture keeps being answered, with ``snapshot().synced`` False. After the
@@ -76,6 +76,14 @@ class Portfolio:
         if not self._feed.was_synced:  # no call into `_picture` once it is: proxies ask for each request
             await self._picture()
         return self._feed.snapshot.container(name_or_id)
+
+    async def pods(self) -> tuple[Pod, ...]:
+        """All Kubernetes pods of which a container is alive, by namespace and name."""
+        return (await self._picture()).pods()
+
+    async def pod(self, uid: str) -> Pod | None:
+        """One Kubernetes pod; None if no container of it is alive."""
+        return (await self._picture()).pod(uid)
 
     async def total(self) -> int:
         """How many containers are alive."""

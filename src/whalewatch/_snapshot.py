@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
+from typing import Any, TypeVar
 
 import attrs
 
-from whalewatch._model import Container, Project, by_name, earliest
+from whalewatch._model import POD_UID, Container, Pod, Project, by_name, earliest
 
 __all__ = ["Snapshot"]
 
+
+T = TypeVar("T")
 
 NO_PROJECT = Project("")
 
@@ -35,6 +38,7 @@ class Snapshot:
     # One name, several containers: engines other than Docker allow it. The earliest started comes first.
     _by_name: dict[str, tuple[Container, ...]] = attrs.field(factory=dict, repr=False, alias="by_name")
     _projects: dict[str, Project] = attrs.field(factory=dict, repr=False, alias="projects")
+    _pods: dict[str, Pod] = attrs.field(factory=dict, repr=False, alias="pods")
 
     def names(self) -> tuple[str, ...]:
         """Names of the projects, sorted, without ""."""
@@ -66,6 +70,14 @@ class Snapshot:
         named = self._by_name.get(name_or_id)
         return named[0] if named else None
 
+    def pods(self) -> tuple[Pod, ...]:
+        """All Kubernetes pods of which a container is alive, by namespace and name."""
+        return tuple(sorted(self._pods.values(), key=lambda pod: (pod.namespace, pod.name, pod.uid)))
+
+    def pod(self, uid: str) -> Pod | None:
+        """One Kubernetes pod; None if no container of it is alive."""
+        return self._pods.get(uid)
+
     def total(self) -> int:
         """How many containers are alive."""
         return len(self._by_id)
@@ -94,32 +106,65 @@ class Snapshot:
     ) -> Snapshot:
         """The next picture: each pair is one container as this picture has it and as the next is to have it.
 
-        Copying three dictionaries costs some 10 ns per container alive; what it buys is that readers need no lock.
+        Copying four dictionaries costs some 10 ns per container alive; what it buys is that readers need no lock.
         """
-        by_id, named, projects = self._by_id.copy(), self._by_name.copy(), self._projects.copy()
-        touched: dict[str, list[Container]] = {}
+        by_id, named, projects, pods = (
+            self._by_id.copy(),
+            self._by_name.copy(),
+            self._projects.copy(),
+            self._pods.copy(),
+        )
+        of_name: _Touched = {}
+        of_project: _Touched = {}
+        of_pod: dict[str, dict[str, Container]] = {}
 
-        def members(project: str) -> list[Container]:
-            if project not in touched:
-                touched[project] = list(projects[project].containers) if project in projects else []
-            return touched[project]
+        def pod_of(container: Container) -> dict[str, Container]:
+            uid = container.labels.get(POD_UID)
+            if not uid:
+                return {}
+            if uid not in of_pod:
+                pod = pods.get(uid)
+                of_pod[uid] = {} if pod is None else {c.id: c for c in (pod.sandbox, *pod) if c is not None}
+            return of_pod[uid]
 
         for before, after in changes:
             if before is not None:
-                of_project = members(before.project)
-                del of_project[bisect_left(of_project, by_name(before), key=by_name)]
-                rest = tuple(c for c in named.pop(before.name) if c.id != before.id)
-                if rest:
-                    named[before.name] = rest
+                _remove(before, _touch(of_name, before.name, named), earliest)
+                _remove(before, _touch(of_project, before.project, projects), by_name)
+                pod_of(before).pop(before.id, None)
                 if after is None:
                     del by_id[before.id]
             if after is not None:
-                insort(members(after.project), after, key=by_name)
-                named[after.name] = tuple(sorted((*named.get(after.name, ()), after), key=earliest))
+                insort(_touch(of_name, after.name, named), after, key=earliest)
+                insort(_touch(of_project, after.project, projects), after, key=by_name)
+                pod_of(after)[after.id] = after
                 by_id[after.id] = after
-        for project, of_project in touched.items():
-            if of_project:
-                projects[project] = Project(project, tuple(of_project))
-            else:
-                projects.pop(project, None)
-        return Snapshot(revision=revision, as_of=as_of, synced=synced, by_id=by_id, by_name=named, projects=projects)
+        _replace(named, {name: tuple(members) for name, members in of_name.items() if members}, of_name)
+        _replace(projects, {name: Project(name, tuple(m)) for name, m in of_project.items() if m}, of_project)
+        _replace(pods, {uid: Pod._of(uid, members.values()) for uid, members in of_pod.items() if members}, of_pod)
+        return Snapshot(
+            revision=revision, as_of=as_of, synced=synced, by_id=by_id, by_name=named, projects=projects, pods=pods
+        )
+
+
+_Touched = dict[str, list[Container]]
+"""Members of the groups that a change touches, sorted."""
+
+
+def _touch(touched: _Touched, name: str, groups: Mapping[str, Iterable[Container]]) -> list[Container]:
+    if name not in touched:
+        touched[name] = list(groups.get(name, ()))
+    return touched[name]
+
+
+def _remove(container: Container, members: list[Container], key: Callable[[Container], Any]) -> None:
+    del members[bisect_left(members, key(container), key=key)]
+
+
+def _replace(groups: dict[str, T], remaining: dict[str, T], touched: Iterable[str]) -> None:
+    """Put in what is left of the groups that were touched, and leave out what is empty."""
+    for name in touched:
+        if name in remaining:
+            groups[name] = remaining[name]
+        else:
+            groups.pop(name, None)
