@@ -279,7 +279,7 @@ class Interleavings(RuleBasedStateMachine):
         listing = Listing(sightings={id: Sighting() for id in self.truth}, absence_is_death=self.absence_is_death)
         self.book.touched.clear()
         self.book.suspect(self.book.compare(listing))
-        self.book.suspect(self.book.unverified(len(IDS)))
+        self.book.suspect(self.book.unverified(set(IDS), len(IDS)))
         self.finish_inspects()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from itertools import islice
 
 import attrs
 
@@ -180,9 +181,9 @@ class Book:
                 self._suspects.add(id)
                 self._ask(id, Look.DECIDES, Origin.RESYNC)
 
-    def unverified(self, count: int) -> list[str]:
-        """The containers that were not read for the longest time."""
-        return list(self._unverified)[:count]
+    def unverified(self, among: set[str], count: int) -> list[str]:
+        """Of these containers, those that were not read for the longest time."""
+        return list(islice((id for id in self._unverified if id in among), count))
 
     def disconnected(self) -> None:
         """The picture stays, but is no longer known to be true."""

@@ -325,9 +325,10 @@ class Session:
             self.book.suspect(differing - self.book.touched)
         self.book.noting = False
         self.book.touched.clear()
-        if reread and any(s.container is None for s in listing.sightings.values()):
+        unknown = {id for id, sighting in listing.sightings.items() if sighting.container is None}
+        if reread and unknown:
             # A restart whose events were lost shows in no listing without PIDs: read some anew each time.
-            self.book.suspect(self.book.unverified(max(REREAD, len(listing.sightings) // 10)))
+            self.book.suspect(self.book.unverified(unknown, max(REREAD, len(unknown) // 10)))
 
     async def _until_audit(self) -> None:
         """Wait until an audit is due, or asked for."""

@@ -1,0 +1,80 @@
+"""The calls to the CRI that are made here, all of them reading."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+
+from whalewatch._errors import UnsupportedEngine
+from whalewatch._grpc.connection import Connection
+from whalewatch._wire import cri_pb2 as wire
+
+__all__ = ["Calls"]
+
+SERVICE = "/runtime.v1.RuntimeService"
+
+
+class Calls:
+    """Calls over one connection; every one of them raises `EngineError`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    async def version(self, kind: str = "version") -> wire.VersionResponse:
+        """Who it is; of all calls the one that touches least."""
+        method, request = f"{SERVICE}/Version", wire.VersionRequest()
+        try:
+            return await self.connection.get(kind, method, request, wire.VersionResponse)
+        except UnsupportedEngine as error:
+            raise UnsupportedEngine(
+                self.connection.told(
+                    "it does not speak the CRI (runtime.v1): give the socket of a CRI engine, or enable the CRI plugin "
+                    "(see disabled_plugins in containerd's configuration)"
+                )
+            ) from error.__cause__
+
+    async def containers(self) -> list[wire.Container]:
+        """All containers, in whatever state."""
+        return await self._containers("containers", wire.ListContainersRequest())
+
+    async def container(self, id: str) -> wire.Container | None:
+        """One container as listings have it; None if there is none of that id."""
+        request = wire.ListContainersRequest(filter=wire.ContainerFilter(id=id.encode()))
+        # Engines take the beginning of an id for the id.
+        return next((c for c in await self._containers("container", request) if c.id == id.encode()), None)
+
+    async def _containers(self, kind: str, request: wire.ListContainersRequest) -> list[wire.Container]:
+        method = f"{SERVICE}/ListContainers"
+        answer = await self.connection.find(kind, method, request, wire.ListContainersResponse)
+        return list(answer.containers) if answer is not None else []
+
+    async def sandboxes(self) -> list[wire.PodSandbox]:
+        """All sandboxes, in whatever state."""
+        return await self._sandboxes("sandboxes", wire.ListPodSandboxRequest())
+
+    async def sandbox(self, id: str) -> wire.PodSandbox | None:
+        """One sandbox as listings have it; None if there is none of that id."""
+        request = wire.ListPodSandboxRequest(filter=wire.PodSandboxFilter(id=id.encode()))
+        return next((s for s in await self._sandboxes("sandbox", request) if s.id == id.encode()), None)
+
+    async def _sandboxes(self, kind: str, request: wire.ListPodSandboxRequest) -> list[wire.PodSandbox]:
+        method = f"{SERVICE}/ListPodSandbox"
+        answer = await self.connection.find(kind, method, request, wire.ListPodSandboxResponse)
+        return list(answer.items) if answer is not None else []
+
+    async def container_status(self, id: str) -> wire.ContainerStatusResponse | None:
+        """The verbose status of one container; None if there is none of that id."""
+        method = f"{SERVICE}/ContainerStatus"
+        request = wire.ContainerStatusRequest(container_id=id.encode(), verbose=True)
+        return await self.connection.find("container-status", method, request, wire.ContainerStatusResponse)
+
+    async def sandbox_status(self, id: str) -> wire.PodSandboxStatusResponse | None:
+        """The verbose status of one sandbox; None if there is none of that id."""
+        method = f"{SERVICE}/PodSandboxStatus"
+        request = wire.PodSandboxStatusRequest(pod_sandbox_id=id.encode(), verbose=True)
+        return await self.connection.find("sandbox-status", method, request, wire.PodSandboxStatusResponse)
+
+    def events(self) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """Subscribe to the pod events; they come unparsed."""
+        method = f"{SERVICE}/GetContainerEvents"
+        return self.connection.stream("events", method, wire.GetEventsRequest())

@@ -1,0 +1,105 @@
+"""Follow a CRI engine that tells no events: list again and again, and tell the differences.
+
+The order of things:
+
+* The first listing that is made after the stream was opened is what the differences begin with. What happens after it
+  is a difference of a later one.
+* Looks at the engine never overlap, and each is compared with the one before, whether it was made for a poll or for a
+  listing. So an audit finds nothing that is not told here at the same time.
+* A container that no longer runs never runs again: the CRI gives a successor another id. So an exit is certain, though
+  it bears neither time nor PID.
+* What lives and dies between two looks is never seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Iterator, Mapping
+
+import attrs
+
+from whalewatch._cri.reading import Record
+from whalewatch._cri.source import Link
+from whalewatch._cri.verbose import Verbose
+from whalewatch._engine import Listing, Signal, SignalType
+from whalewatch._errors import EngineTimeout
+from whalewatch._model import Container
+
+__all__ = ["Polling"]
+
+LOOK_TIMEOUT = 15.0
+"""Seconds that a look may take."""
+
+
+class Polling:
+    """Listings, compared with the former ones."""
+
+    name = "poll"
+
+    def __init__(self, link: Link, interval: float) -> None:
+        self._link = link
+        self._verbose = Verbose(link)
+        self._interval = interval
+        self._looked = asyncio.Event()
+        self._told: dict[str, Record] | None = None
+
+    async def signals(self) -> AsyncGenerator[Signal, None]:
+        """Tell differences as they are found.
+
+        A stream that takes over goes on where the former is: no difference is left out, some may be told twice.
+        """
+        yield Signal(SignalType.SUBSCRIBED)
+        while True:
+            try:
+                async with asyncio.timeout(self._interval * random.uniform(0.9, 1.1)):  # noqa: S311 - no secret
+                    await self._looked.wait()
+            except TimeoutError:
+                await self._look()
+            self._looked.clear()
+            for signal in self._differences():
+                yield signal
+
+    async def _look(self) -> None:
+        try:
+            async with asyncio.timeout(LOOK_TIMEOUT):
+                await self._link.records.look()
+        except TimeoutError:
+            raise EngineTimeout(self._link.calls.connection.told(f"no listing within {LOOK_TIMEOUT:g} s")) from None
+
+    def _differences(self) -> Iterator[Signal]:
+        """What has changed since the last look; each difference is taken for told once the next is asked for."""
+        if self._told is None:
+            return self._begin()
+        running = _running(self._link.records.looked, self._told)
+        for id in [id for id in self._told if id not in running]:
+            yield Signal(SignalType.EXITED, id)
+            self._told.pop(id, None)
+        for id, record in running.items():
+            if (former := self._told.get(id)) != record:
+                yield Signal(SignalType.STARTED if former is None else SignalType.CHANGED, id)
+                self._told[id] = record
+
+    def _begin(self) -> None:
+        self._told = _running(self._link.records.looked, ())
+
+    async def listing(self) -> Listing:
+        """List what runs."""
+        listing = await self._verbose.listing()
+        if self._told is None:
+            self._begin()
+        self._looked.set()
+        return listing
+
+    async def inspect(self, id: str) -> Container | None:
+        """Read one container or sandbox."""
+        return await self._verbose.inspect(id)
+
+
+def _running(records: Mapping[str, Record], former: Mapping[str, Record] | tuple[()]) -> dict[str, Record]:
+    """What runs, and what ran before and is now in doubt."""
+    return {
+        id: attrs.evolve(record, running=True)
+        for id, record in records.items()
+        if record.running or (record.running is None and id in former)
+    }

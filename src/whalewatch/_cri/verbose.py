@@ -1,0 +1,86 @@
+"""Read containers by the CRI alone: listings say what runs, the verbose status of each says its PID."""
+
+from __future__ import annotations
+
+import attrs
+
+from whalewatch._containerd.reading import text
+from whalewatch._cri.reading import Record, container, pid, verbose
+from whalewatch._cri.source import Link
+from whalewatch._engine import Listing, Sighting
+from whalewatch._errors import EngineError, ProtocolViolation
+from whalewatch._model import Container, FrozenMapping
+from whalewatch._text import printable
+from whalewatch._wire import cri_pb2 as wire
+
+__all__ = ["Verbose"]
+
+
+class Verbose:
+    """Listings and inspects for the sources that have nothing but the CRI.
+
+    In the CRI a container runs once only: started again it is another container, with another id. So a container that
+    was read while it ran is known as long as listings say that it runs. A new connection reads everything anew.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._read: dict[str, tuple[Record, Container]] = {}
+
+    async def listing(self) -> Listing:
+        """List what runs: two calls, and what was not read yet is left to inspects.
+
+        The engine keeps the states itself, so that what it does not list as running does not run.
+        """
+        records = await self._link.records.look()
+        running = {id: record for id, record in records.items() if record.running is not False}
+        self._read = {id: read for id, read in self._read.items() if id in running}
+        return Listing(sightings={id: self._sighting(record) for id, record in running.items()}, absence_is_death=True)
+
+    def _sighting(self, record: Record) -> Sighting:
+        read = self._read.get(record.id)
+        if read is not None and read[0] == record:
+            return Sighting(read[1])
+        return Sighting(facts=FrozenMapping({"name": record.name, "labels": record.labels}))
+
+    async def inspect(self, id: str) -> Container | None:
+        """Read one container or sandbox; None if it does not run.
+
+        A container of which no PID is told is alive without one. A sandbox may well have no process.
+        """
+        record = await self._link.records.find(id)
+        if record is None:
+            return None
+        answer = await (
+            self._link.calls.sandbox_status(id) if record.sandbox else self._link.calls.container_status(id)
+        )
+        if answer is None or not self._runs(id, answer.status):
+            self.forget(id)
+            return None
+        info = verbose(answer.info)
+        process = pid(info)
+        if process is None and record.sandbox:
+            return None
+        status = answer.status if isinstance(answer.status, wire.ContainerStatus) else None
+        read = container(record, self._link.address, process, status=status)
+        if process is None:
+            self._link.without_pid(read)
+        read = self._link.packed(read, record, info)
+        if process is not None:
+            self._read[id] = (attrs.evolve(record, running=True), read)
+        return read
+
+    def _runs(self, id: str, status: wire.ContainerStatus | wire.PodSandboxStatus) -> bool:
+        told = self._link.calls.connection.told
+        if text(status.id) != id:
+            raise ProtocolViolation(told(f"asked about {printable(id)}, it tells of {printable(text(status.id))!r}"))
+        if isinstance(status, wire.PodSandboxStatus):
+            return status.state == wire.SANDBOX_READY
+        if status.state == wire.CONTAINER_UNKNOWN:
+            raise EngineError(told(f"it does not know whether {printable(id)} runs"))
+        return status.state == wire.CONTAINER_RUNNING
+
+    def forget(self, id: str) -> None:
+        """Let go of what has exited."""
+        self._read.pop(id, None)
+        self._link.records.forget(id)
