@@ -38,7 +38,8 @@ DESCRIPTION = "Know at any moment which containers are alive."
 EPILOG = """\
 ADDRESS is the URL (unix, tcp, http, https, ssh) or the path of the socket of a Docker engine. Without one the engine is
 found as Docker's own client finds it: DOCKER_HOST, the current context, the well-known sockets. For containerd it is
-containerd:// before the path of the socket, as in containerd:///run/containerd/containerd.sock.
+containerd:// before the path of the socket, as in containerd:///run/containerd/containerd.sock; for an engine that
+speaks Kubernetes' CRI it is cri://, as in cri:///run/crio/crio.sock.
 
 Exit codes: 0 the watch was ended by Ctrl-C, SIGTERM or --seconds; 1 it failed, or was never in sync in that time;
 2 the arguments cannot be used.
@@ -76,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    watch.add_argument("address", nargs="?", metavar="ADDRESS", help="of a Docker engine, or of containerd")
+    watch.add_argument("address", nargs="?", metavar="ADDRESS", help="of a Docker engine, of containerd, or of a CRI engine")
     watch.add_argument("--json", action="store_true", help="one JSON object per line (JSON Lines)")
     watch.add_argument("--seconds", type=_seconds, metavar="N", help="end after N seconds")
     parser.set_defaults(error=parser.error)
@@ -120,14 +121,15 @@ def _watch(options: argparse.Namespace) -> int:
 
 def _watcher(address: str | None) -> Watcher:
     """Make a watcher for the engine to which an address belongs; loads what that engine needs, and no more."""
-    if address is not None and address.startswith("containerd:"):
-        from whalewatch import containerd  # noqa: PLC0415 - gRPC takes time to load, and Docker needs none
-
-        path = address.removeprefix("containerd://")
+    scheme, colon, path = (address or "").partition(":")
+    if colon and scheme in {"containerd", "cri"}:
+        path = path.removeprefix("//")
         if not path.startswith("/"):
             told = f"{printable(address)!r} names no absolute path of a socket"
-            raise AddressError(f"{told}: containerd:///run/containerd/containerd.sock is one")
-        return containerd.watch(f"unix://{path}")
+            raise AddressError(f"{told}: {scheme}:///run/containerd/containerd.sock is one")
+        from whalewatch import containerd, cri  # noqa: PLC0415 - gRPC takes time to load, and Docker needs none
+
+        return cri.watch(f"unix://{path}") if scheme == "cri" else containerd.watch(f"unix://{path}")
     from whalewatch import moby  # noqa: PLC0415 - the HTTP client takes time to load, and --help needs none
 
     return moby.watch(address)
@@ -234,7 +236,8 @@ class _Text:
         print(painted(line, colour=self._colour), file=self._out, flush=True)
 
     def snapshot(self, snapshot: Snapshot, engine: Mapping[str, str]) -> None:
-        told = f"{engine['type'].capitalize()} engine {engine['version']} at {engine['address']}"
+        kind = "CRI" if engine["type"] == "cri" else engine["type"].capitalize()
+        told = f"{kind} engine {engine['version']} at {engine['address']}"
         for line in picture(snapshot, printable(told, 1000)):
             self._print(line)
         self._print((("now following events", DIM),))

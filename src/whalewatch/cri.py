@@ -91,7 +91,7 @@ class CRIEngine:
 
     def __init__(
         self,
-        address: str | None,
+        address: str | None = None,
         *,
         source: SourceName | None = None,
         poll: float = 2.0,
@@ -208,8 +208,8 @@ class CRIEngine:
             if competing:
                 self._say_once(
                     logging.WARNING,
-                    "containerd 1.7 gives each pod event to one reader only: this watcher takes events from the kubelet "
-                    "and the kubelet from it; better leave the choice of the source to the library",
+                    "containerd 1.7 gives each pod event to one reader only: this watcher takes events from a kubelet, "
+                    "and a kubelet from it; better leave the choice of the source to the library",
                 )
             return PodEvents(link, competing=competing)  # not tried out: a stream that ends takes an event along
         if wanted == "pod-events" or (wanted is None and not of_containerd and self._barren < BARREN):
@@ -292,7 +292,7 @@ async def _introduce(connection: Connection) -> _Identity:
 
 
 def watch(
-    address: str | None,
+    address: str | None = None,
     *,
     source: SourceName | None = None,
     poll: float = 2.0,
