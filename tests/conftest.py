@@ -7,21 +7,33 @@ from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import grpc
+import grpc.aio
 import pytest
 
+from tests.engines import containerd as containerd_engine
 from tests.engines import install, leaks
+from tests.engines.containerd import Containerd
+from tests.engines.containerd_control import ContainerdControl
 from tests.engines.control import DockerControl
 from tests.engines.dockerd import Dockerd, Version
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from whalewatch.testing import FakeDocker
+    from whalewatch.testing import FakeContainerd, FakeDocker
 
 LIVE = os.environ.get("WHALEWATCH_LIVE", "auto")
 """What to do about real engines: "require" them, "auto" (leave out what cannot run here, and say so), or "off"."""
 
 VERSIONS: tuple[Version, ...] = ("20.10", "26.1")
+
+CONTAINERD_VERSIONS: tuple[containerd_engine.Version, ...] = ("1.6", "1.7")
+
+# gRPC keeps a thread and some descriptors for the whole process: they are not to look like a test's leak.
+# One channel that is never used keeps those that gRPC would else close and open again at moments of its own.
+grpc.aio.init_grpc_aio()
+_KEPT = grpc.insecure_channel("unix:///nonexistent")
 
 _left_out: dict[str, str] = {}
 
@@ -53,6 +65,25 @@ class Docker:
             self.fake.exit(container, code)
         await self.control.wait(container)
         return container
+
+
+@dataclass(frozen=True)
+class ContainerdUnderTest:
+    """A containerd for one test, without any container or namespace at its beginning.
+
+    Attributes:
+        address: what to give to `whalewatch.containerd.watch`.
+        control: its driver.
+        kind: "fake" or the version.
+        fake: the fake, or None for a real engine.
+        engine: the real engine, shared with other tests, so that nobody stops it; None for the fake.
+    """
+
+    address: str
+    control: ContainerdControl
+    kind: str
+    fake: FakeContainerd | None
+    engine: Containerd | None
 
 
 def pytest_configure() -> None:
@@ -90,20 +121,26 @@ async def no_leaked_tasks(no_leaks: None) -> AsyncIterator[None]:
 # -- engines -----------------------------------------------------------------------------------------------------------
 
 
-def _need(version: Version) -> None:
+def _need(name: str, version: str) -> None:
     """Leave out the test, or fail it where engines are required, if this engine cannot run here."""
     why = "switched off by WHALEWATCH_LIVE" if LIVE == "off" else install.missing(version)
     if why is None:
         return
     if LIVE == "require":
-        pytest.fail(f"Docker {version} is required: {why}", pytrace=False)
-    _left_out[f"Docker {version}"] = why
-    pytest.skip(f"Docker {version}: {why}")
+        pytest.fail(f"{name} {version} is required: {why}", pytrace=False)
+    _left_out[f"{name} {version}"] = why
+    pytest.skip(f"{name} {version}: {why}")
 
 
 def _shared(version: Version) -> Iterator[Dockerd]:
-    _need(version)
+    _need("Docker", version)
     with Dockerd(version) as engine:
+        yield engine
+
+
+def _shared_containerd(version: containerd_engine.Version) -> Iterator[Containerd]:
+    _need("containerd", version)
+    with Containerd(version) as engine:
         yield engine
 
 
@@ -119,14 +156,27 @@ def dockerd26() -> Iterator[Dockerd]:
     yield from _shared("26.1")
 
 
-_SHARED = {"20.10": "dockerd20", "26.1": "dockerd26"}
+@pytest.fixture(scope="session")
+def containerd16() -> Iterator[Containerd]:
+    """A real containerd 1.6 for all tests; nobody stops it or leaves containers in it."""
+    yield from _shared_containerd("1.6")
+
+
+@pytest.fixture(scope="session")
+def containerd17() -> Iterator[Containerd]:
+    """A real containerd 1.7 for all tests; nobody stops it or leaves containers in it."""
+    yield from _shared_containerd("1.7")
+
+
+_SHARED = {"20.10": "dockerd20", "26.1": "dockerd26", "1.6": "containerd16", "1.7": "containerd17"}
 
 
 def _start_shared_engines(request: pytest.FixtureRequest) -> None:
-    """Start the real engine of the `docker` fixture early, so that it does not look like the test's leak."""
-    kind = request.node.callspec.params.get("docker") if hasattr(request.node, "callspec") else None
-    if kind in _SHARED:
-        request.getfixturevalue(_SHARED[kind])
+    """Start the real engine of the `docker` or `containerd` fixture early, so that it does not look like a leak."""
+    params = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    for fixture in ("docker", "containerd"):
+        if params.get(fixture) in _SHARED:
+            request.getfixturevalue(_SHARED[params[fixture]])
 
 
 @pytest.fixture
@@ -138,7 +188,7 @@ def make_dockerd() -> Iterator[Callable[..., Dockerd]]:
     with ExitStack() as engines:
 
         def start(version: Version, **options: Any) -> Dockerd:
-            _need(version)
+            _need("Docker", version)
             return engines.enter_context(Dockerd(version, **options))
 
         yield start
@@ -160,3 +210,36 @@ async def docker(request: pytest.FixtureRequest) -> AsyncIterator[Docker]:
         await control.clean()
         stack.push_async_callback(control.clean)
         yield Docker(engine.address, control, request.param, None, engine)
+
+
+@pytest.fixture
+def make_containerd() -> Iterator[Callable[..., Containerd]]:
+    """Start real engines for one test alone, to kill, freeze and restart: `make_containerd(version, **options)`.
+
+    Starting blocks: on a running loop call it by `asyncio.to_thread`.
+    """
+    with ExitStack() as engines:
+
+        def start(version: containerd_engine.Version, **options: Any) -> Containerd:
+            _need("containerd", version)
+            return engines.enter_context(Containerd(version, **options))
+
+        yield start
+
+
+@pytest.fixture(params=["fake", *(pytest.param(version, marks=pytest.mark.live) for version in CONTAINERD_VERSIONS)])
+async def containerd(request: pytest.FixtureRequest) -> AsyncIterator[ContainerdUnderTest]:
+    """A containerd: the fake one, and each of the real ones."""
+    async with AsyncExitStack() as stack:
+        if request.param == "fake":
+            from whalewatch.testing import FakeContainerd  # noqa: PLC0415 - it is not for the tests of the engines
+
+            fake = await stack.enter_async_context(FakeContainerd())
+            control = await stack.enter_async_context(ContainerdControl(fake.path))
+            yield ContainerdUnderTest(fake.address, control, "fake", fake, None)
+            return
+        engine: Containerd = request.getfixturevalue(_SHARED[request.param])
+        control = await stack.enter_async_context(ContainerdControl(engine.socket))
+        await control.clean()
+        stack.push_async_callback(control.clean)
+        yield ContainerdUnderTest(engine.address, control, request.param, None, engine)

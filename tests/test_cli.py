@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import signal
+import socket
 import sys
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -33,7 +34,7 @@ from whalewatch import (
 )
 from whalewatch._cli import _JsonLines, _Text, follow, main
 from whalewatch._render import Column, aligned, back, cells, event_line, lost, painted, picture, summary, widths
-from whalewatch.testing import FakeDocker
+from whalewatch.testing import FakeContainerd, FakeDocker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -433,6 +434,46 @@ async def test_a_missing_socket_is_told_at_once_and_fails_when_the_time_is_over(
         assert await watch.ended() == (1, "", ""), "and the same reason is told once"
 
 
+async def test_a_missing_socket_of_containerd_is_told_likewise(tmp_path: Path) -> None:
+    missing = tmp_path / "none.sock"
+    async with child("watch", f"containerd://{missing}", "--seconds", "2") as watch:
+        assert await watch.error_line() == (
+            f"whalewatch: containerd engine at unix://{missing}: no socket at {missing}: "
+            "start the engine, or correct the address; trying again\n"
+        )
+        assert await watch.ended() == (1, "", ""), "and the same reason is told once"
+
+
+async def test_a_containerd_that_does_not_run_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "dead.sock"
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(path))
+    async with child("watch", f"containerd://{path}", "--seconds", "2") as watch:
+        code, out, err = await watch.ended()
+    assert (code, out) == (1, "")
+    assert err == (
+        f"whalewatch: containerd engine at unix://{path}: connection refused: the engine is not running; trying again\n"
+    )
+
+
+async def test_containerd_is_shown_and_followed() -> None:
+    async with FakeContainerd() as fake:
+        fake.run("web", project="shop")
+        fake.run("job", "batch")
+        async with child("watch", f"containerd://{fake.path}") as watch:
+            assert (
+                await watch.line()
+                == f"Containerd engine 1.7.24 at {fake.address}: 2 containers in 1 project, revision 1\n"
+            )
+            await watch.following()
+            fake.exit("job", 3, namespace="batch")
+            told = await watch.line()
+            assert "exited" in told
+            assert "batch/job" in told
+            watch.process.send_signal(signal.SIGINT)
+            assert await watch.ended() == (0, "", "")
+
+
 async def test_an_engine_that_comes_later_is_found(tmp_path: Path) -> None:
     path = tmp_path / "later.sock"
     async with child("watch", str(path)) as watch:
@@ -458,12 +499,41 @@ async def test_missing_permission_is_told_with_its_remedy() -> None:
         assert err.count("\n") == 1
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+async def test_missing_permission_for_containerd_is_told_with_its_remedy() -> None:
+    program = (
+        "import os, sys, encodings.idna, whalewatch.containerd; from whalewatch._cli import main; "
+        f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY}); sys.exit(main(sys.argv[1:]))"
+    )
+    async with FakeContainerd() as fake:
+        fake.path.parent.chmod(0o755)
+        fake.path.chmod(0o600)
+        async with child("-c", program, "watch", f"containerd://{fake.path}", "--seconds", "1") as watch:
+            code, out, err = await watch.ended()
+    assert (code, out) == (1, "")
+    assert err.startswith(
+        f"whalewatch: containerd engine at {fake.address}: permission denied on {fake.path}: run as root"
+    )
+    assert err.count("\n") == 1
+
+
 # -- arguments ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("address", "why"),
-    [("nonsense", "is no address"), ("ftp://host", "wrong scheme"), ("unix://relative", "absolute"), ("\x1b[2J", "")],
+    [
+        ("nonsense", "is no address"),
+        ("ftp://host", "wrong scheme"),
+        ("unix://relative", "absolute"),
+        ("\x1b[2J", ""),
+        (
+            "containerd://run/x.sock",
+            "names no absolute path of a socket: containerd:///run/containerd/containerd.sock is one",
+        ),
+        ("containerd:", "names no absolute path"),
+        ("containerd:///run/\x1b[2J", "cannot be printed"),
+    ],
 )
 def test_an_address_that_cannot_be_used_is_misuse(address: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["watch", address]) == 2
@@ -484,11 +554,11 @@ def test_arguments_that_make_no_sense_are_misuse(arguments: list[str], capsys: p
     assert "usage: whalewatch" in capsys.readouterr().err
 
 
-async def test_help_and_version_load_no_http_client() -> None:
+async def test_help_and_version_load_no_client() -> None:
     program = (
         "import sys\nfrom whalewatch._cli import main\n"
         "try: code = main(sys.argv[1:])\nexcept SystemExit as end: code = end.code\n"
-        "print(sorted({'aiohttp', 'aiodocker'} & sys.modules.keys()), code)"
+        "print(sorted({'aiohttp', 'aiodocker', 'grpc'} & sys.modules.keys()), code)"
     )
     for arguments, expected in (
         (["--help"], "usage: whalewatch"),

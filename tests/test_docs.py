@@ -1,9 +1,10 @@
 """The documentation runs: every Python snippet is executed, every link leads somewhere, every name exists.
 
-Each snippet is run by itself, beside a fake engine that Docker's own rules find, whose containers live and die
-meanwhile. `watcher` is a watcher of it that has been entered, and `docker` the fake itself. A snippet must end within
-`PATIENCE`; one that iterates (``async for``) may instead still run when the engine's life is over. Tests that a snippet
-defines are run too. A whole program (``asyncio.run``) is compared with the example that it is.
+Each snippet is run by itself, beside a fake engine whose containers live and die meanwhile: on the page of containerd a
+containerd, elsewhere a Docker engine that Docker's own rules find. `watcher` is a watcher of it that has been entered,
+and `fake` (for Docker also `docker`) the fake itself. A snippet must end within `PATIENCE`; one that iterates
+(``async for``) may instead still run when the engine's life is over. Tests that a snippet defines are run too. A whole
+program (``asyncio.run``) is compared with the example that it is.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ import ast
 import asyncio
 import inspect
 import re
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import whalewatch
-from whalewatch import moby
-from whalewatch.testing import FakeDocker
+from whalewatch import containerd, moby
+from whalewatch.testing import FakeContainerd, FakeDocker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,15 +51,20 @@ SNIPPETS = [
 ]
 
 
-async def live(docker: FakeDocker, done: asyncio.Event) -> None:
+async def live(fake: FakeDocker | FakeContainerd, done: asyncio.Event) -> None:
     """Let some containers live and die, until what watches them is done or has seen enough."""
     for number in range(20):
         name = f"job-{number}"
-        docker.run(name, project="shop")
-        docker.pause(name)
-        docker.unpause(name)
-        docker.exit(name, 3)
-        docker.remove(name)
+        fake.run(name, project="shop")
+        fake.pause(name)
+        if isinstance(fake, FakeDocker):
+            fake.unpause(name)
+            fake.exit(name, 3)
+            fake.remove(name)
+        else:
+            fake.resume(name)
+            fake.exit(name, 3)
+            fake.delete(name)
         try:
             async with asyncio.timeout(0.02):
                 await done.wait()
@@ -78,23 +85,44 @@ async def run(source: str, where: str, names: dict[str, Any]) -> None:
             await test()
 
 
+async def engine_of(
+    page: Path, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> tuple[FakeDocker | FakeContainerd, whalewatch.Watcher]:
+    """The engine that a page is about, with some containers, and a watcher of it."""
+    if page.name == "containerd.md":
+        containerd_engine = await stack.enter_async_context(FakeContainerd())
+        containerd_engine.run("web")
+        containerd_engine.run("job", "batch", project="shop")
+        return containerd_engine, containerd.watch(containerd_engine.address)
+    docker = await stack.enter_async_context(FakeDocker())
+    monkeypatch.setenv("DOCKER_HOST", docker.address)
+    docker.run("alone")
+    docker.run("db", project="shop", health="healthy")
+    return docker, moby.watch()
+
+
 @pytest.mark.parametrize(("page", "line", "source"), SNIPPETS)
 async def test_snippet_runs(
     page: Path, line: int, source: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with FakeDocker() as docker:
-        monkeypatch.setenv("DOCKER_HOST", docker.address)
-        docker.run("alone")
-        docker.run("db", project="shop", health="healthy")
+    async with AsyncExitStack() as stack:
+        fake, watcher = await engine_of(page, stack, monkeypatch)
         done = asyncio.Event()
         exported = {name: getattr(whalewatch, name) for name in whalewatch.__all__}
-        async with moby.watch() as watcher:
+        async with watcher:
             await watcher.ready(PATIENCE)
-            names = {"__name__": "snippet", "asyncio": asyncio, "docker": docker, "watcher": watcher, **exported}
+            names = {
+                "__name__": "snippet",
+                "asyncio": asyncio,
+                "docker": fake,
+                "watcher": watcher,
+                "fake": fake,
+                **exported,
+            }
             # The lines of a traceback are those of the page.
             task = asyncio.create_task(run("\n" * (line - 1) + source, str(page), names))
             task.add_done_callback(lambda _: done.set())
-            await live(docker, done)
+            await live(fake, done)
             if "async for" not in source or "def test_" in source:
                 await asyncio.wait({task}, timeout=PATIENCE)
                 assert task.done(), "it does not end"

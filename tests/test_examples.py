@@ -20,7 +20,7 @@ import pytest
 
 from whalewatch import Container, EngineUnavailable, Snapshot, Stats, Status, WatchState
 from whalewatch._render import cells, painted
-from whalewatch.testing import FakeDocker
+from whalewatch.testing import FakeContainerd, FakeDocker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -86,6 +86,19 @@ async def test_docker_takes_an_address() -> None:
         fake.run("web")
         async with example("docker.py", fake.address, DOCKER_HOST="unix:///nowhere") as program:
             assert await line_of(program) == "'' 'web' 4001\n"
+
+
+async def test_containerd_prints_what_is_alive_and_what_happens() -> None:
+    async with FakeContainerd() as fake:
+        fake.run("web", labels={"nerdctl/name": "shop"})
+        fake.run("job", "batch")
+        async with example("containerd.py", fake.address) as program:
+            told = {await line_of(program) for _ in range(4)}
+            assert told == {"'shop' 4001\n", "'batch/job' 4002\n", "started 'shop'\n", "started 'batch/job'\n"}
+            fake.exit("job", namespace="batch")
+            assert await line_of(program) == "exited 'batch/job'\n"
+            program.send_signal(signal.SIGINT)
+            assert await ended(program) == (0, "", "")
 
 
 async def test_demo_shows_the_engine_that_answers() -> None:

@@ -29,6 +29,7 @@ from whalewatch import (
     Snapshot,
     Subscription,
     UnsupportedEngine,
+    containerd,
     moby,
 )
 from whalewatch._docker.address import endpoint
@@ -157,6 +158,25 @@ Watcher.stats: -> Stats
 Watcher.status: -> Status
 Watcher.status_changes: (self) -> 'AsyncIterator[Status]'
 WhalewatchError: (Exception)
+containerd.ContainerdEngine: (address: 'str | None' = None, *, ignore: 'Collection[str]' = ('moby', 'k8s.io'), pack:
+    'Pack | None' = None) -> 'None'
+containerd.ContainerdEngine.address: -> str
+containerd.ContainerdEngine.calls: -> Mapping[str, int]
+containerd.ContainerdEngine.client: -> grpc.aio.Channel | None
+containerd.ContainerdEngine.close: (self) -> 'None'
+containerd.ContainerdEngine.connect: (self) -> 'None'
+containerd.ContainerdEngine.id: (self) -> 'str'
+containerd.ContainerdEngine.inspect: (self, id: 'str', /) -> 'Container | None'
+containerd.ContainerdEngine.listing: (self) -> 'Listing'
+containerd.ContainerdEngine.pid: -> int | None
+containerd.ContainerdEngine.ping: (self) -> 'None'
+containerd.ContainerdEngine.signals: (self) -> 'AsyncIterator[Signal]'
+containerd.ContainerdEngine.version: (self) -> 'str'
+containerd.Inspection: (*, namespace: 'str', id: 'str', pid: 'int', status: 'str', image: 'str', labels: 'Mapping[str,
+    str]', runtime: 'str', spec: 'bytes', snapshotter: 'str', snapshot_key: 'str', created_at: 'datetime | None',
+    updated_at: 'datetime | None', extensions: 'Mapping[str, bytes]', sandbox: 'str') -> None
+containerd.watch: (address: 'str | None' = None, *, ignore: 'Collection[str]' = ('moby', 'k8s.io'), pack: 'Pack |
+    None' = None, **options: 'Unpack[WatcherOptions]') -> 'Watcher'
 moby.MobyEngine: (address: 'str | None' = None, *, tls: 'ssl.SSLContext | None' = None, pack: 'Pack | None' = None) ->
     'None'
 moby.MobyEngine.address: -> str
@@ -206,8 +226,9 @@ def surface() -> list[str]:
     found: dict[str, str] = {}
     for name in whalewatch.__all__:
         found |= described(name, getattr(whalewatch, name))
-    for name in moby.__all__:
-        found |= described(f"moby.{name}", getattr(moby, name))
+    for module in (containerd, moby):
+        for name in module.__all__:
+            found |= described(f"{module.__name__.removeprefix('whalewatch.')}.{name}", getattr(module, name))
     return [f"{name}: {text}" for name, text in found.items()]
 
 
@@ -216,14 +237,14 @@ def test_public_names_and_signatures_are_as_pinned() -> None:
 
 
 def test_public_names_are_sorted_and_there() -> None:
-    for module in (whalewatch, moby):
+    for module in (whalewatch, containerd, moby):
         names: list[str] = module.__all__
         assert names == sorted(set(names))
         assert all(hasattr(module, name) for name in names)
 
 
 def test_every_public_name_is_explained() -> None:
-    for module in (whalewatch, moby):
+    for module in (whalewatch, containerd, moby):
         assert module.__doc__
         names: list[str] = module.__all__
         for name in names:
@@ -231,7 +252,11 @@ def test_every_public_name_is_explained() -> None:
 
 
 def test_adapters_are_engines() -> None:
-    adapters: list[Engine] = [ScriptedEngine(), moby.MobyEngine("unix:///run/docker.sock")]
+    adapters: list[Engine] = [
+        ScriptedEngine(),
+        containerd.ContainerdEngine(),
+        moby.MobyEngine("unix:///run/docker.sock"),
+    ]
     for adapter in adapters:
         assert all(hasattr(adapter, name) for name in dir(Engine) if not name.startswith("_"))
 
@@ -251,8 +276,11 @@ def loaded_by(statement: str) -> set[str]:
 def test_importing_the_core_loads_no_wire() -> None:
     loaded = loaded_by("import whalewatch")
     assert "whalewatch._watcher" in loaded
-    assert loaded.isdisjoint({"aiohttp", "aiodocker", "grpc", "google.protobuf", "whalewatch.moby"})
-    assert not any(name.startswith(("whalewatch._docker", "whalewatch.testing")) for name in loaded)
+    assert loaded.isdisjoint({"aiohttp", "aiodocker", "grpc", "google.protobuf"})
+    adapters = ("whalewatch.moby", "whalewatch.containerd", "whalewatch._docker", "whalewatch._containerd")
+    assert not any(
+        name.startswith((*adapters, "whalewatch._grpc", "whalewatch._wire", "whalewatch.testing")) for name in loaded
+    )
 
 
 def test_importing_the_docker_adapter_loads_no_grpc_and_no_test_helpers() -> None:
@@ -261,9 +289,15 @@ def test_importing_the_docker_adapter_loads_no_grpc_and_no_test_helpers() -> Non
     assert loaded.isdisjoint({"grpc", "google.protobuf", "asyncssh", "whalewatch.testing", "pytest"})
 
 
+def test_importing_the_containerd_adapter_loads_no_http_client_and_no_test_helpers() -> None:
+    loaded = loaded_by("from whalewatch import containerd")
+    assert {"grpc", "google.protobuf"} <= loaded
+    assert loaded.isdisjoint({"aiohttp", "aiodocker", "yarl", "asyncssh", "whalewatch.testing", "pytest"})
+
+
 def test_importing_changes_no_logging() -> None:
     program = (
-        "import logging; before = dict(vars(logging.root)); from whalewatch import moby; "
+        "import logging; before = dict(vars(logging.root)); from whalewatch import containerd, moby; "
         "assert vars(logging.root) == before; assert not logging.getLogger('whalewatch').handlers"
     )
     environ = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

@@ -129,8 +129,8 @@ class Book:
         for id, sighting in listing.sightings.items():
             if id in told:
                 continue
-            if sighting.container is not None:
-                self._store(id, Track(sighting.container))
+            if (container := sighting.container) is not None:
+                self._store(id, Track(container, checks_health=container.paused or container.health is not None))
             else:
                 awaited.add(id)
                 self._ask(id, Look.DECIDES, origin)

@@ -6,8 +6,11 @@ Everything here is synchronous, as fixtures are; a test that calls it on a runni
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -93,6 +96,17 @@ class Containerd(PrivateEngine):
         ran = subprocess.run(command, env=environment, timeout=STOP_TIMEOUT, check=True, capture_output=True, text=True)
         return ran.stdout
 
+    def import_image(self, namespace: str, name: str = "tiny:latest") -> None:
+        """Give a namespace the smallest image, for clients that run containers from images, as CRI does.
+
+        Args:
+            namespace: where; created if need be.
+            name: its full name, such as "registry.local/pause:1".
+        """
+        archive = self.root / "image.tar"
+        archive.write_bytes(_image_archive(name))
+        self.ctr("images", "import", str(archive), namespace=namespace)
+
     def shims(self) -> list[int]:
         """Return the PIDs of the shims that this engine has started: its address is on their command line."""
         address = os.fsencode(self.socket)
@@ -102,6 +116,11 @@ class Containerd(PrivateEngine):
                 if folder.name.isdigit() and address in (folder / "cmdline").read_bytes().split(b"\0"):
                     found.append(int(folder.name))
         return [pid for pid in found if pid != os.getpid()]
+
+    def shim_sockets(self) -> list[Path]:
+        """Return where the shims listen: in a folder that all engines share, where a killed one leaves its own."""
+        addresses = self.root.glob("containerd/state/*/*/*/address")
+        return [Path(address.read_text().removeprefix("unix://")) for address in addresses]
 
     def _start(self) -> None:
         _make_rootfs(self.root / "rootfs")
@@ -136,10 +155,13 @@ class Containerd(PrivateEngine):
                     if tasks := self.ctr("tasks", "list", "--quiet", namespace=namespace).split():
                         self.ctr("tasks", "delete", "--force", *tasks, namespace=namespace)
         cgroups = list(self._cgroups())
+        sockets = self.shim_sockets()
         for cgroup in cgroups:
             with contextlib.suppress(OSError):  # what is frozen cannot be killed
                 (cgroup / "freezer.state").write_text("THAWED")
         kill_all(pid for shim in self.shims() for pid in (shim, *descendants(shim)))
+        for path in sockets:
+            path.unlink(missing_ok=True)
         for cgroup in cgroups:
             with contextlib.suppress(OSError):
                 cgroup.rmdir()
@@ -160,6 +182,30 @@ def busybox_tar() -> bytes:
             link.type = tarfile.SYMTYPE
             link.linkname = "busybox"
             archive.addfile(link)
+    return buffer.getvalue()
+
+
+def _image_archive(name: str) -> bytes:
+    """Return an image of one layer as `docker save` would write it."""
+    layer = busybox_tar()
+    config = {
+        "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine()),
+        "os": "linux",
+        "config": {"Cmd": ["/bin/sleep", "1000000"], "Env": ["PATH=/bin"]},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
+    }
+    manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
+    parts = {
+        "layer.tar": layer,
+        "config.json": json.dumps(config).encode(),
+        "manifest.json": json.dumps(manifest).encode(),
+    }
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for part, content in parts.items():
+            entry = tarfile.TarInfo(part)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
     return buffer.getvalue()
 
 

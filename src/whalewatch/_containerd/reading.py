@@ -183,9 +183,10 @@ def signal(envelope: wire.Envelope) -> Signal | None:
         case wire.ContainerUpdate():
             return Signal(SignalType.CHANGED, id, told_at)
         case wire.ContainerDelete():
-            # Told by containerd itself, so that it may overtake the exit, which the shim tells. If the exit was lost,
-            # or the container was removed beside a living task, an inspect finds that out.
-            return Signal(SignalType.CHANGED, id, told_at, settles=True)
+            # Told by containerd itself, so that it may overtake the exit, which the shim tells: without a time it does
+            # not make that look late. If the exit was lost, or the container was removed beside a living task, an
+            # inspect finds that out.
+            return Signal(SignalType.CHANGED, id, settles=True)
     # A process that was executed in a container exits by the same topic, under an id of its own. If that is the
     # container's, the PID tells them apart. Only what has stopped can be deleted, so a deletion stands in for a lost
     # exit; of an initial process it bears no id.

@@ -17,7 +17,7 @@ from whalewatch.testing._containerd_calls import KINDS, Answers, Identity
 from whalewatch.testing._containerd_engine import KILLED, EngineState
 from whalewatch.testing._containerd_faults import ContainerdFaults
 from whalewatch.testing._containerd_server import Server, Service
-from whalewatch.testing._containerd_wire import message, moment
+from whalewatch.testing._containerd_wire import copied, message, moment
 from whalewatch.testing._docker_calls import CallFaults
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from whalewatch.testing._containerd_engine import Key
     from whalewatch.testing._containerd_state import FakeRecord, FakeTask
-    from whalewatch.testing._containerd_wire import Text
+    from whalewatch.testing._containerd_wire import Labels, Text
 
 _PROJECT_LABEL = "com.docker.compose.project"
 _FIRST_WITH_PID = (1, 7)
@@ -175,9 +175,9 @@ class FakeContainerd:
 
     # ---- namespaces
 
-    def namespace_create(self, name: str, labels: Mapping[Text, Text] | None = None) -> None:
+    def namespace_create(self, name: str, labels: Labels | None = None) -> None:
         """Create a namespace: `/namespaces/create`. Creating a container in a new one creates it without an event."""
-        self._state.namespace_create(name, labels or {})
+        self._state.namespace_create(name, copied(labels or {}))
 
     def namespace_delete(self, name: str) -> None:
         """Delete a namespace without containers: `/namespaces/delete`."""
@@ -190,13 +190,13 @@ class FakeContainerd:
         id: str,
         namespace: str = "default",
         *,
-        labels: Mapping[Text, Text] | None = None,
+        labels: Labels | None = None,
         image: Text = "tiny:latest",
         project: str | None = None,
         spec: bytes = b"{}",
     ) -> None:
         """Create a container without a task: `/containers/create`; arguments as for `run`."""
-        told: dict[Text, Text] = dict(labels or {})
+        told = copied(labels or {})
         if project is not None:
             told[_PROJECT_LABEL] = project
         self._state.create((namespace, id), labels=told, image=image, spec=spec, command=())
@@ -206,7 +206,7 @@ class FakeContainerd:
         id: str,
         namespace: str = "default",
         *,
-        labels: Mapping[Text, Text] | None = None,
+        labels: Labels | None = None,
         image: Text = "tiny:latest",
         project: str | None = None,
         paused: bool = False,
@@ -280,11 +280,11 @@ class FakeContainerd:
         id: str,
         namespace: str = "default",
         *,
-        labels: Mapping[Text, Text] | None = None,
+        labels: Labels | None = None,
         image: Text | None = None,
     ) -> None:
         """Give a container these labels instead of those it has, or another image: `/containers/update`."""
-        self._state.update((namespace, id), labels=labels, image=image)
+        self._state.update((namespace, id), labels=None if labels is None else copied(labels), image=image)
 
     def task_delete(self, id: str, namespace: str = "default") -> None:
         """Delete a task that has exited: `/tasks/delete`."""

@@ -11,6 +11,9 @@ from typing import TypeAlias
 Text: TypeAlias = str | bytes
 """Bytes where what is told is not to be UTF-8."""
 
+Labels: TypeAlias = Mapping[str, str] | Mapping[bytes, bytes] | Mapping[str | bytes, str | bytes]
+"""Labels, as a caller has them."""
+
 Fields: TypeAlias = dict[int, list["int | bytes"]]
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -45,6 +48,11 @@ def repeated(number: int, values: list[bytes]) -> bytes:
 def mapping(number: int, items: Mapping[Text, Text]) -> bytes:
     """Encode a field that is a map."""
     return repeated(number, [message((1, key), (2, value)) for key, value in items.items()])
+
+
+def copied(labels: Labels) -> dict[Text, Text]:
+    """Copy labels."""
+    return {key: value for key, value in labels.items()}  # noqa: C416 - dict() does not know that text is text or bytes
 
 
 def moment(nanoseconds: int) -> bytes:
