@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -15,6 +16,7 @@ from google.protobuf.message import DecodeError
 
 from tests.engines import containerd_wire as upstream
 from whalewatch._wire import containerd_pb2 as wire
+from whalewatch._wire import cri_pb2
 
 ROOT = Path(__file__).parent.parent
 PROTOS = ROOT / "protos"
@@ -138,12 +140,17 @@ def test_no_text_can_make_a_message_unreadable() -> None:
 # ---- the generated code
 
 
-def defined() -> FileDescriptorProto:
+GENERATED = pytest.mark.parametrize("module", [wire, cri_pb2], ids=lambda module: module.__name__.rpartition(".")[2])
+
+
+def defined(module: ModuleType) -> FileDescriptorProto:
     """What the definitions say, by whatever compiler is installed."""
-    name = "whalewatch/_wire/containerd.proto"
     command = [sys.executable, "-m", "grpc_tools.protoc", "--proto_path", str(PROTOS)]
     compiled = subprocess.run(
-        [*command, "--descriptor_set_out=/dev/stdout", name], check=True, capture_output=True, timeout=60
+        [*command, "--descriptor_set_out=/dev/stdout", module.DESCRIPTOR.name],
+        check=True,
+        capture_output=True,
+        timeout=60,
     )
     (file,) = FileDescriptorSet.FromString(compiled.stdout).file
     for message in file.message_type:
@@ -152,27 +159,36 @@ def defined() -> FileDescriptorProto:
     return file
 
 
-def test_generated_code_is_what_the_definitions_say() -> None:
+def source(module: ModuleType) -> Path:
+    assert module.__file__ is not None
+    return Path(module.__file__)
+
+
+@GENERATED
+def test_generated_code_is_what_the_definitions_say(module: ModuleType) -> None:
     generated = FileDescriptorProto()
-    wire.DESCRIPTOR.CopyToProto(generated)
+    module.DESCRIPTOR.CopyToProto(generated)
     for message in generated.message_type:
         for field in message.field:
             field.ClearField("json_name")
-    assert generated == defined(), "run: make protos"
+    assert generated == defined(module), "run: make protos"
 
 
-def test_generated_types_are_what_the_definitions_say() -> None:
-    stub = ast.parse(Path(wire.__file__).with_suffix(".pyi").read_text())
+@GENERATED
+def test_generated_types_are_what_the_definitions_say(module: ModuleType) -> None:
+    stub = ast.parse(source(module).with_suffix(".pyi").read_text())
     classes = {node.name: node for node in stub.body if isinstance(node, ast.ClassDef)}
-    assert classes.keys() == {message.name for message in defined().message_type} | {"Status"}
-    for message in defined().message_type:
+    file = defined(module)
+    assert classes.keys() == {message.name for message in file.message_type} | {enum.name for enum in file.enum_type}
+    for message in file.message_type:
         annotated = [n.target.id for n in classes[message.name].body if isinstance(n, ast.AnnAssign)]  # type: ignore[union-attr]
         assert [n for n in annotated if not n.isupper()] == [field.name for field in message.field]
 
 
-def test_generated_code_asks_for_no_newer_runtime() -> None:
+@GENERATED
+def test_generated_code_asks_for_no_newer_runtime(module: ModuleType) -> None:
     """Compilers from 5.26 on write code that only runtimes of their own age or younger load."""
-    assert "runtime_version" not in Path(wire.__file__).read_text()
+    assert "ValidateProtobufRuntimeVersion" not in source(module).read_text()
 
 
 # ---- beside upstream's own definitions

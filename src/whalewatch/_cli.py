@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    watch.add_argument("address", nargs="?", metavar="ADDRESS", help="of a Docker engine, of containerd, or of a CRI engine")
+    watch.add_argument("address", nargs="?", metavar="ADDRESS", help="of Docker, containerd or a CRI engine")
     watch.add_argument("--json", action="store_true", help="one JSON object per line (JSON Lines)")
     watch.add_argument("--seconds", type=_seconds, metavar="N", help="end after N seconds")
     parser.set_defaults(error=parser.error)

@@ -83,7 +83,7 @@ class Native:
         if told is None:
             return None
         told = attrs.evolve(told, id=split(told.id)[1])
-        if told.type is SignalType.EXITED:
+        if told.type in {SignalType.EXITED, SignalType.CHANGED}:  # what changed is being removed
             self._link.records.forget(told.id)
         return told
 

@@ -131,7 +131,7 @@ class PodEvents:
             return self._hearing.senseless(error)
         if told is None:
             return None
-        if told.type is SignalType.EXITED:
+        if told.type is not SignalType.STARTED:
             self._verbose.forget(told.id)
         elif tells_sandbox(event):
             self._link.records.note_sandbox(told.id)

@@ -222,8 +222,6 @@ def pid(info: Mapping[str, Any]) -> int | None:
 def signal(event: wire.ContainerEventResponse) -> Signal | None:
     """Read one pod event; None if it is of no interest.
 
-    What is deleted is dead: the event stands in for a stop that was lost.
-
     Raises:
         ValueError: it is not what the CRI promises.
     """
@@ -233,13 +231,17 @@ def signal(event: wire.ContainerEventResponse) -> Signal | None:
     match event.container_event_type:
         case wire.CONTAINER_STARTED_EVENT:
             return Signal(SignalType.STARTED, id, told_at)
-        case wire.CONTAINER_STOPPED_EVENT | wire.CONTAINER_DELETED_EVENT:
+        case wire.CONTAINER_STOPPED_EVENT:
             codes = (
                 status.exit_code
                 for status in event.containers_statuses
                 if status.id == event.container_id and status.state == wire.CONTAINER_EXITED
             )
             return Signal(SignalType.EXITED, id, told_at, exit_code=next(codes, None))
+        case wire.CONTAINER_DELETED_EVENT:
+            # Told by another part of the engine than the stop, which it may overtake: without a time it does not make
+            # that look late. If the stop was lost, an inspect finds that out.
+            return Signal(SignalType.CHANGED, id, settles=True)
     return None
 
 
