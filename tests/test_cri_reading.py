@@ -1,0 +1,283 @@
+"""What the CRI's messages are read as, hostile and malformed ones among them."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from whalewatch import FrozenMapping, Signal, SignalType
+from whalewatch._cri import reading
+from whalewatch._cri.reading import (
+    container,
+    container_record,
+    inspection,
+    moment,
+    pid,
+    pod_labels,
+    sandbox_record,
+    signal,
+    tells_sandbox,
+    verbose,
+)
+from whalewatch._wire import cri_pb2 as wire
+
+SECOND = 1_000_000_000
+
+
+def entries(**texts: str) -> list[wire.Entry]:
+    return [wire.Entry(key=key.encode(), value=value.encode()) for key, value in texts.items()]
+
+
+def info(value: bytes) -> list[wire.Entry]:
+    return [wire.Entry(key=b"info", value=value)]
+
+
+def listed(**more: Any) -> wire.Container:
+    fields: dict[str, Any] = {
+        "id": b"c1",
+        "pod_sandbox_id": b"s1",
+        "metadata": wire.ContainerMetadata(name=b"web", attempt=2),
+        "state": wire.CONTAINER_RUNNING,
+        "image": wire.ImageSpec(image=b"sha256:1234"),
+        "created_at": 5 * SECOND,
+    }
+    return wire.Container(**(fields | more))
+
+
+def pod(**more: Any) -> wire.PodSandbox:
+    fields: dict[str, Any] = {
+        "id": b"s1",
+        "metadata": wire.PodSandboxMetadata(name=b"shop", uid=b"u1", namespace=b"prod"),
+        "created_at": 4 * SECOND,
+    }
+    return wire.PodSandbox(**(fields | more))
+
+
+# ---- verbose information
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        (b'{"pid": 4711, "sandboxID": "s1"}', 4711),
+        (b'{"pid": 1}', 1),
+        (b'{"pid": 2147483647}', 2147483647),
+        # Stopped, or without a process:
+        (b'{"pid": 0}', None),
+        (b"{}", None),
+        # Nonsense of all kinds:
+        (b'{"pid": -1}', None),
+        (b'{"pid": 2147483648}', None),
+        (b'{"pid": 1e3}', None),
+        (b'{"pid": true}', None),
+        (b'{"pid": "4711"}', None),
+        (b'{"pid": null}', None),
+        (b'{"pid": [4711]}', None),
+        (b'{"Pid": 4711}', None),
+        (b'{"process": {"pid": 4711}}', None),
+        (b'{"pid": ' + b"9" * 5000 + b"}", None),
+        (b'{"pid": NaN}', None),
+        (b'{"pid": 4711', None),
+        (b"[4711]", None),
+        (b"4711", None),
+        (b"null", None),
+        (b"", None),
+        (b"pid: 4711", None),
+        (b'{"pid": 4711, "x": "\xff"}', None),
+        (b"\xff\xfe\x00", None),
+        (b"[" * 100_000, None),
+        (b'{"pid": 4711, "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", None),
+        (b'{"pid": 4711, "x": "' + b"x" * reading.MAX_INFO + b'"}', None),
+    ],
+    ids=lambda told: repr(told)[:40],
+)
+def test_pid_is_read_from_sound_information_only(told: bytes, expected: int | None) -> None:
+    assert pid(verbose(info(told))) == expected
+
+
+def test_large_information_is_read() -> None:
+    told = json.dumps({"runtimeSpec": {"env": ["x" * 1000] * 1000}, "pid": 7}).encode()
+    assert pid(verbose(info(told))) == 7
+
+
+def test_information_under_another_key_or_none_is_none() -> None:
+    assert verbose([]) == {}
+    assert verbose([wire.Entry(key=b"Info", value=b'{"pid": 1}')]) == {}
+    assert pid(verbose([wire.Entry(key=b"config", value=b"{}"), *info(b'{"pid": 1}')])) == 1
+
+
+# ---- containers and sandboxes
+
+
+def test_container_bears_its_name_and_the_labels_of_its_pod() -> None:
+    labels = pod_labels(sandbox_record(pod()).labels)
+    record = container_record(listed(labels=entries(tier="1"), annotations=entries(hash="2")), labels)
+    read = container(record, "unix:///x", 4711)
+    assert (read.id, read.name, read.pid, read.project, read.engine) == ("c1", "web", 4711, "", "unix:///x")
+    assert read.labels == {
+        "tier": "1",
+        "io.kubernetes.annotation/hash": "2",
+        "io.kubernetes.pod.name": "shop",
+        "io.kubernetes.pod.namespace": "prod",
+        "io.kubernetes.pod.uid": "u1",
+        "io.kubernetes.container.name": "web",
+    }
+
+
+def test_sandbox_bears_the_name_of_its_pod_and_a_mark() -> None:
+    record = sandbox_record(pod(labels=entries(app="shop"), annotations=entries(a="b")))
+    assert (record.name, record.sandbox, record.running, record.image) == ("shop", True, True, "")
+    assert record.labels == {
+        "app": "shop",
+        "io.kubernetes.annotation/a": "b",
+        "io.kubernetes.pod.name": "shop",
+        "io.kubernetes.pod.namespace": "prod",
+        "io.kubernetes.pod.uid": "u1",
+        "io.kubernetes.sandbox": "",
+    }
+
+
+def test_container_cannot_pretend_to_be_in_another_pod_or_a_sandbox() -> None:
+    own = {"io.kubernetes.pod.uid": "other", "io.kubernetes.sandbox": "", "io.kubernetes.container.name": "other"}
+    record = container_record(listed(labels=entries(**own)), {"io.kubernetes.pod.uid": "u1"})
+    assert record.labels == {"io.kubernetes.pod.uid": "u1", "io.kubernetes.container.name": "web"}
+    forged = sandbox_record(pod(labels=entries(**own)))
+    assert forged.labels["io.kubernetes.pod.uid"] == "u1"
+
+
+def test_container_of_an_unknown_pod_keeps_what_it_says_of_itself() -> None:
+    record = container_record(listed(labels=entries(**{"io.kubernetes.pod.uid": "u9"})), {})
+    assert record.labels["io.kubernetes.pod.uid"] == "u9"
+
+
+def test_what_has_no_name_has_its_id() -> None:
+    assert container_record(wire.Container(id=b"c1"), {}).name == "c1"
+    assert sandbox_record(wire.PodSandbox(id=b"s1")).name == "s1"
+    assert "io.kubernetes.container.name" not in container_record(wire.Container(id=b"c1"), {}).labels
+
+
+@pytest.mark.parametrize(
+    ("state", "running"),
+    [
+        (0, False),
+        (wire.CONTAINER_RUNNING, True),
+        (wire.CONTAINER_EXITED, False),
+        (wire.CONTAINER_UNKNOWN, None),
+        (9, False),
+    ],
+)
+def test_only_what_runs_is_alive(state: int, running: bool | None) -> None:
+    assert container_record(listed(state=state), {}).running is running
+
+
+@pytest.mark.parametrize(("state", "running"), [(0, True), (wire.SANDBOX_NOTREADY, False), (9, False)])
+def test_only_a_ready_sandbox_is_alive(state: int, running: bool) -> None:
+    assert sandbox_record(pod(state=state)).running is running
+
+
+def test_image_is_the_one_that_the_user_named() -> None:
+    spec = wire.ImageSpec(image=b"sha256:1234", user_specified_image=b"nginx:1")
+    assert container_record(listed(image=spec), {}).image == "nginx:1"
+    record = container_record(listed(), {})
+    assert record.image == "sha256:1234"
+    status = wire.ContainerStatus(id=b"c1", image=wire.ImageSpec(image=b"nginx:1"), started_at=7 * SECOND)
+    assert container(record, "", 1, status=status).image == "nginx:1"
+    assert container(record, "", 1, status=wire.ContainerStatus()).image == "sha256:1234"
+
+
+def test_start_is_told_by_a_status_only() -> None:
+    record = container_record(listed(), {})
+    assert container(record, "", 1).started_at is None
+    status = wire.ContainerStatus(started_at=7 * SECOND + 1999)
+    assert container(record, "", 1, status=status).started_at == datetime(1970, 1, 1, 0, 0, 7, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("nothing", [0, -1, -6795364578871345152, -(2**63)])
+def test_no_time_is_none(nothing: int) -> None:
+    assert moment(nothing) is None
+
+
+def test_the_last_time_of_the_wire_can_be_read() -> None:
+    told = moment(2**63 - 1)
+    assert told is not None
+    assert told.year == 2262
+
+
+def test_hostile_text_is_read_with_replacements() -> None:
+    bad = [wire.Entry(key=b"\xffk", value=b"\xfe")]
+    record = container_record(
+        listed(metadata=wire.ContainerMetadata(name=b"w\xff"), labels=bad, image=wire.ImageSpec(image=b"\xff")), {}
+    )
+    assert (record.name, record.image) == ("w\ufffd", "\ufffd")
+    assert record.labels["\ufffdk"] == "\ufffd"
+
+
+def test_inspection_tells_all_that_is_listed_and_the_information() -> None:
+    record = container_record(listed(labels=entries(a="1"), annotations=entries(b="2"), image_ref=b"ref"), {})
+    told = inspection(record, {"pid": 1})
+    assert (told.id, told.name, told.attempt, told.sandbox_id, told.image_ref) == ("c1", "web", 2, "s1", "ref")
+    assert (told.labels, told.annotations, told.info) == ({"a": "1"}, {"b": "2"}, {"pid": 1})
+    assert told.created_at == datetime(1970, 1, 1, 0, 0, 5, tzinfo=UTC)
+    of_sandbox = inspection(sandbox_record(pod(runtime_handler=b"kata")), {})
+    assert (of_sandbox.sandbox_id, of_sandbox.runtime_handler, of_sandbox.image) == ("", "kata", "")
+
+
+def test_records_differ_by_what_may_not_change() -> None:
+    first = container_record(listed(), {})
+    assert container_record(listed(), {}) == first
+    assert container_record(listed(created_at=6 * SECOND), {}) != first
+    assert container_record(listed(labels=entries(a="1")), {}) != first
+    assert first.labels == FrozenMapping({"io.kubernetes.container.name": "web"})
+
+
+# ---- events
+
+
+def event(kind: int, **more: Any) -> wire.ContainerEventResponse:
+    fields: dict[str, Any] = {"container_id": b"c1", "container_event_type": kind, "created_at": 9 * SECOND}
+    return wire.ContainerEventResponse(**(fields | more))
+
+
+AT = datetime(1970, 1, 1, 0, 0, 9, tzinfo=UTC)
+
+
+def test_events_are_signals() -> None:
+    assert signal(event(wire.CONTAINER_CREATED_EVENT)) is None
+    assert signal(event(wire.CONTAINER_STARTED_EVENT)) == Signal(SignalType.STARTED, "c1", AT)
+    assert signal(event(wire.CONTAINER_STOPPED_EVENT)) == Signal(SignalType.EXITED, "c1", AT)
+    assert signal(event(wire.CONTAINER_DELETED_EVENT)) == Signal(SignalType.CHANGED, "c1", settles=True)
+    assert signal(event(9)) is None
+
+
+def test_stop_tells_the_exit_code_of_this_container_if_it_has_exited() -> None:
+    def status(id: bytes, code: int, state: wire.ContainerState = wire.CONTAINER_EXITED) -> wire.ContainerStatus:
+        return wire.ContainerStatus(id=id, exit_code=code, state=state)
+
+    def code(*statuses: wire.ContainerStatus) -> int | None:
+        told = signal(event(wire.CONTAINER_STOPPED_EVENT, containers_statuses=statuses))
+        assert told is not None
+        return told.exit_code
+
+    assert code(status(b"c0", 1), status(b"c1", 3)) == 3
+    assert code(status(b"c1", 0)) == 0
+    assert code(status(b"c0", 1)) is None
+    assert code(status(b"c1", 0, wire.CONTAINER_RUNNING)) is None
+
+
+def test_event_of_no_container_makes_no_sense() -> None:
+    with pytest.raises(ValueError, match="no container"):
+        signal(wire.ContainerEventResponse())
+
+
+def test_event_tells_whether_it_is_about_a_sandbox() -> None:
+    def told(status: bytes) -> bool:
+        return tells_sandbox(event(wire.CONTAINER_STARTED_EVENT, container_id=b"s1", pod_sandbox_status=status))
+
+    assert told(wire.PodSandboxStatus(id=b"s1").SerializeToString())
+    assert not told(wire.PodSandboxStatus(id=b"s2").SerializeToString())
+    assert not told(b"")
+    # Of the oldest engines it is the metadata, whose second field is text where a message is expected.
+    assert not told(wire.PodSandboxMetadata(name=b"shop", uid=b"\xff\xff", namespace=b"prod").SerializeToString())
