@@ -16,7 +16,9 @@ import signal
 import subprocess
 import tarfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import grpc
 
 from tests.engines.process import (
     START_TIMEOUT,
@@ -49,13 +51,20 @@ disabled_plugins = [{disabled}]
   path = "{root}/containerd/opt"
 """
 
+PAUSE_IMAGE = "registry.local/pause:1"
+"""The image of sandboxes, and the only one that the CRI has."""
+
 _CRI = "io.containerd.grpc.v1.cri"
 
 # Both are needed in a container: there is no registry, and no CAP_SYS_RESOURCE.
 _CRI_CONFIG = """\
 [plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "registry.local/pause:1"
+  sandbox_image = "{image}"
   restrict_oom_score_adj = true
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+  runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+  Root = "{root}/runc"
 """
 
 
@@ -126,10 +135,14 @@ class Containerd(PrivateEngine):
         _make_rootfs(self.root / "rootfs")
         config = self.root / "containerd.toml"
         disabled = "" if self.cri else f'"{_CRI}"'
-        config.write_text(_CONFIG.format(root=self.root, disabled=disabled) + (_CRI_CONFIG if self.cri else ""))
+        cri = _CRI_CONFIG.format(root=self.root, image=PAUSE_IMAGE) if self.cri else ""
+        config.write_text(_CONFIG.format(root=self.root, disabled=disabled) + cri)
         self._engine = self._spawn("containerd", ["containerd", "--config", str(config)])
         self._wait_for("listen", lambda: listens(self.socket), START_TIMEOUT)
         self._wait_for("answer", self._answers, START_TIMEOUT)
+        if self.cri:
+            self.import_image("k8s.io", PAUSE_IMAGE)
+            self._wait_for("know the image of sandboxes", self._knows_pause_image, START_TIMEOUT)
 
     def _answers(self) -> bool:
         try:
@@ -141,6 +154,18 @@ class Containerd(PrivateEngine):
             message = f"{self!r} was meant to be {self.expected}"
             raise EngineFailedError(message)
         return True
+
+    def _knows_pause_image(self) -> bool:
+        """Tell whether the CRI is up, and has noticed the image, which it learns by an event."""
+        image = PAUSE_IMAGE.encode()
+        named = bytes([1 << 3 | 2, len(image)]) + image
+        with grpc.insecure_channel(self.address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+            status: Any = channel.unary_unary("/runtime.v1.ImageService/ImageStatus")
+            try:
+                answer: bytes = status(bytes([1 << 3 | 2, len(named)]) + named, timeout=START_TIMEOUT)
+            except grpc.RpcError:
+                return False
+        return answer != b""
 
     def _close(self) -> None:
         self._remove_tasks()
@@ -167,9 +192,10 @@ class Containerd(PrivateEngine):
                 cgroup.rmdir()
 
     def _cgroups(self) -> Iterator[Path]:
-        """Find the control groups of our containers: their names begin with that of our folder."""
+        """Find the control groups of our containers: their names begin with that of our folder; the deepest first."""
         for hierarchy in (_CGROUPS, *_CGROUPS.iterdir()):
-            yield from hierarchy.glob(f"{self.root.name}-*/")
+            for cgroup in hierarchy.glob(f"{self.root.name}-*/"):
+                yield from sorted(cgroup.glob("**/"), key=lambda folder: len(folder.parts), reverse=True)
 
 
 def busybox_tar() -> bytes:
