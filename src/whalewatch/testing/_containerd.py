@@ -13,12 +13,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
 
+from whalewatch.testing._commands import KILLED
 from whalewatch.testing._containerd_calls import KINDS, Answers, Identity
-from whalewatch.testing._containerd_engine import KILLED, EngineState
+from whalewatch.testing._containerd_engine import EngineState
 from whalewatch.testing._containerd_faults import ContainerdFaults
-from whalewatch.testing._containerd_server import Server, Service
-from whalewatch.testing._containerd_wire import copied, message, moment
+from whalewatch.testing._containerd_service import Service
 from whalewatch.testing._docker_calls import CallFaults
+from whalewatch.testing._grpc_server import Server
+from whalewatch.testing._protobuf import copied, message, moment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
     from whalewatch.testing._containerd_engine import Key
     from whalewatch.testing._containerd_state import FakeRecord, FakeTask
-    from whalewatch.testing._containerd_wire import Labels, Text
+    from whalewatch.testing._protobuf import Labels, Text
 
 _PROJECT_LABEL = "com.docker.compose.project"
 _FIRST_WITH_PID = (1, 7)

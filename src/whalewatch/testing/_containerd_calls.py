@@ -10,7 +10,7 @@ from attrs import frozen
 
 from whalewatch.testing._containerd_engine import RUNTIME
 from whalewatch.testing._containerd_state import STATUSES, FakeContainerdError, FakeProcess, FakeTask
-from whalewatch.testing._containerd_wire import (
+from whalewatch.testing._protobuf import (
     Fields,
     dictionary,
     fields,

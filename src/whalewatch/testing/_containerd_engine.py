@@ -6,9 +6,11 @@ import asyncio
 import re
 from typing import TYPE_CHECKING, TypeAlias
 
-from whalewatch.testing._containerd_events import Exchange
-from whalewatch.testing._containerd_state import Clock, FakeContainerdError, FakeProcess, FakeRecord, FakeTask
-from whalewatch.testing._containerd_wire import Text, mapping, message, moment
+from whalewatch.testing._clock import Clock
+from whalewatch.testing._commands import KILLED, exit_code
+from whalewatch.testing._containerd_events import Events
+from whalewatch.testing._containerd_state import FakeContainerdError, FakeProcess, FakeRecord, FakeTask
+from whalewatch.testing._protobuf import Text, mapping, message, moment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -16,12 +18,9 @@ if TYPE_CHECKING:
 Key: TypeAlias = tuple[str, str]
 """Namespace and id."""
 
-KILLED = 137
 SIGKILL = 9
 RUNTIME = "io.containerd.runc.v2"
 _IDENTIFIER = re.compile(r"[A-Za-z0-9]+([._-][A-Za-z0-9]+)*", re.ASCII)
-_SHELL_EXIT = re.compile(r"exit (\d+)")
-_APPLETS = {"/bin/true": 0, "/bin/false": 1}
 
 
 class EngineState:
@@ -30,7 +29,7 @@ class EngineState:
     def __init__(self, changed: Callable[[], None], start_pid: int) -> None:
         """Start empty; ``changed`` is called when something happens that a test may wait for."""
         self.clock = Clock()
-        self.events = Exchange(self.clock.now, changed)
+        self.events = Events(self.clock.now, changed)
         self.namespaces: dict[str, dict[Text, Text]] = {}
         self.containers: dict[Key, FakeRecord] = {}
         self.tasks: dict[Key, FakeTask] = {}
@@ -143,7 +142,7 @@ class EngineState:
             self._tell("/tasks/exec-started", "TaskExecStarted", told, *key, exec_id=exec_id)
         else:
             self._tell("/tasks/start", "TaskStart", message((1, key[1]), (2, process.pid)), *key)
-        code = _exit_code(process.command)
+        code = exit_code(process.command)
         if code is not None:
             self.exit(key, code, exec_id)
         return process.pid
@@ -247,11 +246,3 @@ class EngineState:
 
 def _wrong_state(what: str, process: FakeProcess) -> FakeContainerdError:
     return FakeContainerdError("UNKNOWN", f"cannot {what} a {process.status.lower()} container: unknown")
-
-
-def _exit_code(command: Sequence[str]) -> int | None:
-    """Return what a command soon ends with; None for one that lives until somebody ends it."""
-    if len(command) == 1:
-        return _APPLETS.get(command[0])
-    ended = _SHELL_EXIT.fullmatch(command[-1]) if tuple(command[:-1]) == ("/bin/sh", "-c") else None
-    return int(ended.group(1)) if ended else None

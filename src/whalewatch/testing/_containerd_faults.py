@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import grpc
 from attrs import evolve
 
+from whalewatch.testing._containerd_events import FakeEvent
 from whalewatch.testing._docker_calls import Answer, Gate
 from whalewatch.testing._docker_undo import Fault
+from whalewatch.testing._grpc_faults import GrpcFaults
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from whalewatch.testing._containerd_calls import Answers
     from whalewatch.testing._containerd_engine import EngineState
-    from whalewatch.testing._containerd_events import FakeEvent
-    from whalewatch.testing._containerd_server import Server
     from whalewatch.testing._docker_calls import CallFaults
+    from whalewatch.testing._grpc_server import Server
 
-_F = TypeVar("_F", bound=Fault)
 
-
-class ContainerdFaults:
+class ContainerdFaults(GrpcFaults[FakeEvent]):
     """Faults of a `FakeContainerd`, as its attribute ``faults``.
 
     Most methods return a `Fault` (or `Gate`) with ``undo()``, also a context manager that undoes it at the end of its
@@ -34,60 +31,10 @@ class ContainerdFaults:
 
     def __init__(self, state: EngineState, calls: CallFaults, answers: Answers, server: Server) -> None:
         """Start without faults."""
+        super().__init__(state.events, server)
         self._state = state
         self._calls = calls
         self._answers = answers
-        self._server = server
-        self._faults: list[Fault] = []
-
-    def _keep(self, fault: _F) -> _F:
-        self._faults = [known for known in self._faults if known.active]
-        self._faults.append(fault)
-        return fault
-
-    def clear(self) -> None:
-        """Undo all faults that are in force, the latest first; a refusing engine needs `accept` besides."""
-        for fault in reversed(self._faults):
-            fault.undo()
-        self._faults.clear()
-
-    # ---- events
-
-    def drop(self, match: Callable[[FakeEvent], bool] | None = None, count: int | None = None) -> Fault:
-        """Lose events.
-
-        Args:
-            match: Decides, from topic, namespace, id and exec_id, whether an event is meant. Default: any is.
-            count: How many. Default: all, until undone.
-        """
-        return self._keep(self._state.events.add_rule("drop", match, count=count))
-
-    def duplicate(self, match: Callable[[FakeEvent], bool] | None = None, count: int | None = None) -> Fault:
-        """Deliver events twice; arguments as for `drop`."""
-        return self._keep(self._state.events.add_rule("duplicate", match, count=count))
-
-    def delay(
-        self, seconds: float, match: Callable[[FakeEvent], bool] | None = None, count: int | None = None
-    ) -> Fault:
-        """Deliver events ``seconds`` late, with their true time stamps; other arguments as for `drop`.
-
-        Only the streams that are open now get them. Undoing the fault delivers at once what is still held.
-        """
-        return self._keep(self._state.events.add_rule("delay", match, count=count, seconds=seconds))
-
-    def reorder(self, window: int, match: Callable[[FakeEvent], bool] | None = None) -> Fault:
-        """Deliver each ``window`` events in reversed order; undoing it delivers an incomplete group likewise."""
-        return self._keep(self._state.events.add_rule("reorder", match, window=window))
-
-    def silently(self) -> Fault:
-        """Let operations change the state without any event."""
-        events = self._state.events
-        events.silent += 1
-
-        def undo() -> None:
-            events.silent -= 1
-
-        return self._keep(Fault(undo))
 
     # ---- calls
 
@@ -171,28 +118,9 @@ class ContainerdFaults:
 
     # ---- connections
 
-    def cut_streams(self) -> None:
-        """Cut all connections, in the middle of whatever is being sent; new ones are accepted."""
-        self._server.front.cut()
-        self._forget_subscribers("UNAVAILABLE", "cut")
-
-    def end_streams(self, code: str = "OK", message: str = "") -> None:
-        """End all open event streams once everything has been sent: properly, or with the gRPC status of this name."""
-        for subscriber in self._state.events.subscribers:
-            subscriber.end(code, message)
-
-    def refuse(self) -> None:
-        """Kill the engine (as with SIGKILL), until `accept` or `restart`.
-
-        Connections are cut, further ones refused. Containers live on; what is done to them meanwhile is told by no
-        event.
-        """
-        self._server.front.refuse()
-        self._forget_subscribers("UNAVAILABLE", "killed")
-
     async def accept(self) -> None:
         """Start a refusing engine again, at the same address, with the same containers; its PID is another one."""
-        await self._server.front.listen()
+        await super().accept()
         if (pid := self._answers.identity.pid) != 0:
             self._answers.identity = evolve(self._answers.identity, pid=pid + 1)
 
@@ -207,25 +135,6 @@ class ContainerdFaults:
             for key in [key for key, task in self._state.tasks.items() if task.status == "STOPPED"]:
                 del self._state.tasks[key]
         await self.accept()
-
-    def freeze(self) -> Fault:
-        """Stop the engine (as with SIGSTOP), until `thaw`.
-
-        Connections are accepted, nothing is answered, streams stay open and silent. What is done to containers
-        meanwhile is told when it thaws.
-        """
-        self._server.front.freeze()
-        return self._keep(Fault(self._server.front.thaw))
-
-    def thaw(self) -> None:
-        """Let a frozen engine continue."""
-        self._server.front.thaw()
-
-    def _forget_subscribers(self, code: str, details: str) -> None:
-        events = self._state.events
-        for subscriber in list(events.subscribers):
-            subscriber.end(code, details)
-            events.unsubscribe(subscriber)
 
 
 def _target(namespace: str, id: str) -> str | None:

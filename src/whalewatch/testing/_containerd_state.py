@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Literal
 
 from attrs import define, field
@@ -10,7 +9,7 @@ from attrs import define, field
 if TYPE_CHECKING:
     from asyncio import Future
 
-    from whalewatch.testing._containerd_wire import Text
+    from whalewatch.testing._protobuf import Text
 
 Status = Literal["UNKNOWN", "CREATED", "RUNNING", "STOPPED", "PAUSED", "PAUSING"]
 
@@ -31,19 +30,6 @@ class FakeContainerdError(Exception):
         super().__init__(code, message)
         self.code = code
         self.message = message
-
-
-class Clock:
-    """The engine's clock: nanoseconds since the epoch, each reading later than the one before it."""
-
-    def __init__(self) -> None:
-        """Start with the time of this machine."""
-        self._last = 0
-
-    def now(self) -> int:
-        """Return a time, in nanoseconds, that was never returned before."""
-        self._last = max(time.time_ns(), self._last + 1)
-        return self._last
 
 
 @define(eq=False)

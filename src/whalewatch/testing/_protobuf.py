@@ -1,4 +1,4 @@
-"""Protobuf by hand, as much as the fake containerd needs.
+"""Protobuf by hand, as much as the fakes need.
 
 Were its definitions the library's, both could be wrong together; and text need not be UTF-8 here.
 """

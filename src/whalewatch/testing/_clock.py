@@ -1,0 +1,18 @@
+"""The clock of the fake engines that speak gRPC."""
+
+from __future__ import annotations
+
+import time
+
+
+class Clock:
+    """The engine's clock: nanoseconds since the epoch, each reading later than the one before it."""
+
+    def __init__(self) -> None:
+        """Start with the time of this machine."""
+        self._last = 0
+
+    def now(self) -> int:
+        """Return a time, in nanoseconds, that was never returned before."""
+        self._last = max(time.time_ns(), self._last + 1)
+        return self._last

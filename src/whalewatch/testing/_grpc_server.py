@@ -1,0 +1,143 @@
+"""A fake engine's sockets: a gRPC server, and in front of it what can hang, refuse and cut connections."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+
+_BACKLOG = 512  # connections the kernel holds for us, plenty for a test
+_CHUNK = 256 * 1024  # bytes passed on at a time
+
+CODES = {code.value[0]: code for code in grpc.StatusCode}
+"""gRPC's statuses by number."""
+
+
+class Front:
+    """Listens at the engine's socket, and passes on all bytes between the clients and the gRPC server behind it.
+
+    gRPC's own server cannot be made to hang, nor to vanish as if it had been killed; bytes can.
+    """
+
+    def __init__(self, behind: Path) -> None:
+        """Prepare to pass on to the socket ``behind``."""
+        self._behind = behind
+        self._path = Path()
+        self._bound = False
+        self._listening: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+        self._thawed = asyncio.Event()
+        self._thawed.set()
+
+    async def listen(self, path: Path | None = None) -> None:
+        """Accept connections; without a path at the one of the time before."""
+        self._path = path or self._path
+        if self._listening is not None:
+            return
+        self._path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            listener.bind(str(self._path))
+        except OSError:
+            listener.close()
+            raise
+        self._bound = True
+        # With a bound socket asyncio leaves the file alone, so that a dead engine's stays behind as it does in life.
+        self._listening = await asyncio.start_server(self._accept, sock=listener, backlog=_BACKLOG, limit=_CHUNK)
+
+    def freeze(self) -> None:
+        """Accept connections, and pass nothing on."""
+        self._thawed.clear()
+
+    def thaw(self) -> None:
+        """Pass on what has been waiting."""
+        self._thawed.set()
+
+    def refuse(self) -> None:
+        """Close the listening socket and cut all connections; the socket's file stays."""
+        listening, self._listening = self._listening, None
+        if listening is not None:
+            listening.close()
+        self.cut()
+
+    def cut(self) -> None:
+        """Cut all connections."""
+        for connection in self._connections:
+            connection.cancel()
+
+    async def close(self) -> None:
+        """End everything; a second time does nothing."""
+        self.refuse()
+        if self._connections:
+            await asyncio.wait(self._connections)
+        if self._bound:
+            self._path.unlink(missing_ok=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._connect(reader, writer), name="fake engine connection")
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers = [writer]
+        try:
+            behind_reader, behind_writer = await asyncio.open_unix_connection(self._behind, limit=_CHUNK)
+            writers.append(behind_writer)
+            # When one direction ends, so does the other.
+            pumps = [
+                asyncio.create_task(self._pump(reader, behind_writer)),
+                asyncio.create_task(self._pump(behind_reader, writer)),
+            ]
+            try:
+                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for pump in pumps:
+                    pump.cancel()
+                await asyncio.wait(pumps)
+        except (OSError, asyncio.CancelledError):
+            pass  # cut, or the server behind has been closed: nobody waits for this task's end but `close`
+        finally:
+            for each in writers:
+                each.transport.abort()
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(_CHUNK):
+                await self._thawed.wait()
+                writer.write(data)
+                await writer.drain()
+
+
+class Server:
+    """The gRPC server, and its front."""
+
+    def __init__(self, service: grpc.GenericRpcHandler) -> None:
+        """Prepare to serve."""
+        self.front = Front(Path())
+        self._service = service
+        self._grpc: Any = None
+
+    async def start(self, path: Path, behind: Path) -> None:
+        """Serve at a socket, by way of another one."""
+        self.front = Front(behind)
+        options = [
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.so_reuseport", 0),
+        ]
+        self._grpc = grpc.aio.server(handlers=(self._service,), options=options)
+        self._grpc.add_insecure_port(f"unix://{behind}")
+        await self._grpc.start()
+        await self.front.listen(path)
+
+    async def close(self) -> None:
+        """End everything; a second time does nothing."""
+        await self.front.close()
+        server, self._grpc = self._grpc, None
+        if server is not None:
+            await server.stop(None)
