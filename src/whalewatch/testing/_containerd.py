@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import shutil
-import tempfile
 import uuid as uuids
-from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from whalewatch.testing._commands import KILLED
 from whalewatch.testing._containerd_calls import KINDS, Answers, Identity
@@ -19,13 +14,10 @@ from whalewatch.testing._containerd_engine import EngineState
 from whalewatch.testing._containerd_faults import ContainerdFaults
 from whalewatch.testing._containerd_service import Service
 from whalewatch.testing._docker_calls import CallFaults
-from whalewatch.testing._grpc_server import Server
+from whalewatch.testing._grpc_engine import FakeGrpcEngine
 from whalewatch.testing._protobuf import copied, message, moment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import TracebackType
-
     from whalewatch.testing._containerd_engine import Key
     from whalewatch.testing._containerd_state import FakeRecord, FakeTask
     from whalewatch.testing._protobuf import Labels, Text
@@ -34,7 +26,7 @@ _PROJECT_LABEL = "com.docker.compose.project"
 _FIRST_WITH_PID = (1, 7)
 
 
-class FakeContainerd:
+class FakeContainerd(FakeGrpcEngine):
     """A containerd without containers behind it, for tests and demonstrations.
 
     It serves the part of containerd's API that has to do with the life of containers, over gRPC at a Unix socket. Its
@@ -69,67 +61,15 @@ class FakeContainerd:
             list_stream: Whether it has the call Containers.ListStream.
             start_pid: The process id of the first task; each later process has the next one.
         """
-        self._path = None if path is None else Path(path)
-        self._own_folder: Path | None = None
-        self._entered = False
-        self._waiting: list[tuple[Callable[[], object], asyncio.Future[None]]] = []
-        self.requests: Counter[str] = Counter()
+        super().__init__(path, "containerd.sock")
         self._state = EngineState(self._changed, start_pid)
         tells_pid = tuple(int(part) for part in version.split(".")[:2]) >= _FIRST_WITH_PID
         identity = Identity(uuid or str(uuids.uuid4()), version, os.getpid() if tells_pid else 0)
         calls = CallFaults(frozenset(KINDS.values()))
         answers = Answers(self._state, identity)
         service = Service(answers, self._state.events, calls, self.requests, self._changed, list_stream=list_stream)
-        self._server = Server(service)
-        self.faults = ContainerdFaults(self._state, calls, answers, self._server)
-
-    async def __aenter__(self) -> Self:
-        """Serve.
-
-        Raises:
-            RuntimeError: It was entered before.
-            OSError: The socket cannot be made.
-        """
-        if self._entered:
-            raise RuntimeError("a FakeContainerd can be entered only once")
-        self._entered = True
-        self._own_folder = Path(tempfile.mkdtemp(prefix="fake-containerd-"))
-        if self._path is None:
-            self._path = self._own_folder / "containerd.sock"
-        try:
-            await self._server.start(self._path, self._own_folder / "behind.sock")
-        except BaseException:
-            await self._close()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Cut all connections and leave nothing behind."""
-        await self._close()
-
-    async def _close(self) -> None:
-        try:
-            await self._server.close()
-        finally:
-            self._state.events.close()
-            if self._own_folder is not None:
-                shutil.rmtree(self._own_folder, ignore_errors=True)
-
-    # ---- where it is
-
-    @property
-    def path(self) -> Path:
-        """The Unix socket it serves at; known once it is entered."""
-        if self._path is None:
-            raise RuntimeError("the socket of this FakeContainerd is chosen when it is entered")
-        return self._path
-
-    @property
-    def address(self) -> str:
-        """The Unix socket as a URL, "unix:///..."; known once it is entered."""
-        return f"unix://{self.path}"
+        server = self._serve_by(service, self._state.events)
+        self.faults = ContainerdFaults(self._state, calls, answers, server)
 
     # ---- what it knows
 
@@ -147,33 +87,6 @@ class FakeContainerd:
     def tasks(self) -> Mapping[Key, FakeTask]:
         """All tasks by namespace and id, live: read-only. Those that have exited are among them."""
         return MappingProxyType(self._state.tasks)
-
-    @property
-    def subscribers(self) -> int:
-        """The number of open event streams that the engine knows."""
-        return len(self._state.events.subscribers)
-
-    @property
-    def unsent(self) -> int:
-        """The number of events that wait in front of open event streams, the fullest one counting."""
-        return max((subscriber.pending for subscriber in self._state.events.subscribers), default=0)
-
-    async def until(self, condition: Callable[[], object]) -> None:
-        """Wait until a condition holds that depends on `requests`, `subscribers` or `unsent`."""
-        if condition():
-            return
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        entry = (condition, future)
-        self._waiting.append(entry)
-        try:
-            await future
-        finally:
-            self._waiting.remove(entry)
-
-    def _changed(self) -> None:
-        for condition, future in self._waiting:
-            if not future.done() and condition():
-                future.set_result(None)
 
     # ---- namespaces
 
@@ -306,10 +219,6 @@ class FakeContainerd:
         self._state.container_delete(key)
 
     # ---- events of no cause
-
-    def publish(self, envelope: bytes) -> None:
-        """Send bytes as an event to all streams, whatever these have asked for."""
-        self._state.events.put(envelope)
 
     def tell(
         self, topic: str, type_url: str, value: bytes, namespace: str = "default", timestamp: int | None = None
