@@ -1,0 +1,236 @@
+"""Watching the CRI of real engines: the same behaviour whatever source its changes come from."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.cri_checker import checked
+from tests.engines.containerd_control import ContainerdControl
+from tests.engines.cri_control import CRIControl
+from whalewatch import Origin, Retry, WatchState, cri
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from tests.engines.containerd import Containerd, Version
+
+PATIENCE = 15.0
+"""Seconds after which something that should have come is missing."""
+
+CHOSEN = "native"
+"""What is chosen for containerd where nothing is forced."""
+
+SOURCES = [("1.6", None), ("1.6", "poll"), ("1.7", None), ("1.7", "poll"), ("1.7", "pod-events")]
+
+pytestmark = [pytest.mark.live, pytest.mark.parametrize(("version", "source"), SOURCES)]
+
+
+@asynccontextmanager
+async def running(make: Callable[..., Containerd], version: Version) -> AsyncIterator[tuple[Containerd, CRIControl]]:
+    engine = await asyncio.to_thread(make, version, cri=True)
+    async with CRIControl(engine.socket) as control:
+        yield engine, control
+        await control.clean()
+
+
+def options(source: str | None, **more: Any) -> dict[str, Any]:
+    return {"source": source, "poll": 0.1} | more
+
+
+async def test_pods_are_followed_from_start_to_removal(
+    make_containerd: Callable[..., Containerd], version: Version, source: str | None
+) -> None:
+    async with running(make_containerd, version) as (engine, control):
+        early = await control.run_pod("early", "prod", labels={"app": "x"}, annotations={"a": "b"})
+        app = await control.run(early, "app", labels={"own": "1"}, annotations={"hash": "2"})
+        await control.create(early, "created")
+        gone = await control.run(early, "gone")
+        await control.stop(gone)
+        dead = await control.run_pod("dead")
+        await control.stop_pod(dead.id)
+
+        async with checked(engine.address, control, **options(source)) as check:
+            portfolio = check.watcher.portfolio
+            assert check.watcher.status.source == (source or CHOSEN)
+            assert {c.id for c in portfolio.snapshot()} == {early.id, app}
+            (pod,) = await portfolio.pods()
+            assert (pod.name, pod.namespace, pod.uid) == ("early", "prod", early.uid)
+            assert pod.sandbox is not None
+            assert pod.sandbox.id == early.id
+
+            shop = await control.run_pod("shop", labels={"app": "shop"})
+            await check.expect(shop.id, "started")
+            web = await control.run(shop, "web")
+            db = await control.run(shop, "db")
+            (started,) = await check.expect(web, "started")
+            assert started.origin is Origin.ENGINE
+            await check.expect(db, "started")
+            await check.settled()
+            found = await portfolio.pod(shop.uid)
+            assert found is not None
+            assert found.container_names == ("db", "web")
+
+            await control.stop(web)
+            events = await check.expect(web, "started", "exited")
+            assert events[-1].exit_code == (None if source == "poll" else 137)
+            successor = await control.run(shop, "web", attempt=1)
+            await check.expect(successor, "started")
+            await check.settled()
+            found = await portfolio.pod(shop.uid)
+            assert found is not None
+            assert [c.id for c in found] == [db, successor]
+
+            await control.remove(web)
+            await control.stop_pod(shop.id)
+            for id in (shop.id, successor, db):
+                await check.expect(id, "started", "exited")
+            await control.remove_pod(shop.id)
+            await check.settled()
+            assert await portfolio.pod(shop.uid) is None
+            assert check.types(web) == ["started", "exited"]
+            assert check.types(app) == check.types(early.id) == []
+
+
+async def test_container_that_exits_by_itself_tells_its_exit_code(
+    make_containerd: Callable[..., Containerd], version: Version, source: str | None
+) -> None:
+    async with running(make_containerd, version) as (engine, control):
+        pod = await control.run_pod("job")
+        async with checked(engine.address, control, **options(source)) as check:
+            id = await control.run(pod, "once", cmd=["/bin/sh", "-c", "sleep 1; exit 7"])
+            events = await check.expect(id, "started", "exited")
+            assert events[-1].exit_code == (None if source == "poll" else 7)
+
+
+async def test_nothing_is_missed_while_pods_come_and_go(
+    make_containerd: Callable[..., Containerd], version: Version, source: str | None
+) -> None:
+    async with running(make_containerd, version) as (engine, control):
+
+        async def churn(worker: int) -> None:
+            for turn in range(3):
+                pod = await control.run_pod(f"pod-{worker}-{turn}")
+                await control.run(pod, "app")
+                if turn < 2:
+                    await control.stop_pod(pod.id)
+                    await control.remove_pod(pod.id)
+
+        work = [asyncio.create_task(churn(worker)) for worker in range(3)]
+        for _ in range(3):  # each begins at some moment of the churn
+            async with checked(engine.address, control, **options(source)) as check:
+                await check.watcher.ready(PATIENCE)
+        async with checked(engine.address, control, **options(source)) as check:
+            await asyncio.gather(*work)
+            await check.settled()
+            assert len(await check.watcher.portfolio.pods()) == 3
+
+
+async def test_audits_find_nothing_new(
+    make_containerd: Callable[..., Containerd], version: Version, source: str | None
+) -> None:
+    async with (
+        running(make_containerd, version) as (engine, control),
+        checked(engine.address, control, **options(source, audit=0.3)) as check,
+    ):
+        for turn in range(4):
+            pod = await control.run_pod(f"pod-{turn}")
+            id = await control.run(pod, "app")
+            await check.expect(id, "started")
+            await control.stop_pod(pod.id)
+            await check.expect(id, "started", "exited")
+            await control.remove_pod(pod.id)
+        # At the end no audit has found anything to repair.
+
+
+async def test_engine_is_killed_and_comes_back(
+    make_containerd: Callable[..., Containerd], version: Version, source: str | None
+) -> None:
+    async with running(make_containerd, version) as (engine, control):
+        pod = await control.run_pod("shop")
+        survivor, victim = await control.run(pod, "survivor"), await control.run(pod, "victim")
+        quick = {"heartbeat": 1.0, "retry": Retry(stable_after=0)}
+        async with checked(engine.address, control, **options(source, **quick)) as check:
+            pid = await control.pid(victim)
+            await asyncio.to_thread(engine.kill)
+            async with asyncio.timeout(PATIENCE):
+                async for status in check.watcher.status_changes():
+                    if status.state is WatchState.DISCONNECTED:
+                        break
+            assert {c.id for c in check.watcher.portfolio.snapshot()} == {pod.id, survivor, victim}
+            os.kill(pid, signal.SIGKILL)
+            await control.aclose()
+            await asyncio.to_thread(engine.start)
+            await check.watcher.portfolio.in_sync(30)
+            await check.settled()
+            (exited,) = await check.expect(victim, "exited")
+            assert exited.origin in {Origin.RESYNC, Origin.ENGINE}
+            assert check.types(survivor) == check.types(pod.id) == []
+
+
+async def test_engine_tells_of_itself(
+    make_containerd: Callable[..., Containerd], version: Version, source: str | None
+) -> None:
+    async with running(make_containerd, version) as (engine, control):
+        adapter = cri.CRIEngine(engine.address, source=source)  # type: ignore[arg-type]
+        await adapter.connect()
+        assert adapter.runtime == "containerd"
+        assert await adapter.version() == (await control.version())[1].removeprefix("v")
+        assert adapter.pid == engine.pid
+        assert adapter.source == (source or CHOSEN)
+        uuid = await adapter.id()
+        assert uuid.count("-") == 4
+        assert await cri.CRIEngine(engine.address).id() == uuid
+        await adapter.close()
+        await adapter.close()
+
+
+async def test_what_others_do_in_the_namespace_of_the_cri_is_not_seen(
+    make_containerd: Callable[..., Containerd], version: Version, source: str | None
+) -> None:
+    async with running(make_containerd, version) as (engine, control), ContainerdControl(engine.socket) as own:
+        await own.run("before", "k8s.io")
+        pod = await control.run_pod("shop")
+        web = await control.run(pod, "web")
+        async with checked(engine.address, control, **options(source)) as check:
+            await own.run("after", "k8s.io")
+            # A process in a container, under an id that is the container's, exits as the container would.
+            assert await own.exec(web, web, ["/bin/true"], "k8s.io") == 0
+            marker = await control.run(pod, "marker")
+            await check.expect(marker, "started")
+            assert {c.id for c in check.watcher.portfolio.snapshot()} == {pod.id, web, marker}
+            assert check.types(web) == []
+            for id in ("before", "after"):
+                await own.remove(id, "k8s.io")
+
+
+async def test_engine_calls_are_as_few_as_promised(
+    make_containerd: Callable[..., Containerd], version: Version, source: str | None
+) -> None:
+    async with running(make_containerd, version) as (engine, control):
+        pod = await control.run_pod("shop")
+        for number in range(4):
+            await control.run(pod, f"c{number}")
+        await control.stop(await control.run(pod, "stopped"))
+        async with checked(engine.address, control, **options(source, poll=60.0)) as check:
+            async with asyncio.timeout(PATIENCE):
+                while check.watcher.stats.calls["sandboxes"] < 2:  # noqa: ASYNC110 - counters can only be looked at
+                    await asyncio.sleep(0.01)
+            calls = dict(check.watcher.stats.calls)
+            if (
+                source == "pod-events"
+            ):  # what was queued before we came may be told when the picture is complete already
+                assert 4 <= calls["container-status"] <= 9
+                calls["container-status"] = 4
+            statuses = {"sandbox-status": 1, "container-status": 4}
+            own = {
+                None: {"tasks": 2, "events": 1, "ping": 1},
+                "poll": statuses,
+                "pod-events": statuses | {"events": 1, "ping": 1},
+            }[source]
+            assert calls == {"version": 1, "introspection": 1, "containers": 2, "sandboxes": 2} | own
