@@ -34,7 +34,7 @@ from whalewatch import (
 )
 from whalewatch._cli import _JsonLines, _Text, follow, main
 from whalewatch._render import Column, aligned, back, cells, event_line, lost, painted, picture, summary, widths
-from whalewatch.testing import FakeContainerd, FakeDocker
+from whalewatch.testing import FakeContainerd, FakeCRI, FakeDocker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -474,6 +474,21 @@ async def test_containerd_is_shown_and_followed() -> None:
             assert await watch.ended() == (0, "", "")
 
 
+async def test_cri_engine_is_shown_and_followed() -> None:
+    async with FakeCRI() as fake:
+        job = fake.run(fake.run_pod("shop"), "job")
+        async with child("watch", f"cri://{fake.path}") as watch:
+            told = await watch.line()
+            assert told == f"CRI engine 1.32.1 at {fake.address}: 2 containers in 0 projects, revision 1\n"
+            await watch.following()
+            fake.exit(job, 3)
+            told = await watch.line()
+            assert "exited" in told
+            assert "job" in told
+            watch.process.send_signal(signal.SIGINT)
+            assert await watch.ended() == (0, "", "")
+
+
 async def test_an_engine_that_comes_later_is_found(tmp_path: Path) -> None:
     path = tmp_path / "later.sock"
     async with child("watch", str(path)) as watch:
@@ -532,6 +547,8 @@ async def test_missing_permission_for_containerd_is_told_with_its_remedy() -> No
             "names no absolute path of a socket: containerd:///run/containerd/containerd.sock is one",
         ),
         ("containerd:", "names no absolute path"),
+        ("cri://run/x.sock", "names no absolute path of a socket: cri:///run/containerd/containerd.sock is one"),
+        ("cri:", "names no absolute path"),
         ("containerd:///run/\x1b[2J", "cannot be printed"),
     ],
 )

@@ -1,10 +1,10 @@
 """The documentation runs: every Python snippet is executed, every link leads somewhere, every name exists.
 
-Each snippet is run by itself, beside a fake engine whose containers live and die meanwhile: on the page of containerd a
-containerd, elsewhere a Docker engine that Docker's own rules find. `watcher` is a watcher of it that has been entered,
-and `fake` (for Docker also `docker`) the fake itself. A snippet must end within `PATIENCE`; one that iterates
-(``async for``) may instead still run when the engine's life is over. Tests that a snippet defines are run too. A whole
-program (``asyncio.run``) is compared with the example that it is.
+Each snippet is run by itself, beside a fake engine whose containers live and die meanwhile: on the pages of containerd
+and the CRI such an engine, elsewhere a Docker engine that Docker's own rules find. `watcher` is a watcher of it that is
+entered, and `fake` (for Docker also `docker`) the fake itself. A snippet must end within `PATIENCE`; one that
+iterates (``async for``) may instead still run when the engine's life is over. Tests that a snippet defines are run too.
+A whole program (``asyncio.run``) is compared with the example that it is.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import whalewatch
-from whalewatch import containerd, moby
-from whalewatch.testing import FakeContainerd, FakeDocker
+from whalewatch import containerd, cri, moby
+from whalewatch.testing import FakeContainerd, FakeCRI, FakeDocker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,20 +51,29 @@ SNIPPETS = [
 ]
 
 
-async def live(fake: FakeDocker | FakeContainerd, done: asyncio.Event) -> None:
+def live_once(fake: FakeDocker | FakeContainerd | FakeCRI, name: str) -> None:
+    """Let a container live and die."""
+    if isinstance(fake, FakeCRI):
+        pod = fake.run_pod(name)
+        fake.exit(fake.run(pod, "job"), 3)
+        fake.remove_pod(pod)
+        return
+    fake.run(name, project="shop")
+    fake.pause(name)
+    if isinstance(fake, FakeDocker):
+        fake.unpause(name)
+        fake.exit(name, 3)
+        fake.remove(name)
+    else:
+        fake.resume(name)
+        fake.exit(name, 3)
+        fake.delete(name)
+
+
+async def live(fake: FakeDocker | FakeContainerd | FakeCRI, done: asyncio.Event) -> None:
     """Let some containers live and die, until what watches them is done or has seen enough."""
     for number in range(20):
-        name = f"job-{number}"
-        fake.run(name, project="shop")
-        fake.pause(name)
-        if isinstance(fake, FakeDocker):
-            fake.unpause(name)
-            fake.exit(name, 3)
-            fake.remove(name)
-        else:
-            fake.resume(name)
-            fake.exit(name, 3)
-            fake.delete(name)
+        live_once(fake, f"job-{number}")
         try:
             async with asyncio.timeout(0.02):
                 await done.wait()
@@ -87,13 +96,17 @@ async def run(source: str, where: str, names: dict[str, Any]) -> None:
 
 async def engine_of(
     page: Path, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
-) -> tuple[FakeDocker | FakeContainerd, whalewatch.Watcher]:
+) -> tuple[FakeDocker | FakeContainerd | FakeCRI, whalewatch.Watcher]:
     """The engine that a page is about, with some containers, and a watcher of it."""
     if page.name == "containerd.md":
         containerd_engine = await stack.enter_async_context(FakeContainerd())
         containerd_engine.run("web")
         containerd_engine.run("job", "batch", project="shop")
         return containerd_engine, containerd.watch(containerd_engine.address)
+    if page.name == "cri.md":
+        cri_engine = await stack.enter_async_context(FakeCRI())
+        cri_engine.run(cri_engine.run_pod("shop", "prod"), "web")
+        return cri_engine, cri.watch(cri_engine.address)
     docker = await stack.enter_async_context(FakeDocker())
     monkeypatch.setenv("DOCKER_HOST", docker.address)
     docker.run("alone")

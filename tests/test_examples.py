@@ -20,7 +20,7 @@ import pytest
 
 from whalewatch import Container, EngineUnavailable, Snapshot, Stats, Status, WatchState
 from whalewatch._render import cells, painted
-from whalewatch.testing import FakeContainerd, FakeDocker
+from whalewatch.testing import FakeContainerd, FakeCRI, FakeDocker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -97,6 +97,20 @@ async def test_containerd_prints_what_is_alive_and_what_happens() -> None:
             assert told == {"'shop' 4001\n", "'batch/job' 4002\n", "started 'shop'\n", "started 'batch/job'\n"}
             fake.exit("job", namespace="batch")
             assert await line_of(program) == "exited 'batch/job'\n"
+            program.send_signal(signal.SIGINT)
+            assert await ended(program) == (0, "", "")
+
+
+async def test_cri_prints_the_pods_and_what_happens() -> None:
+    async with FakeCRI() as fake:
+        pod = fake.run_pod("shop", "prod")
+        web = fake.run(pod, "web")
+        async with example("cri.py", fake.address) as program:
+            assert await line_of(program) == "'prod' 'shop' ('web',)\n"
+            started = {await line_of(program) for _ in range(2)}
+            assert started == {"started 'shop' of 'shop'\n", "started 'web' of 'shop'\n"}
+            fake.exit(web)
+            assert await line_of(program) == "exited 'web' of 'shop'\n"
             program.send_signal(signal.SIGINT)
             assert await ended(program) == (0, "", "")
 

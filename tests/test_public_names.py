@@ -30,6 +30,7 @@ from whalewatch import (
     Subscription,
     UnsupportedEngine,
     containerd,
+    cri,
     moby,
 )
 from whalewatch._docker.address import endpoint
@@ -177,6 +178,28 @@ containerd.Inspection: (*, namespace: 'str', id: 'str', pid: 'int', status: 'str
     updated_at: 'datetime | None', extensions: 'Mapping[str, bytes]', sandbox: 'str') -> None
 containerd.watch: (address: 'str | None' = None, *, ignore: 'Collection[str]' = ('moby', 'k8s.io'), pack: 'Pack |
     None' = None, **options: 'Unpack[WatcherOptions]') -> 'Watcher'
+cri.CRIEngine: (address: 'str | None' = None, *, source: 'SourceName | None' = None, poll: 'float' = 2.0, pack: 'Pack |
+    None' = None) -> 'None'
+cri.CRIEngine.address: -> str
+cri.CRIEngine.calls: -> Mapping[str, int]
+cri.CRIEngine.client: -> grpc.aio.Channel | None
+cri.CRIEngine.close: (self) -> 'None'
+cri.CRIEngine.connect: (self) -> 'None'
+cri.CRIEngine.id: (self) -> 'str'
+cri.CRIEngine.inspect: (self, id: 'str', /) -> 'Container | None'
+cri.CRIEngine.listing: (self) -> 'Listing'
+cri.CRIEngine.pid: -> int | None
+cri.CRIEngine.ping: (self) -> 'None'
+cri.CRIEngine.runtime: -> str | None
+cri.CRIEngine.signals: (self) -> 'AsyncIterator[Signal]'
+cri.CRIEngine.source: -> str
+cri.CRIEngine.version: (self) -> 'str'
+cri.CRIEngine.without_pid: -> int
+cri.Inspection: (*, id: 'str', name: 'str', attempt: 'int', sandbox_id: 'str', created_at: 'datetime | None', image:
+    'str', image_ref: 'str', labels: 'Mapping[str, str]', annotations: 'Mapping[str, str]', runtime_handler: 'str',
+    info: 'Mapping[str, Any]') -> None
+cri.watch: (address: 'str | None' = None, *, source: 'SourceName | None' = None, poll: 'float' = 2.0, pack: 'Pack |
+    None' = None, **options: 'Unpack[WatcherOptions]') -> 'Watcher'
 moby.MobyEngine: (address: 'str | None' = None, *, tls: 'ssl.SSLContext | None' = None, pack: 'Pack | None' = None) ->
     'None'
 moby.MobyEngine.address: -> str
@@ -226,7 +249,7 @@ def surface() -> list[str]:
     found: dict[str, str] = {}
     for name in whalewatch.__all__:
         found |= described(name, getattr(whalewatch, name))
-    for module in (containerd, moby):
+    for module in (containerd, cri, moby):
         for name in module.__all__:
             found |= described(f"{module.__name__.removeprefix('whalewatch.')}.{name}", getattr(module, name))
     return [f"{name}: {text}" for name, text in found.items()]
@@ -237,14 +260,14 @@ def test_public_names_and_signatures_are_as_pinned() -> None:
 
 
 def test_public_names_are_sorted_and_there() -> None:
-    for module in (whalewatch, containerd, moby):
+    for module in (whalewatch, containerd, cri, moby):
         names: list[str] = module.__all__
         assert names == sorted(set(names))
         assert all(hasattr(module, name) for name in names)
 
 
 def test_every_public_name_is_explained() -> None:
-    for module in (whalewatch, containerd, moby):
+    for module in (whalewatch, containerd, cri, moby):
         assert module.__doc__
         names: list[str] = module.__all__
         for name in names:
@@ -255,6 +278,7 @@ def test_adapters_are_engines() -> None:
     adapters: list[Engine] = [
         ScriptedEngine(),
         containerd.ContainerdEngine(),
+        cri.CRIEngine("unix:///run/crio/crio.sock"),
         moby.MobyEngine("unix:///run/docker.sock"),
     ]
     for adapter in adapters:
@@ -277,10 +301,9 @@ def test_importing_the_core_loads_no_wire() -> None:
     loaded = loaded_by("import whalewatch")
     assert "whalewatch._watcher" in loaded
     assert loaded.isdisjoint({"aiohttp", "aiodocker", "grpc", "google.protobuf"})
-    adapters = ("whalewatch.moby", "whalewatch.containerd", "whalewatch._docker", "whalewatch._containerd")
-    assert not any(
-        name.startswith((*adapters, "whalewatch._grpc", "whalewatch._wire", "whalewatch.testing")) for name in loaded
-    )
+    adapters = {f"whalewatch.{name}" for name in ("moby", "containerd", "cri", "_docker", "_containerd", "_cri")}
+    others = {f"whalewatch.{name}" for name in ("_grpc", "_wire", "testing")}
+    assert loaded.isdisjoint(adapters | others)
 
 
 def test_importing_the_docker_adapter_loads_no_grpc_and_no_test_helpers() -> None:
@@ -289,15 +312,16 @@ def test_importing_the_docker_adapter_loads_no_grpc_and_no_test_helpers() -> Non
     assert loaded.isdisjoint({"grpc", "google.protobuf", "asyncssh", "whalewatch.testing", "pytest"})
 
 
-def test_importing_the_containerd_adapter_loads_no_http_client_and_no_test_helpers() -> None:
-    loaded = loaded_by("from whalewatch import containerd")
+@pytest.mark.parametrize("adapter", ["containerd", "cri"])
+def test_importing_an_adapter_that_speaks_grpc_loads_no_http_client_and_no_test_helpers(adapter: str) -> None:
+    loaded = loaded_by(f"from whalewatch import {adapter}")
     assert {"grpc", "google.protobuf"} <= loaded
     assert loaded.isdisjoint({"aiohttp", "aiodocker", "yarl", "asyncssh", "whalewatch.testing", "pytest"})
 
 
 def test_importing_changes_no_logging() -> None:
     program = (
-        "import logging; before = dict(vars(logging.root)); from whalewatch import containerd, moby; "
+        "import logging; before = dict(vars(logging.root)); from whalewatch import containerd, cri, moby; "
         "assert vars(logging.root) == before; assert not logging.getLogger('whalewatch').handlers"
     )
     environ = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
