@@ -1,52 +1,82 @@
-"""Watching the CRI of real engines: the same behaviour whatever source its changes come from."""
+"""Watching the CRI of real engines and of a fake: the same behaviour whatever source its changes come from."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.cri_checker import checked
+from tests.engines.containerd import Containerd, Version
 from tests.engines.containerd_control import ContainerdControl
 from tests.engines.cri_control import CRIControl
 from whalewatch import Origin, Retry, WatchState, cri
+from whalewatch.testing import FakeCRI
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from tests.engines.containerd import Containerd, Version
+    from collections.abc import AsyncIterator
 
 PATIENCE = 15.0
 """Seconds after which something that should have come is missing."""
 
-CHOSEN = "native"
-"""What is chosen for containerd where nothing is forced."""
+REAL = [("1.6", None), ("1.6", "poll"), ("1.7", None), ("1.7", "poll"), ("1.7", "pod-events")]
+"""Versions of containerd, each with the sources that can be had of it: None is the one that is chosen, "native"."""
 
-SOURCES = [("1.6", None), ("1.6", "poll"), ("1.7", None), ("1.7", "poll"), ("1.7", "pod-events")]
+FAKE = [("broadcast", None), ("ended", None), ("unimplemented", None), ("shared", "pod-events")]
+"""Ways in which the fake tells its pod events, with the source."""
 
-pytestmark = [pytest.mark.live, pytest.mark.parametrize(("version", "source"), SOURCES)]
+CHOSEN = {"broadcast": "pod-events", "ended": "poll", "unimplemented": "poll"}
+
+on_real_engines = pytest.mark.parametrize(
+    ("kind", "source"), [pytest.param(*one, marks=pytest.mark.live) for one in REAL]
+)
+
+on_all_engines = pytest.mark.parametrize(
+    ("kind", "source"), [*FAKE, *(pytest.param(*one, marks=pytest.mark.live) for one in REAL)]
+)
+
+Make = Callable[..., Containerd]
+
+
+def source_of(kind: str, source: str | None) -> str:
+    return source or CHOSEN.get(kind, "native")
 
 
 @asynccontextmanager
-async def running(make: Callable[..., Containerd], version: Version) -> AsyncIterator[tuple[Containerd, CRIControl]]:
+async def running(make: Make, version: Version) -> AsyncIterator[tuple[Containerd, CRIControl]]:
     engine = await asyncio.to_thread(make, version, cri=True)
     async with CRIControl(engine.socket) as control:
         yield engine, control
         await control.clean()
 
 
+@asynccontextmanager
+async def serving(make: Make, kind: Any) -> AsyncIterator[tuple[str, CRIControl]]:
+    """Run a real engine or the fake one; the value is its address, and its driver."""
+    if kind in {"1.6", "1.7"}:
+        async with running(make, kind) as (engine, control):
+            yield engine.address, control
+        return
+    runtime, version = ("containerd", "1.7.24") if kind == "shared" else ("cri-o", "1.32.1")
+    async with (
+        FakeCRI(pod_events=kind, runtime=runtime, version=version) as fake,
+        CRIControl(fake.path) as control,
+    ):
+        yield fake.address, control
+
+
 def options(source: str | None, **more: Any) -> dict[str, Any]:
     return {"source": source, "poll": 0.1} | more
 
 
-async def test_pods_are_followed_from_start_to_removal(
-    make_containerd: Callable[..., Containerd], version: Version, source: str | None
-) -> None:
-    async with running(make_containerd, version) as (engine, control):
+@on_all_engines
+async def test_pods_are_followed_from_start_to_removal(make_containerd: Make, kind: Any, source: str | None) -> None:
+    async with serving(make_containerd, kind) as (address, control):
         early = await control.run_pod("early", "prod", labels={"app": "x"}, annotations={"a": "b"})
         app = await control.run(early, "app", labels={"own": "1"}, annotations={"hash": "2"})
         await control.create(early, "created")
@@ -55,9 +85,10 @@ async def test_pods_are_followed_from_start_to_removal(
         dead = await control.run_pod("dead")
         await control.stop_pod(dead.id)
 
-        async with checked(engine.address, control, **options(source)) as check:
+        async with checked(address, control, **options(source)) as check:
             portfolio = check.watcher.portfolio
-            assert check.watcher.status.source == (source or CHOSEN)
+            source = source_of(kind, source)
+            assert check.watcher.status.source == source
             assert {c.id for c in portfolio.snapshot()} == {early.id, app}
             (pod,) = await portfolio.pods()
             assert (pod.name, pod.namespace, pod.uid) == ("early", "prod", early.uid)
@@ -97,10 +128,11 @@ async def test_pods_are_followed_from_start_to_removal(
             assert check.types(app) == check.types(early.id) == []
 
 
+@on_real_engines
 async def test_container_that_exits_by_itself_tells_its_exit_code(
-    make_containerd: Callable[..., Containerd], version: Version, source: str | None
+    make_containerd: Make, kind: Any, source: str | None
 ) -> None:
-    async with running(make_containerd, version) as (engine, control):
+    async with running(make_containerd, kind) as (engine, control):
         pod = await control.run_pod("job")
         async with checked(engine.address, control, **options(source)) as check:
             id = await control.run(pod, "once", cmd=["/bin/sh", "-c", "sleep 1; exit 7"])
@@ -108,10 +140,9 @@ async def test_container_that_exits_by_itself_tells_its_exit_code(
             assert events[-1].exit_code == (None if source == "poll" else 7)
 
 
-async def test_nothing_is_missed_while_pods_come_and_go(
-    make_containerd: Callable[..., Containerd], version: Version, source: str | None
-) -> None:
-    async with running(make_containerd, version) as (engine, control):
+@on_all_engines
+async def test_nothing_is_missed_while_pods_come_and_go(make_containerd: Make, kind: Any, source: str | None) -> None:
+    async with serving(make_containerd, kind) as (address, control):
 
         async def churn(worker: int) -> None:
             for turn in range(3):
@@ -123,20 +154,19 @@ async def test_nothing_is_missed_while_pods_come_and_go(
 
         work = [asyncio.create_task(churn(worker)) for worker in range(3)]
         for _ in range(3):  # each begins at some moment of the churn
-            async with checked(engine.address, control, **options(source)) as check:
+            async with checked(address, control, **options(source)) as check:
                 await check.watcher.ready(PATIENCE)
-        async with checked(engine.address, control, **options(source)) as check:
+        async with checked(address, control, **options(source)) as check:
             await asyncio.gather(*work)
             await check.settled()
             assert len(await check.watcher.portfolio.pods()) == 3
 
 
-async def test_audits_find_nothing_new(
-    make_containerd: Callable[..., Containerd], version: Version, source: str | None
-) -> None:
+@on_all_engines
+async def test_audits_find_nothing_new(make_containerd: Make, kind: Any, source: str | None) -> None:
     async with (
-        running(make_containerd, version) as (engine, control),
-        checked(engine.address, control, **options(source, audit=0.3)) as check,
+        serving(make_containerd, kind) as (address, control),
+        checked(address, control, **options(source, audit=0.3)) as check,
     ):
         for turn in range(4):
             pod = await control.run_pod(f"pod-{turn}")
@@ -148,10 +178,9 @@ async def test_audits_find_nothing_new(
         # At the end no audit has found anything to repair.
 
 
-async def test_engine_is_killed_and_comes_back(
-    make_containerd: Callable[..., Containerd], version: Version, source: str | None
-) -> None:
-    async with running(make_containerd, version) as (engine, control):
+@on_real_engines
+async def test_engine_is_killed_and_comes_back(make_containerd: Make, kind: Any, source: str | None) -> None:
+    async with running(make_containerd, kind) as (engine, control):
         pod = await control.run_pod("shop")
         survivor, victim = await control.run(pod, "survivor"), await control.run(pod, "victim")
         quick = {"heartbeat": 1.0, "retry": Retry(stable_after=0)}
@@ -173,16 +202,15 @@ async def test_engine_is_killed_and_comes_back(
             assert check.types(survivor) == check.types(pod.id) == []
 
 
-async def test_engine_tells_of_itself(
-    make_containerd: Callable[..., Containerd], version: Version, source: str | None
-) -> None:
-    async with running(make_containerd, version) as (engine, control):
+@on_real_engines
+async def test_engine_tells_of_itself(make_containerd: Make, kind: Any, source: str | None) -> None:
+    async with running(make_containerd, kind) as (engine, control):
         adapter = cri.CRIEngine(engine.address, source=source)  # type: ignore[arg-type]
         await adapter.connect()
         assert adapter.runtime == "containerd"
         assert await adapter.version() == (await control.version())[1].removeprefix("v")
         assert adapter.pid == engine.pid
-        assert adapter.source == (source or CHOSEN)
+        assert adapter.source == source_of(kind, source)
         uuid = await adapter.id()
         assert uuid.count("-") == 4
         assert await cri.CRIEngine(engine.address).id() == uuid
@@ -190,10 +218,11 @@ async def test_engine_tells_of_itself(
         await adapter.close()
 
 
+@on_real_engines
 async def test_what_others_do_in_the_namespace_of_the_cri_is_not_seen(
-    make_containerd: Callable[..., Containerd], version: Version, source: str | None
+    make_containerd: Make, kind: Any, source: str | None
 ) -> None:
-    async with running(make_containerd, version) as (engine, control), ContainerdControl(engine.socket) as own:
+    async with running(make_containerd, kind) as (engine, control), ContainerdControl(engine.socket) as own:
         await own.run("before", "k8s.io")
         pod = await control.run_pod("shop")
         web = await control.run(pod, "web")
@@ -209,10 +238,9 @@ async def test_what_others_do_in_the_namespace_of_the_cri_is_not_seen(
                 await own.remove(id, "k8s.io")
 
 
-async def test_engine_calls_are_as_few_as_promised(
-    make_containerd: Callable[..., Containerd], version: Version, source: str | None
-) -> None:
-    async with running(make_containerd, version) as (engine, control):
+@on_real_engines
+async def test_engine_calls_are_as_few_as_promised(make_containerd: Make, kind: Any, source: str | None) -> None:
+    async with running(make_containerd, kind) as (engine, control):
         pod = await control.run_pod("shop")
         for number in range(4):
             await control.run(pod, f"c{number}")
