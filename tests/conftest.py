@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -16,12 +17,13 @@ from tests.engines import install, leaks
 from tests.engines.containerd import Containerd
 from tests.engines.containerd_control import ContainerdControl
 from tests.engines.control import DockerControl
+from tests.engines.cri_control import CRIControl
 from tests.engines.dockerd import Dockerd, Version
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from whalewatch.testing import FakeContainerd, FakeDocker
+    from whalewatch.testing import FakeContainerd, FakeCRI, FakeDocker
 
 LIVE = os.environ.get("WHALEWATCH_LIVE", "auto")
 """What to do about real engines: "require" them, "auto" (leave out what cannot run here, and say so), or "off"."""
@@ -29,6 +31,13 @@ LIVE = os.environ.get("WHALEWATCH_LIVE", "auto")
 VERSIONS: tuple[Version, ...] = ("20.10", "26.1")
 
 CONTAINERD_VERSIONS: tuple[containerd_engine.Version, ...] = ("1.6", "1.7")
+
+FAKE_CRIS: dict[str, dict[str, Any]] = {
+    "fake-cri-o": {"runtime": "cri-o", "version": "1.32.1", "pod_events": "broadcast"},
+    "fake-cri-o-mute": {"runtime": "cri-o", "version": "1.32.1", "pod_events": "ended"},
+    "fake-1.6": {"runtime": "containerd", "version": "1.6.20", "pod_events": "unimplemented"},
+}
+"""The fakes of CRI engines: CRI-O with pod events and without, and a containerd without an API of its own."""
 
 # gRPC keeps a thread and some descriptors for the whole process: they are not to look like a test's leak.
 # One channel that is never used keeps those that gRPC would else close and open again at moments of its own.
@@ -86,6 +95,26 @@ class ContainerdUnderTest:
     engine: Containerd | None
 
 
+@dataclass(frozen=True)
+class CRIUnderTest:
+    """An engine that speaks the CRI for one test, without any pod at its beginning.
+
+    Attributes:
+        address: what to give to `whalewatch.cri.watch`.
+        control: its driver.
+        kind: one of `FAKE_CRIS`, or the version of a containerd.
+        fake: the fake, or None for a real engine.
+        engine: the real engine, shared with other tests, so that nobody stops it; None for a fake. Events of tests
+            before may still wait in it.
+    """
+
+    address: str
+    control: CRIControl
+    kind: str
+    fake: FakeCRI | None
+    engine: Containerd | None
+
+
 def pytest_configure() -> None:
     if LIVE not in ("require", "auto", "off"):
         message = f"WHALEWATCH_LIVE is {LIVE!r}, but must be require, auto or off"
@@ -138,9 +167,9 @@ def _shared(version: Version) -> Iterator[Dockerd]:
         yield engine
 
 
-def _shared_containerd(version: containerd_engine.Version) -> Iterator[Containerd]:
+def _shared_containerd(version: containerd_engine.Version, *, cri: bool = False) -> Iterator[Containerd]:
     _need("containerd", version)
-    with Containerd(version) as engine:
+    with Containerd(version, cri=cri) as engine:
         yield engine
 
 
@@ -168,15 +197,32 @@ def containerd17() -> Iterator[Containerd]:
     yield from _shared_containerd("1.7")
 
 
-_SHARED = {"20.10": "dockerd20", "26.1": "dockerd26", "1.6": "containerd16", "1.7": "containerd17"}
+@pytest.fixture(scope="session")
+def cri16() -> Iterator[Containerd]:
+    """A real containerd 1.6 with the CRI for all tests; nobody stops it or leaves pods in it."""
+    yield from _shared_containerd("1.6", cri=True)
+
+
+@pytest.fixture(scope="session")
+def cri17() -> Iterator[Containerd]:
+    """A real containerd 1.7 with the CRI for all tests; nobody stops it or leaves pods in it."""
+    yield from _shared_containerd("1.7", cri=True)
+
+
+_SHARED = {
+    "docker": {"20.10": "dockerd20", "26.1": "dockerd26"},
+    "containerd": {"1.6": "containerd16", "1.7": "containerd17"},
+    "cri": {"1.6": "cri16", "1.7": "cri17"},
+}
+"""The fixtures of the real engines, by the fixture that offers them and by version."""
 
 
 def _start_shared_engines(request: pytest.FixtureRequest) -> None:
-    """Start the real engine of the `docker` or `containerd` fixture early, so that it does not look like a leak."""
+    """Start the real engine of the `docker`, `containerd` or `cri` fixture early, lest it look like a leak."""
     params = request.node.callspec.params if hasattr(request.node, "callspec") else {}
-    for fixture in ("docker", "containerd"):
-        if params.get(fixture) in _SHARED:
-            request.getfixturevalue(_SHARED[params[fixture]])
+    for fixture, engines in _SHARED.items():
+        if params.get(fixture) in engines:
+            request.getfixturevalue(engines[params[fixture]])
 
 
 @pytest.fixture
@@ -205,7 +251,7 @@ async def docker(request: pytest.FixtureRequest) -> AsyncIterator[Docker]:
             control = await stack.enter_async_context(DockerControl(fake.path))
             yield Docker(fake.address, control, "fake", fake, None)
             return
-        engine: Dockerd = request.getfixturevalue(_SHARED[request.param])
+        engine: Dockerd = request.getfixturevalue(_SHARED["docker"][request.param])
         control = await stack.enter_async_context(DockerControl(engine.socket))
         await control.clean()
         stack.push_async_callback(control.clean)
@@ -238,8 +284,34 @@ async def containerd(request: pytest.FixtureRequest) -> AsyncIterator[Containerd
             control = await stack.enter_async_context(ContainerdControl(fake.path))
             yield ContainerdUnderTest(fake.address, control, "fake", fake, None)
             return
-        engine: Containerd = request.getfixturevalue(_SHARED[request.param])
+        engine: Containerd = request.getfixturevalue(_SHARED["containerd"][request.param])
         control = await stack.enter_async_context(ContainerdControl(engine.socket))
         await control.clean()
         stack.push_async_callback(control.clean)
         yield ContainerdUnderTest(engine.address, control, request.param, None, engine)
+
+
+@pytest.fixture
+def make_cri(make_containerd: Callable[..., Containerd]) -> Callable[..., Containerd]:
+    """Start real engines with the CRI for one test alone, as `make_containerd` does: `make_cri(version, **options)`."""
+    return partial(make_containerd, cri=True)
+
+
+@pytest.fixture(
+    params=[*FAKE_CRIS, *(pytest.param(version, marks=pytest.mark.live) for version in CONTAINERD_VERSIONS)]
+)
+async def cri(request: pytest.FixtureRequest) -> AsyncIterator[CRIUnderTest]:
+    """An engine that speaks the CRI: each of the fake ones, and each of the real ones."""
+    async with AsyncExitStack() as stack:
+        if request.param in FAKE_CRIS:
+            from whalewatch.testing import FakeCRI  # noqa: PLC0415 - it is not for the tests of the engines
+
+            fake = await stack.enter_async_context(FakeCRI(**FAKE_CRIS[request.param]))
+            control = await stack.enter_async_context(CRIControl(fake.path))
+            yield CRIUnderTest(fake.address, control, request.param, fake, None)
+            return
+        engine: Containerd = request.getfixturevalue(_SHARED["cri"][request.param])
+        control = await stack.enter_async_context(CRIControl(engine.socket))
+        await control.clean()
+        stack.push_async_callback(control.clean)
+        yield CRIUnderTest(engine.address, control, request.param, None, engine)

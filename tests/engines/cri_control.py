@@ -30,7 +30,9 @@ SLEEP = ("/bin/sleep", "1000000")
 TIMEOUT = 30.0
 """Seconds that one call may take; far above anything measured, so that a hung engine fails the test, not the run."""
 
-_SERVICE = "/runtime.v1.RuntimeService"
+SERVICE = "/runtime.v1.RuntimeService"
+"""The service that runs pods; images have another one."""
+
 _NODE, _CONTAINER = 2, 1  # whose namespace is used
 _EVENT_REQUEST, _EVENT = "GetEventsRequest", "ContainerEventResponse"
 
@@ -218,6 +220,14 @@ class CRIControl:
                     return int(status.exit_code)
                 await asyncio.sleep(0.01)  # the CRI can only be asked
 
+    async def until_pod_is(self, state: str, pod: str) -> None:
+        """Wait until a pod is "READY" or "NOTREADY", by the id of its sandbox."""
+        async with asyncio.timeout(TIMEOUT):
+            while True:
+                if (await self.sandboxes())[pod].state == state:
+                    return
+                await asyncio.sleep(0.01)
+
     # -- what is there -------------------------------------------------------------------------------------------------
 
     async def version(self) -> tuple[str, str]:
@@ -289,7 +299,7 @@ class CRIControl:
         tells when an engine has begun to listen to us: containerd 1.7 and CRI-O keep what comes before.
         """
         call = self._opened().unary_stream(
-            f"{_SERVICE}/GetContainerEvents",
+            f"{SERVICE}/GetContainerEvents",
             request_serializer=message(_EVENT_REQUEST).SerializeToString,
             response_deserializer=message(_EVENT).FromString,
         )(message(_EVENT_REQUEST)())
@@ -300,11 +310,11 @@ class CRIControl:
 
     # -- below: gRPC ---------------------------------------------------------------------------------------------------
 
-    async def call(self, method: str, **fields: Any) -> Any:
+    async def call(self, method: str, *, service: str = SERVICE, **fields: Any) -> Any:
         """Make any unary call, and return its answer."""
         request, answer = message(f"{method}Request"), message(f"{method}Response")
         call = self._opened().unary_unary(
-            f"{_SERVICE}/{method}",
+            f"{service}/{method}",
             request_serializer=request.SerializeToString,
             response_deserializer=answer.FromString,
         )
