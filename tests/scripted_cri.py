@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import grpc
 import grpc.aio
 
+from whalewatch._wire import containerd_pb2
 from whalewatch._wire import cri_pb2 as wire
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ class ScriptedCRI(grpc.GenericRpcHandler):
         refuse: what calls of a method are refused with.
         streams: of events, that are open.
         backlog: what a stream begins with.
+        native: whether containerd's own API is there.
+        tasks: containerd's, by id.
+        kinds: what containerd's containers are to the CRI, by id: "container", "sandbox", or "" for none of its own.
     """
 
     def __init__(self, *, runtime: str = "cri-o", events: Events = "served") -> None:
@@ -48,6 +52,9 @@ class ScriptedCRI(grpc.GenericRpcHandler):
         self.refuse: dict[str, grpc.StatusCode] = {}
         self.streams: list[asyncio.Queue[bytes | None]] = []
         self.backlog: list[bytes] = []
+        self.native = False
+        self.tasks: dict[str, containerd_pb2.Task] = {}
+        self.kinds: dict[str, str] = {}
         self.started_at = 1_700_000_000_000_000_000
         self._pid = 4000
         self._changed = asyncio.Event()
@@ -113,8 +120,32 @@ class ScriptedCRI(grpc.GenericRpcHandler):
         ).SerializeToString()
 
     def tell(self, id: str, kind: wire.ContainerEventType, code: int = 0) -> None:
-        """Tell an event to all streams."""
-        self.publish(self.event(id, kind, code))
+        """Tell an event to all streams, if they are the CRI's."""
+        if not self.native:
+            self.publish(self.event(id, kind, code))
+
+    def task(self, id: str, pid: int, status: containerd_pb2.Status = containerd_pb2.RUNNING, kind: str = "") -> None:
+        """Give containerd a task, and tell of its start."""
+        self.tasks[id] = containerd_pb2.Task(id=id.encode(), pid=pid, status=status)
+        self.kinds[id] = kind
+        self.publish(self.envelope("start", containerd_pb2.TaskStart(container_id=id.encode(), pid=pid)))
+
+    def task_exit(self, id: str, code: int = 0) -> None:
+        """Let a task exit, and tell of it."""
+        own, pid = id.encode(), self.tasks[id].pid
+        self.tasks[id].status = containerd_pb2.STOPPED
+        exited = containerd_pb2.TaskExit(container_id=own, id=own, pid=pid, exit_status=code)
+        self.publish(self.envelope("exit", exited))
+
+    def envelope(self, what: str, event: Any, namespace: str = "k8s.io") -> bytes:
+        """Make an event of containerd's."""
+        name = f"containerd.events.{type(event).DESCRIPTOR.name}"
+        return containerd_pb2.Envelope(
+            timestamp=containerd_pb2.Timestamp(seconds=time.time_ns() // 10**9, nanos=time.time_ns() % 10**9),
+            namespace=namespace.encode(),
+            topic=f"/tasks/{what}".encode(),
+            event=containerd_pb2.Any(type_url=name.encode(), value=event.SerializeToString()),
+        ).SerializeToString()
 
     def publish(self, *messages: bytes | None) -> None:
         """Send messages to all streams; None ends them."""
@@ -141,9 +172,13 @@ class ScriptedCRI(grpc.GenericRpcHandler):
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:
         service, _, method = details.method[1:].partition("/")
-        if service != "runtime.v1.RuntimeService":
+        if service.startswith("containerd.services."):
+            if not self.native:
+                return None
+            method = service.rpartition(".")[2] + method
+        elif service != "runtime.v1.RuntimeService":
             return None
-        if method == "GetContainerEvents":
+        if method in {"GetContainerEvents", "EventsSubscribe"}:
             return grpc.unary_stream_rpc_method_handler(self._stream)
 
         async def answer(request: bytes, context: Any) -> bytes:
@@ -160,7 +195,7 @@ class ScriptedCRI(grpc.GenericRpcHandler):
         return grpc.unary_unary_rpc_method_handler(answer)
 
     async def _stream(self, _: bytes, context: Any) -> AsyncIterator[bytes]:
-        self.requests["GetContainerEvents"] += 1
+        self.requests["EventsSubscribe" if self.native else "GetContainerEvents"] += 1
         if self.events in STATUS:
             await context.abort(STATUS[self.events], "not implemented")
         if self.events == "end":
@@ -211,3 +246,24 @@ class ScriptedCRI(grpc.GenericRpcHandler):
     def _info(self, id: str) -> list[wire.Entry]:
         told = self.info.get(id)
         return [] if told is None else [wire.Entry(key=b"info", value=told)]
+
+    def _IntrospectionServer(self, _: bytes) -> bytes:  # noqa: N802
+        return containerd_pb2.ServerResponse(uuid=b"uuid", pid=7).SerializeToString()
+
+    def _VersionVersion(self, _: bytes) -> bytes:  # noqa: N802
+        return containerd_pb2.VersionResponse(version=self.version.encode()).SerializeToString()
+
+    def _TasksList(self, _: bytes) -> bytes:  # noqa: N802
+        return containerd_pb2.ListTasksResponse(tasks=self.tasks.values()).SerializeToString()
+
+    def _TasksGet(self, request: bytes) -> bytes | None:  # noqa: N802
+        task = self.tasks.get(containerd_pb2.GetTaskRequest.FromString(request).container_id.decode())
+        return None if task is None else containerd_pb2.GetTaskResponse(process=task).SerializeToString()
+
+    def _ContainersGet(self, request: bytes) -> bytes | None:  # noqa: N802
+        id = containerd_pb2.GetContainerRequest.FromString(request).id.decode()
+        if id not in self.kinds:
+            return None
+        labels = [containerd_pb2.Label(key=b"io.cri-containerd.kind", value=self.kinds[id].encode())]
+        found = containerd_pb2.Container(id=id.encode(), labels=labels if self.kinds[id] else [])
+        return containerd_pb2.GetContainerResponse(container=found).SerializeToString()

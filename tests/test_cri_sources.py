@@ -23,6 +23,8 @@ from whalewatch import (
     WatchState,
     cri,
 )
+from whalewatch._cri import native
+from whalewatch._wire import containerd_pb2
 from whalewatch._wire import cri_pb2 as wire
 
 if TYPE_CHECKING:
@@ -527,6 +529,135 @@ async def test_engine_that_serves_its_events_once_is_read_by_one_stream_only(cap
     warned = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert len(warned) == 1
     assert "takes events from a kubelet" in warned[0]
+
+
+async def test_engine_that_says_in_its_own_way_that_there_is_no_such_container_is_understood() -> None:
+    async with ScriptedCRI() as engine:
+        engine.run("c1")
+        adapter = cri.CRIEngine(engine.address)
+        await adapter.connect()
+        await adapter.listing()
+        engine.refuse["ContainerStatus"] = grpc.StatusCode.UNKNOWN
+        with pytest.raises(EngineError, match="as told"):
+            await adapter.inspect("c1")
+        del engine.containers["c1"]
+        assert await adapter.inspect("c1") is None
+        await adapter.close()
+
+
+# ---- containerd's own events
+
+
+@asynccontextmanager
+async def containerd() -> AsyncIterator[ScriptedCRI]:
+    """A containerd that runs one pod with one container."""
+    async with ScriptedCRI(runtime="containerd") as engine:
+        engine.native = True
+        engine.run_pod("s1")
+        engine.task("s1", 11, kind="sandbox")
+        engine.run("c1")
+        engine.task("c1", 12, kind="container")
+        yield engine
+
+
+def pids(check: Checked) -> dict[str, int | None]:
+    return {container.id: container.pid for container in check.watcher.portfolio.snapshot()}
+
+
+async def test_containerds_own_api_is_preferred_and_no_status_is_asked() -> None:
+    async with containerd() as engine, following(engine) as check:
+        assert (check.watcher.status.source, pids(check)) == ("native", {"s1": 11, "c1": 12})
+        adapter = check.watcher.engine
+        assert (await adapter.id(), adapter.pid) == ("uuid", 7)
+        engine.run("c2")
+        engine.task("c2", 13, kind="container")
+        await check.until(lambda: ("started", "c2") in story(check))
+        engine.task_exit("c2", 5)
+        await check.until(lambda: ("exited", "c2") in story(check))
+        assert check.fold.events[-1].exit_code == 5
+        assert engine.asked("ContainerStatus", "PodSandboxStatus", "GetContainerEvents") == 0
+        assert (engine.requests["TasksList"], engine.requests["TasksGet"]) == (2, 1)
+
+
+async def test_state_that_the_cri_shows_does_not_decide_about_life() -> None:
+    """A shim tells of a start before the CRI notes it, and the CRI notes an exit only when it is told."""
+    async with containerd() as engine:
+        engine.containers["c1"].state = wire.CONTAINER_CREATED
+        engine.run("dead")
+        engine.task("dead", 14, kind="container")
+        engine.tasks["dead"].status = containerd_pb2.STOPPED
+        async with following(engine) as check:
+            assert pids(check) == {"s1": 11, "c1": 12}
+            engine.run("c2")
+            engine.containers["c2"].state = wire.CONTAINER_CREATED
+            engine.task("c2", 15, kind="container")
+            await check.until(lambda: ("started", "c2") in story(check))
+
+
+async def test_sandbox_that_the_cri_learns_late_is_waited_for() -> None:
+    async with containerd() as engine:
+        engine.task("s2", 21, kind="sandbox")  # found by the listing
+        async with cri.watch(engine.address, **QUICK) as watcher:
+            await engine.until(lambda: engine.requests["ListPodSandbox"] >= 3)
+            engine.run_pod("s2", "late", "u2")
+            await watcher.ready(PATIENCE)
+            assert await watcher.portfolio.pod("u2") is not None
+            engine.task("s3", 22, kind="sandbox")  # told by an event
+            asked = engine.requests["ListPodSandbox"]
+            await engine.until(lambda: engine.requests["ListPodSandbox"] >= asked + 2)
+            engine.run_pod("s3", "later", "u3")
+            found = await watcher.portfolio.wait_for("s3", PATIENCE)
+            assert found.pid == 22
+
+
+async def test_sandbox_that_the_cri_never_learns_is_unresolved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "PATIENCE", (0.01,))
+    async with containerd() as engine:
+        engine.task("s2", 21, kind="sandbox")
+        async with following(engine) as check:
+            assert pids(check) == {"s1": 11, "c1": 12}
+            assert check.watcher.stats.unresolved == 1
+            assert check.watcher.stats.outages == 0
+
+
+async def test_containers_of_others_in_the_namespace_are_not_seen() -> None:
+    async with containerd() as engine:
+        engine.task("foreign", 31)
+        async with following(engine) as check:
+            engine.task("another", 32)
+            engine.publish(
+                engine.envelope("start", containerd_pb2.TaskStart(container_id=b"c9", pid=1), "moby"),
+                engine.envelope("oom", containerd_pb2.TaskPaused(container_id=b"c1")),
+            )
+            engine.run("marker")
+            engine.task("marker", 33, kind="container")
+            await check.until(lambda: ("started", "marker") in story(check))
+            assert pids(check) == {"s1": 11, "c1": 12, "marker": 33}
+            assert check.watcher.stats.lost == check.watcher.stats.unresolved == 0
+
+
+async def test_task_whose_shim_is_silent_keeps_what_is_known() -> None:
+    async with containerd() as engine, following(engine, audit=0.1) as check:
+        engine.tasks["c1"].status = containerd_pb2.UNKNOWN
+        former = engine.tasks.pop("s1")  # left out, as containerd 2 does
+        engine.refuse["TasksGet"] = grpc.StatusCode.DEADLINE_EXCEEDED
+        looks = engine.requests["TasksList"]
+        await engine.until(lambda: engine.requests["TasksList"] > looks + 3)
+        assert pids(check) == {"s1": 11, "c1": 12}
+        assert check.watcher.stats.unresolved == 2
+        engine.refuse.clear()
+        engine.tasks["s1"] = former
+        engine.task_exit("c1")
+        await check.until(lambda: ("exited", "c1") in story(check))
+        assert pids(check) == {"s1": 11}
+
+
+async def test_pause_of_a_task_is_told() -> None:
+    async with containerd() as engine, following(engine) as check:
+        engine.tasks["c1"].status = containerd_pb2.PAUSED
+        engine.publish(engine.envelope("paused", containerd_pb2.TaskPaused(container_id=b"c1")))
+        await check.until(lambda: ("paused", "c1") in story(check))
+        assert check.fold.alive["c1"].paused
 
 
 # ---- polling

@@ -51,9 +51,7 @@ class Verbose:
         record = await self._link.records.find(id)
         if record is None:
             return None
-        answer = await (
-            self._link.calls.sandbox_status(id) if record.sandbox else self._link.calls.container_status(id)
-        )
+        answer = await self._status(record)
         if answer is None or not self._runs(id, answer.status):
             self.forget(id)
             return None
@@ -69,6 +67,18 @@ class Verbose:
         if process is not None:
             self._read[id] = (attrs.evolve(record, running=True), read)
         return read
+
+    async def _status(self, record: Record) -> wire.ContainerStatusResponse | wire.PodSandboxStatusResponse | None:
+        calls, id = self._link.calls, record.id
+        try:
+            return await (calls.sandbox_status(id) if record.sandbox else calls.container_status(id))
+        except EngineError as error:
+            if type(error) is not EngineError:
+                raise
+            # Not every engine says by the status of the call that there is no such thing.
+            if await (calls.sandbox(id) if record.sandbox else calls.container(id)) is not None:
+                raise
+            return None
 
     def _runs(self, id: str, status: wire.ContainerStatus | wire.PodSandboxStatus) -> bool:
         told = self._link.calls.connection.told
