@@ -15,6 +15,7 @@ from tests.scripted_cri import Events, ScriptedCRI
 from whalewatch import (
     AddressError,
     EngineError,
+    EngineTimeout,
     EngineUnavailable,
     Origin,
     ProtocolViolation,
@@ -23,9 +24,10 @@ from whalewatch import (
     WatchState,
     cri,
 )
-from whalewatch._cri import native
+from whalewatch._cri import native, polling
 from whalewatch._wire import containerd_pb2
 from whalewatch._wire import cri_pb2 as wire
+from whalewatch.testing import FakeCRI
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -677,6 +679,19 @@ async def test_poll_that_fails_is_an_outage() -> None:
             engine.refuse.clear()
             await check.until(lambda: story(check)[-1:] == [("exited", "c1")])
             assert check.fold.events[-1].origin is Origin.RESYNC
+
+
+async def test_poll_that_hangs_while_other_calls_are_answered_is_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(polling, "LOOK_TIMEOUT", 0.2)
+    async with FakeCRI(pod_events="ended") as fake, cri.watch(fake.address, **QUICK) as watcher:
+        await watcher.ready(PATIENCE)
+        with fake.faults.hang("container_list"):
+            async with asyncio.timeout(PATIENCE):
+                async for status in watcher.status_changes():
+                    if status.state is WatchState.DISCONNECTED:
+                        break
+            assert isinstance(watcher.status.error, EngineTimeout)
+        await watcher.portfolio.in_sync(PATIENCE)
 
 
 async def test_what_happens_between_the_first_listing_and_the_first_poll_is_told() -> None:

@@ -998,6 +998,26 @@ async def test_audit_of_an_engine_that_told_everything_changes_nothing() -> None
             assert follow.types() == []
 
 
+async def test_audit_reads_anew_only_what_its_listing_leaves_open() -> None:
+    told, open_ = box("told"), box("open")
+    inspected: set[str] = set()
+
+    class Engine(ScriptedEngine):
+        async def inspect(self, id: str, /) -> Container | None:
+            inspected.add(id)
+            return await super().inspect(id)
+
+        async def listing(self) -> Listing:
+            await super().listing()
+            return Listing(sightings={"told": Sighting(told), "open": Sighting()}, absence_is_death=True)
+
+    engine = Engine(told, open_)
+    async with Watcher(engine, audit=0.05) as watcher:
+        await watcher.ready(PATIENCE)
+        await engine.until(lambda: engine.calls["inspect"] > 3)
+        assert inspected == {"open"}
+
+
 async def _listed_again(fake: FakeDocker) -> None:
     seen = fake.requests["list"]
     async with asyncio.timeout(PATIENCE):
