@@ -447,9 +447,19 @@ async def test_backlog_of_a_stream_that_was_not_tried_out_is_stale_too() -> None
         async with following(engine, source="pod-events") as check:
             engine.run("c2")
             await check.until(lambda: ("started", "c2") in story(check))
-            assert check.watcher.stats.signals == 301
+            assert check.watcher.stats.signals == 1
             assert engine.requests["ContainerStatus"] == 2
+            assert check.watcher.stats.calls.get("container", 0) <= 1, "nobody asks for what was before"
             assert check.types("c1") == []
+
+
+async def test_events_that_look_old_because_the_clock_was_set_back_are_heeded() -> None:
+    async with ScriptedCRI() as engine, following(engine) as check:
+        engine.run("c1")
+        await check.until(lambda: ("started", "c1") in story(check))
+        engine.containers["c1"].state = wire.CONTAINER_EXITED
+        engine.publish(engine.event("c1", wire.CONTAINER_STOPPED_EVENT, at=10**9))
+        await check.until(lambda: story(check)[-1:] == [("exited", "c1")])
 
 
 async def test_garbage_on_the_stream_is_told_once_and_repaired(caplog: pytest.LogCaptureFixture) -> None:

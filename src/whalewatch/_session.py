@@ -323,9 +323,9 @@ class Session:
         if differing:
             await asyncio.sleep(GRACE)
             self.book.suspect(differing - self.book.touched)
+        unknown = {id for id, sighting in listing.sightings.items() if sighting.container is None} - self.book.touched
         self.book.noting = False
         self.book.touched.clear()
-        unknown = {id for id, sighting in listing.sightings.items() if sighting.container is None}
         if reread and unknown:
             # A restart whose events were lost shows in no listing without PIDs: read some anew each time.
             self.book.suspect(self.book.unverified(unknown, max(REREAD, len(unknown) // 10)))

@@ -5,8 +5,10 @@ The order of things:
 * An engine changes a state before it tells of it, so what is read after an event contains it.
 * The stream is opened, then a call on the same connection is answered, then the listing begins. That is no proof that
   the subscription existed before the listing, so the watcher lists once more afterwards.
-* CRI-O hands a backlog to its first subscriber. Events are dated by the clock of this host, which the engine's socket
-  belongs to: what is older than our asking for the stream is contained in whatever is read from then on.
+* CRI-O and containerd 1.7 hand a backlog to their first subscriber. Events are dated by the clock of this host, which
+  the engine's socket belongs to: what is older than our asking for the stream is contained in whatever is read from
+  then on. Old events at the beginning of a stream are left out for that; later ones, which there are if the clock was
+  set back, are not.
 * The stream is always drained: containerd 2 would hold its CRI up, CRI-O drops what is too much.
 * containerd 1.7 gives each event to one stream only, and notices that a stream has gone when it has lost an event to
   it. There one stream serves for the whole connection, and is handed on from one reader to the next.
@@ -15,6 +17,7 @@ The order of things:
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
@@ -34,6 +37,9 @@ __all__ = ["PodEvents"]
 PROBE = 0.25
 """Seconds within which an engine that tells no pod events ends their stream."""
 
+BACKLOG = 10.0
+"""Seconds within which an engine hands out its backlog."""
+
 
 class PodEvents:
     """The CRI's own events."""
@@ -51,6 +57,8 @@ class PodEvents:
         self._competing = competing
         self._verbose = Verbose(link)
         self._hearing = Hearing(link.calls)
+        self._began: int | None = None  # nanoseconds since the epoch; 0 once the backlog is over
+        self._backlog_until = 0.0
         self._only: AsyncIterator[bytes] | None = None
         self._reading: asyncio.Task[bytes | None] | None = None
 
@@ -79,6 +87,9 @@ class PodEvents:
     async def signals(self) -> AsyncGenerator[Signal, None]:
         """Follow the events."""
         since = datetime.now(UTC)
+        if self._began is None:
+            self._began = time.time_ns()
+            self._backlog_until = time.monotonic() + BACKLOG
         async with self._messages() as messages:
             await self._link.calls.version("ping")
             yield Signal(SignalType.SUBSCRIBED, timestamp=since)
@@ -126,6 +137,8 @@ class PodEvents:
             # Maps come in any order, so that one event may come as different bytes.
             if self._hearing.again((event.container_id, event.container_event_type, event.created_at)):
                 return None
+            if self._of_backlog(event.created_at):
+                return None
             told = signal(event)
         except (DecodeError, ValueError) as error:
             return self._hearing.senseless(error)
@@ -136,6 +149,12 @@ class PodEvents:
         elif tells_sandbox(event):
             self._link.records.note_sandbox(told.id)
         return told
+
+    def _of_backlog(self, told_at: int) -> bool:
+        """Whether an event comes from before the first stream."""
+        if self._began is not None and (not 0 < told_at < self._began or time.monotonic() > self._backlog_until):
+            self._began = 0
+        return bool(self._began)
 
     async def listing(self) -> Listing:
         """List what runs."""
