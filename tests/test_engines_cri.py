@@ -182,9 +182,9 @@ async def test_what_is_done_already_can_be_done_again(cri: CRIUnderTest) -> None
     for twice in (control.stop, control.remove):
         await twice(one)
         await twice(one)
-    for twice in (control.stop_pod, control.remove_pod):
-        await twice(pod.id)
-        await twice(pod.id)
+    for pod_twice in (control.stop_pod, control.remove_pod):
+        await pod_twice(pod.id)
+        await pod_twice(pod.id)
     assert (await control.sandboxes(), await control.containers()) == ({}, {})
 
 
