@@ -179,12 +179,12 @@ async def test_what_is_done_already_can_be_done_again(cri: CRIUnderTest) -> None
     await control.stop(created)
     assert (await control.containers())[created].state == "CREATED"
     await control.start(created)
-    for end in (control.stop, control.remove):
-        await end(one)
-        await end(one)
-    for end_pod in (control.stop_pod, control.remove_pod):
-        await end_pod(pod.id)
-        await end_pod(pod.id)
+    for twice in (control.stop, control.remove):
+        await twice(one)
+        await twice(one)
+    for pod_twice in (control.stop_pod, control.remove_pod):
+        await pod_twice(pod.id)
+        await pod_twice(pod.id)
     assert (await control.sandboxes(), await control.containers()) == ({}, {})
 
 
