@@ -51,12 +51,12 @@ class CRIWorld:
     against the engine's in peace only, and an audit of its is a look like any other, that leaves nothing to be found.
     """
 
-    proves_subscriptions = False
     refusals = REFUSALS
 
     def __init__(self, version: Version, source: Source, dice: Random) -> None:
         """Prepare; nothing runs yet."""
         self.name = f"CRI of containerd {version}, {source}"
+        self.proves_subscriptions = source == "poll"  # which begins with a listing
         self.sole = source == "pod-events"  # of containerd 1.7, which has one queue of them for all
         self._source: Source = source
         self._dice = dice
