@@ -11,7 +11,7 @@ import pytest
 
 from tests.checker import PATIENCE
 from tests.fold import Fold
-from whalewatch import EventType, NotSynced, Origin, WatchState
+from whalewatch import EngineTimeout, EventType, NotSynced, Origin, WatchState
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterable
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 AWAY = 60.0
 """Seconds that an engine may need to come back: one without live-restore first ends its containers."""
 
+SLACK = 2.0
+"""Seconds that a busy machine may add to a time within which something is noticed."""
+
 PROMPT = 0.5
 """Seconds for what takes microseconds, on a machine that does much else."""
 
@@ -35,6 +38,23 @@ async def lost(watcher: Watcher, error: type[Exception] = Exception) -> Status:
             if status.state is WatchState.DISCONNECTED and isinstance(status.error, error):
                 return status
     raise AssertionError(watcher.status)
+
+
+async def noticed(check: Checked, hung_at: float, within: float) -> None:
+    """The watcher says in time that the engine is lost, and why; and its picture can be read meanwhile.
+
+    Args:
+        check: the watcher under supervision.
+        hung_at: since when the engine hangs, by the loop's clock.
+        within: seconds that the watcher has, on a machine that does nothing else.
+    """
+    status = await lost(check.watcher, EngineTimeout)
+    assert asyncio.get_running_loop().time() - hung_at < within + SLACK
+    assert check.watcher.engine.address in str(status.error)
+    picture = check.watcher.portfolio.snapshot()
+    await check.until(lambda: check.fold.revision == picture.revision)
+    assert check.fold.alive == {container.id: container for container in picture}
+    still_readable(check.watcher, picture)
 
 
 def at_once(query: Coroutine[Any, Any, T]) -> T:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.containerd_checker import checked
 from tests.engines.containerd_control import ContainerdControl
-from whalewatch import Container, EngineTimeout, EngineUnavailable, EventType, Origin, WatchState
+from whalewatch import Container, EventType, Origin
 from whalewatch.containerd import ContainerdEngine, Inspection, watch
 
 if TYPE_CHECKING:
@@ -301,73 +301,11 @@ async def test_pictures_stay_right_while_much_happens(containerd: ContainerdUnde
         assert check.watcher.stats.lost == 0
 
 
-# ---- outages
-
-
-@pytest.mark.live
-@pytest.mark.parametrize("version", ["1.6", "1.7"])
-async def test_outage_of_a_real_containerd_is_told_as_differences(
-    make_containerd: Callable[..., Any], version: str
-) -> None:
-    engine = await asyncio.to_thread(make_containerd, version)
-    async with ContainerdControl(engine.socket) as control:
-        await control.run("survivor")
-        dead = await control.run("dead", "other")
-        async with checked(engine.address, control) as check:
-            watcher = check.watcher
-            before = check.fold.revision
-            await asyncio.to_thread(engine.kill)
-            await until_status(watcher, WatchState.DISCONNECTED)
-            assert isinstance(watcher.status.error, EngineUnavailable)
-            assert len(watcher.portfolio.snapshot()) == 2
-            os.kill(dead, signal.SIGKILL)
-            await control.aclose()
-            await asyncio.to_thread(engine.start)
-            await watcher.portfolio.in_sync(PATIENCE)
-            (exited,) = await check.expect("other/dead", "exited")
-            assert check.of("survivor") == []
-            assert exited.origin in {Origin.RESYNC, Origin.ENGINE}
-            assert exited.revision == before + 1
-            await control.pause("survivor")
-            await check.expect("survivor", "paused")
-            await control.resume("survivor")
-            await check.expect("survivor", "paused", "unpaused")
-
-
-@pytest.mark.live
-@pytest.mark.parametrize("version", ["1.6", "1.7"])
-async def test_frozen_real_containerd_is_noticed_and_left_at_once(
-    make_containerd: Callable[..., Any], version: str
-) -> None:
-    engine = await asyncio.to_thread(make_containerd, version)
-    async with watch(engine.address, heartbeat=0.3, call_timeout=0.3) as watcher:
-        await watcher.ready(PATIENCE)
-        engine.freeze()
-        try:
-            await until_status(watcher, WatchState.DISCONNECTED)
-            assert isinstance(watcher.status.error, EngineTimeout)
-            assert engine.address in str(watcher.status.error)
-        finally:
-            engine.thaw()
-        await watcher.portfolio.in_sync(PATIENCE)
-        engine.freeze()
-        begun = asyncio.get_running_loop().time()
-    assert asyncio.get_running_loop().time() - begun < 2
-    engine.thaw()
-
-
 async def eventually(condition: Callable[[], object]) -> None:
     """Wait for what no event tells."""
     async with asyncio.timeout(PATIENCE):
         while not condition():  # noqa: ASYNC110 - counters ring no bell
             await asyncio.sleep(0.01)
-
-
-async def until_status(watcher: Any, state: WatchState) -> None:
-    async with asyncio.timeout(PATIENCE):
-        async for status in watcher.status_changes():
-            if status.state is state:
-                return
 
 
 # ---- shims

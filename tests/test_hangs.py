@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tenacity import wait_fixed
 
-from tests.checker import PATIENCE, Checked, checked
+from tests.checker import PATIENCE, checked
 from tests.engines.control import DockerControl
 from tests.engines.proxy import Proxy
-from tests.outage import lost, still_readable, story
+from tests.outage import lost, noticed, story
 from whalewatch import EngineTimeout, NotSynced, Origin, Retry, WatchState, moby
 
 if TYPE_CHECKING:
@@ -35,9 +35,6 @@ QUICK: dict[str, Any] = {"heartbeat": 0.5, "call_timeout": 1.0, "retry": Retry(w
 
 NOTICED = QUICK["heartbeat"] + QUICK["call_timeout"]
 """Seconds within which a hang is noticed."""
-
-SLACK = 2.0
-"""Seconds that a busy machine may add."""
 
 LEFT = 2.0
 """Seconds within which a watcher can be left, whatever the engine does."""
@@ -79,17 +76,6 @@ class Trap:
         return asyncio.get_running_loop().time()
 
 
-async def noticed(check: Checked, hung_at: float) -> None:
-    """The watcher says in time that the engine is lost, and why; and its picture can be read meanwhile."""
-    status = await lost(check.watcher, EngineTimeout)
-    assert asyncio.get_running_loop().time() - hung_at < NOTICED + SLACK
-    assert check.watcher.engine.address in str(status.error)
-    picture = check.watcher.portfolio.snapshot()
-    await check.until(lambda: check.fold.revision == picture.revision)
-    assert check.fold.alive == {container.id: container for container in picture}
-    still_readable(check.watcher, picture)
-
-
 @each_version
 async def test_hang_during_any_request_is_noticed_and_causes_no_event(
     make_dockerd: Callable[..., Dockerd], version: str
@@ -107,7 +93,7 @@ async def test_hang_during_any_request_is_noticed_and_causes_no_event(
                 trap.set(path)
                 await proxy.cut()  # so that all is asked anew
                 hung_at = await trap.sprung()
-                await asyncio.gather(*(noticed(one, hung_at) for one in (check, steady)))
+                await asyncio.gather(*(noticed(one, hung_at, NOTICED) for one in (check, steady)))
                 dockerd.thaw()
                 for one in (check, steady):
                     await one.watcher.portfolio.in_sync(PATIENCE)
@@ -134,7 +120,7 @@ async def test_what_happened_during_a_hang_is_told_once(make_dockerd: Callable[.
             run = asyncio.create_task(control.run("newcomer"))
             hung_at = await trap.sprung()
             os.kill(pid, signal.SIGKILL)
-            await asyncio.gather(*(noticed(one, hung_at) for one in (check, steady)))
+            await asyncio.gather(*(noticed(one, hung_at, NOTICED) for one in (check, steady)))
             dockerd.thaw()
             await run
             for one, count in zip((check, steady), before, strict=True):
@@ -223,7 +209,7 @@ async def test_half_open_tcp_connection_is_noticed(docker: Docker) -> None:
         proxy.stall()
         hung_at = asyncio.get_running_loop().time()
         await control.kill(victim)
-        await noticed(check, hung_at)
+        await noticed(check, hung_at, NOTICED)
         began = time.monotonic()
         async with moby.watch(proxy.address) as other:
             with pytest.raises(NotSynced):

@@ -1,1 +1,1 @@
-"""Measurements of whalewatch beside a bare HTTP session: `python -m tests.benchmarks`. They assert nothing."""
+"""Measurements of whalewatch beside bare HTTP and gRPC: `python -m tests.benchmarks`. They assert nothing."""

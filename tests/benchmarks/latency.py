@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tests.benchmarks import run
+from tests.benchmarks.engine import Target
 from tests.benchmarks.figures import Row, Spread, paired
+from tests.engines.containerd_control import ContainerdControl
 from tests.engines.control import DockerControl
 
 PAUSE = 0.01  # seconds between what is done to a container: the engine's own work is not to be in the way
@@ -28,24 +30,24 @@ REFERENCE = "0.95 ms: the Go module whalewatcher 2.0.1, measured on another day"
 Key = tuple[str, str, int]
 
 
-def measure(
-    socket: str, engine: str, rounds: int, peer: run.Peer | None, progress: Callable[[str], None]
-) -> Iterator[Row]:
+def measure(target: Target, rounds: int, peer: run.Peer | None, progress: Callable[[str], None]) -> Iterator[Row]:
     """Let everybody follow the same events at the same time, in two halves: who subscribes first matters a little."""
     ours: dict[Key, float] = {}
     bare: dict[Key, float] = {}
     peers: dict[Key, float] = {}
+    commands = {"ours": ("ours", target.kind, "events", target.socket), "bare": (target.bare, "events", target.socket)}
+    churn = _churn if target.kind == "moby" else _churn_containerd
     for half, names in enumerate((("ours", "bare"), ("bare", "ours")), start=1):
         with contextlib.ExitStack() as stack:
             programs = {}
             for name in names:
-                programs[name] = stack.enter_context(run.program(name, "events", socket))
+                programs[name] = stack.enter_context(run.program(*commands[name]))
                 programs[name].answer()
             if peer is not None:
-                other = stack.enter_context(peer.events(socket, rounds * SECONDS_PER_ROUND))
+                other = stack.enter_context(peer.events(target.kind, target.socket, rounds * SECONDS_PER_ROUND))
                 while "ready" not in other.answer():
                     pass
-            asyncio.run(_churn(socket, rounds // 2, f"events, half {half} of 2", progress))
+            asyncio.run(churn(target.socket, rounds // 2, f"events, half {half} of 2", progress))
             heard = {name: _latencies(programs[name].finish()["events"]) for name in names}
             ours |= heard["ours"]
             bare |= heard["bare"]
@@ -61,7 +63,7 @@ def measure(
             benchmark="latency",
             what=f"event latency, {shown}",
             unit="ms",
-            engine=engine,
+            engine=target.version,
             ours=Spread.of(our for our, _ in pairs),
             beside=Spread.of(their for _, their in pairs),
             beside_is=beside_is,
@@ -84,6 +86,23 @@ async def _churn(socket: str, rounds: int, what: str, progress: Callable[[str], 
         await asyncio.sleep(1.0)
         await control.remove(container)
         await asyncio.sleep(0.5)
+
+
+async def _churn_containerd(socket: str, rounds: int, what: str, progress: Callable[[str], None]) -> None:
+    """The same in containerd, where a container gets a new task for each life."""
+    async with ContainerdControl(socket) as control:
+        container = f"latency-{random.getrandbits(32):08x}"
+        await control.create(container)
+        for done in range(rounds):
+            await control.task_create(container)
+            for step in (control.start, control.pause, control.resume, control.kill):
+                await step(container)
+                await asyncio.sleep(PAUSE * random.uniform(1, 2))
+            await control.wait(container)
+            await control.task_delete(container)
+            progress(f"{what}: round {done + 1} of {rounds}")
+        await asyncio.sleep(1.0)
+        await control.remove(container)
 
 
 def _latencies(events: list[tuple[str, str, int, int]]) -> dict[Key, float]:

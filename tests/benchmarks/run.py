@@ -29,19 +29,20 @@ class MeasurementError(Exception):
 class Peer:
     """Another program to measure beside our own.
 
-    `COMMAND sync moby SOCKET` prints a line of JSON with `ready_s` (seconds) and `rss_kb`; `COMMAND events moby SOCKET
-    SECONDS` prints `{"ready": true}` and then one line per event with `type`, `id` and `t` (ns since 1970).
+    `COMMAND sync KIND SOCKET` prints a line of JSON with `ready_s` (seconds) and `rss_kb`; `COMMAND events KIND SOCKET
+    SECONDS` prints `{"ready": true}` and then one line per event with `type`, `id` and `t` (ns since 1970). KIND is
+    "moby" or "containerd".
     """
 
     command: tuple[str, ...]
 
-    def sync(self, socket: str) -> dict[str, Any]:
+    def sync(self, kind: str, socket: str) -> dict[str, Any]:
         """Let it synchronise once."""
-        return _last(_completed([*self.command, "sync", "moby", socket]))
+        return _last(_completed([*self.command, "sync", kind, socket]))
 
-    def events(self, socket: str, seconds: float) -> Program:
+    def events(self, kind: str, socket: str, seconds: float) -> Program:
         """Let it follow the events."""
-        return Program([*self.command, "events", "moby", socket, f"{seconds:g}"])
+        return Program([*self.command, "events", kind, socket, f"{seconds:g}"])
 
 
 class Program:

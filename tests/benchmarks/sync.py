@@ -1,4 +1,4 @@
-"""How long the initial synchronisation takes, beside the same calls on a bare session."""
+"""How long the initial synchronisation takes, beside the same calls on a bare session or channel."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tests.benchmarks import run
+from tests.benchmarks.engine import Target
 from tests.benchmarks.figures import Row, Spread, paired
 
 PAUSE = 0.1  # seconds, for what an ended process leaves to the engine
 
 
-def measure(
-    socket: str, engine: str, rounds: int, peer: run.Peer | None, progress: Callable[[str], None]
-) -> Iterator[Row]:
+def measure(target: Target, rounds: int, peer: run.Peer | None, progress: Callable[[str], None]) -> Iterator[Row]:
     """Synchronise by turns: in fresh processes, then in one that is warm."""
     contenders: dict[str, Callable[[], dict[str, Any]]] = {
-        "ours": lambda: run.once("ours", "sync", socket),
-        "bare": lambda: run.once("bare", "sync", socket),
+        "ours": lambda: run.once("ours", target.kind, "sync", target.socket),
+        "bare": lambda: run.once(target.bare, "sync", target.socket),
     }
     if peer is not None:
-        contenders["peer"] = lambda: {"seconds": (said := peer.sync(socket))["ready_s"], "cpu": said["cpu_s"]}
+        contenders["peer"] = lambda: {
+            "seconds": (said := peer.sync(target.kind, target.socket))["ready_s"],
+            "cpu": said["cpu_s"],
+        }
     fresh: list[dict[str, dict[str, float]]] = []
     for turn in range(rounds):
         progress(f"synchronisation in fresh processes, {turn + 1} of {rounds}")
@@ -31,7 +33,7 @@ def measure(
             took[name] = contenders[name]()
         fresh.append(took)
     progress("synchronisation in a warm process")
-    warm = list(run.each("both", socket, rounds))
+    warm = list(run.each("both", target.kind, target.bare, target.socket, rounds))
     containers = round(warm[0]["ours"]["containers"])
     for state, turns in (("fresh process", fresh), ("warm process", warm)):
         for what, key in (("", "seconds"), (", CPU of it", "cpu")):
@@ -42,10 +44,10 @@ def measure(
                 benchmark="sync",
                 what=f"initial sync of {containers}, {state}{what}",
                 unit="ms",
-                engine=engine,
+                engine=target.version,
                 ours=Spread.of(ours),
                 beside=Spread.of(bare),
-                beside_is="bare session",
+                beside_is=target.bare_is,
                 ratio=paired(ours, bare),
                 peer=Spread.of(peers) if peers else None,
                 target="ratio ≤ 1.3" if key == "seconds" else "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from tests.benchmarks import run
+from tests.benchmarks.engine import Target
 from tests.benchmarks.figures import Row, Spread, paired
 
 IMPORT = """
@@ -19,70 +20,94 @@ print('{{"seconds": %f, "modules": %d, "grpc": %d}}' % (seconds, len(sys.modules
 AUDIT = 2.0  # seconds between audits, to see what one costs; 300 by default
 
 
+IMPORTS = {"whalewatch.moby": ("aiodocker", "aiohttp"), "whalewatch.containerd": ("grpc.aio",)}
+"""Modules, and what each is measured beside."""
+
+
 def imports(rounds: int, progress: Callable[[str], None]) -> Iterator[Row]:
     """Import whalewatch and what it builds on, by turns, in fresh processes."""
-    modules = ("whalewatch.moby", "aiodocker", "aiohttp")
+    modules = [module for ours, others in IMPORTS.items() for module in (ours, *others)]
     took: dict[str, list[dict[str, float]]] = {module: [] for module in modules}
     for turn in range(rounds):
         progress(f"imports, {turn + 1} of {rounds}")
         for module in modules if turn % 2 else reversed(modules):
             took[module].append(run.python(IMPORT.format(module=module)))
-    ours = took["whalewatch.moby"]
-    for module in modules[1:]:
-        for what, unit, key, factor in (("import of", "ms", "seconds", 1e3), ("modules loaded by", "", "modules", 1)):
-            our, their = ([one[key] * factor for one in sample] for sample in (ours, took[module]))
-            yield Row(
-                benchmark="import",
-                what=f"{what} whalewatch.moby",
-                unit=unit,
-                ours=Spread.of(our),
-                beside=Spread.of(their),
-                beside_is=module,
-                ratio=paired(our, their),
-            )
+    for ours, others in IMPORTS.items():
+        for module in others:
+            for what, unit, key, factor in (
+                ("import of", "ms", "seconds", 1e3),
+                ("modules loaded by", "", "modules", 1),
+            ):
+                our, their = ([one[key] * factor for one in took[name]] for name in (ours, module))
+                yield Row(
+                    benchmark="import",
+                    what=f"{what} {ours}",
+                    unit=unit,
+                    ours=Spread.of(our),
+                    beside=Spread.of(their),
+                    beside_is=module,
+                    ratio=paired(our, their),
+                )
     yield Row(
         benchmark="import",
         what="gRPC modules loaded by whalewatch.moby",
         unit="",
-        ours=Spread.of(one["grpc"] for one in ours),
+        ours=Spread.of(one["grpc"] for one in took["whalewatch.moby"]),
         target="0",
     )
 
 
-def memory(
-    socket: str, engine: str, rounds: int, peer: run.Peer | None, progress: Callable[[str], None]
-) -> Iterator[Row]:
+def calls(target: Target, progress: Callable[[str], None]) -> Iterator[Row]:
+    """Count what a synchronisation asks of the engine, with the listing that confirms it."""
+    progress("calls")
+    ours = run.once("ours", target.kind, "watch", target.socket, 0)
+    bare = run.once(target.bare, "watch", target.socket, 0)
+    yield Row(
+        benchmark="calls",
+        what=f"calls of a sync of {ours['containers']} and of its confirmation",
+        unit="",
+        engine=target.version,
+        ours=Spread.of([sum(ours["calls"].values())]),
+        beside=Spread.of([sum(bare["calls"].values())]),
+        beside_is=target.bare_is,
+    )
+
+
+def memory(target: Target, rounds: int, peer: run.Peer | None, progress: Callable[[str], None]) -> Iterator[Row]:
     """Watch in fresh processes, and look at their memory."""
     ours, bare, peers = [], [], []
     for turn in range(rounds):
         progress(f"memory, {turn + 1} of {rounds}")
-        ours.append(run.once("ours", "watch", socket, 0)["before"])
-        bare.append(run.once("bare", "watch", socket, 0)["before"])
+        ours.append(run.once("ours", target.kind, "watch", target.socket, 0)["before"])
+        bare.append(run.once(target.bare, "watch", target.socket, 0)["before"])
         if peer is not None:
-            peers.append(peer.sync(socket)["rss_kb"] / 1024)
-    for what, key, target in (("resident memory", "rss", "< 45 MB"), ("proportional memory", "pss", "")):
+            peers.append(peer.sync(target.kind, target.socket)["rss_kb"] / 1024)
+    for what, key, hope in (
+        ("resident memory", "rss", "< 45 MB" if target.kind == "moby" else ""),
+        ("proportional memory", "pss", ""),
+    ):
         our, their = ([one[key] for one in sample] for sample in (ours, bare))
         yield Row(
             benchmark="memory",
             what=f"{what} of a watch",
             unit="MB",
-            engine=engine,
+            engine=target.version,
             ours=Spread.of(our),
             beside=Spread.of(their),
-            beside_is="bare session",
+            beside_is=target.bare_is,
             ratio=paired(our, their),
             peer=Spread.of(peers) if peers and key == "rss" else None,
-            target=target,
+            target=hope,
         )
 
 
-def idle(socket: str, engine: str, seconds: float, progress: Callable[[str], None]) -> Iterator[Row]:
+def idle(target: Target, seconds: float, progress: Callable[[str], None]) -> Iterator[Row]:
     """Watch in three processes at once for a while in which nothing happens."""
     progress(f"idle, {seconds:g} s")
     with (
-        run.program("ours", "watch", socket, seconds) as ours,
-        run.program("ours", "watch", socket, seconds, AUDIT) as auditing,
-        run.program("bare", "watch", socket, seconds) as bare,
+        run.program("ours", target.kind, "watch", target.socket, seconds) as ours,
+        run.program("ours", target.kind, "watch", target.socket, seconds, AUDIT) as auditing,
+        run.program(target.bare, "watch", target.socket, seconds) as bare,
     ):
         quiet, busy, still = (one.finish() for one in (ours, auditing, bare))
     used, used_busy, used_still = (one["after"]["cpu"] - one["before"]["cpu"] for one in (quiet, busy, still))
@@ -90,16 +115,16 @@ def idle(socket: str, engine: str, seconds: float, progress: Callable[[str], Non
         benchmark="idle",
         what=f"CPU of an idle watch of {quiet['containers']}, per minute",
         unit="ms",
-        engine=engine,
+        engine=target.version,
         ours=Spread.of([used / seconds * 60e3]),
         beside=Spread.of([used_still / seconds * 60e3]),
-        beside_is="bare session",
+        beside_is=target.bare_is,
     )
     if busy["audits"]:
         yield Row(
             benchmark="idle",
             what="CPU of one audit (every 5 minutes by default)",
             unit="ms",
-            engine=engine,
+            engine=target.version,
             ours=Spread.of([(used_busy - used) / busy["audits"] * 1e3]),
         )

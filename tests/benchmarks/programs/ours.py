@@ -1,26 +1,34 @@
 """whalewatch in a process of its own.
 
-`python -m tests.benchmarks.programs.ours sync|events|watch SOCKET [SECONDS [AUDIT]]`
+`python -m tests.benchmarks.programs.ours moby|containerd sync|events|watch SOCKET [SECONDS [AUDIT]]`
 """
 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from tests.benchmarks.programs.process import say, usage
-from whalewatch import moby
+from whalewatch import Watcher
 
 SETTLING = 2.0  # seconds in which the listing that confirms a synchronisation is made
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-async def timed(socket: str) -> dict[str, float]:
+def watch_of(kind: str) -> Callable[..., Watcher]:
+    """Return what makes watchers of an engine, and load nothing of the others."""
+    watch: Callable[..., Watcher] = importlib.import_module(f"whalewatch.{kind}").watch
+    return watch
+
+
+async def timed(watch: Callable[..., Watcher], socket: str) -> dict[str, float]:
     """Enter a watcher until it is ready, and return the seconds it took by the clock and of CPU."""
     before, cpu = time.perf_counter(), time.process_time()
-    async with moby.watch(socket) as watcher:
+    async with watch(socket) as watcher:
         await watcher.ready()
         return {
             "seconds": time.perf_counter() - before,
@@ -29,14 +37,14 @@ async def timed(socket: str) -> dict[str, float]:
         }
 
 
-async def sync(socket: str) -> None:
-    say(**await timed(socket))
+async def sync(kind: str, socket: str) -> None:
+    say(**await timed(watch_of(kind), socket))
 
 
-async def events(socket: str) -> None:
+async def events(kind: str, socket: str) -> None:
     """Note when each event arrives, until stdin ends."""
     noted: list[tuple[str, str, int, int]] = []
-    async with moby.watch(socket) as watcher:
+    async with watch_of(kind)(socket) as watcher:
         subscription = watcher.events(replay=False)
 
         async def read() -> None:
@@ -54,9 +62,9 @@ async def events(socket: str) -> None:
     say(events=noted)
 
 
-async def watch(socket: str, seconds: float, audit: float) -> None:
+async def watch(kind: str, socket: str, seconds: float, audit: float) -> None:
     """Watch for a while."""
-    async with moby.watch(socket, audit=audit) as watcher:
+    async with watch_of(kind)(socket, audit=audit) as watcher:
         await watcher.ready()
         say(ready=True)
         await asyncio.sleep(SETTLING)
@@ -73,11 +81,11 @@ async def watch(socket: str, seconds: float, audit: float) -> None:
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["sync", socket]:
-            asyncio.run(sync(socket))
-        case ["events", socket]:
-            asyncio.run(events(socket))
-        case ["watch", socket, seconds]:
-            asyncio.run(watch(socket, float(seconds), 300.0))
-        case ["watch", socket, seconds, audit]:
-            asyncio.run(watch(socket, float(seconds), float(audit)))
+        case [kind, "sync", socket]:
+            asyncio.run(sync(kind, socket))
+        case [kind, "events", socket]:
+            asyncio.run(events(kind, socket))
+        case [kind, "watch", socket, seconds]:
+            asyncio.run(watch(kind, socket, float(seconds), 300.0))
+        case [kind, "watch", socket, seconds, audit]:
+            asyncio.run(watch(kind, socket, float(seconds), float(audit)))
