@@ -21,6 +21,7 @@ class Fold:
         self.events: list[ContainerEvent] = []
         self._open = False
         self._started = False
+        self._current = 0
 
     def take(self, event: ContainerEvent) -> None:
         """Fold one event."""
@@ -30,7 +31,10 @@ class Fold:
         if not self._open:
             assert event.revision > self.revision or not self.events[:-1], "a revision comes once, in order"
             self._started = False
-        assert event.revision >= self.revision
+        assert event.revision >= max(self.revision, self._current)
+        if event.revision > self._current:
+            self._started = False  # a collapse may cut a revision short
+        self._current = event.revision
         self._open = not event.last
         if event.type is EventType.STARTED:
             assert known is None, f"started twice: {known} {event}"
