@@ -21,6 +21,7 @@ class Fold:
         self.events: list[ContainerEvent] = []
         self._open = False
         self._started = False
+        self._telling = 0
 
     def take(self, event: ContainerEvent) -> None:
         """Fold one event."""
@@ -29,8 +30,10 @@ class Fold:
         known = self.alive.get(c.id)
         if not self._open:
             assert event.revision > self.revision or not self.events[:-1], "a revision comes once, in order"
-            self._started = False
+        if not self._open or event.revision != self._telling:
+            self._started = False  # a collapse may cut a revision short: the next one that is told completes it
         assert event.revision >= self.revision
+        self._telling = event.revision
         self._open = not event.last
         if event.type is EventType.STARTED:
             assert known is None, f"started twice: {known} {event}"
