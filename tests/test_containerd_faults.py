@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -371,20 +372,62 @@ async def test_garbage_on_the_stream_is_counted_told_once_and_does_no_harm(
     assert told[0].message.startswith(f"containerd engine at {fake.address}: ")
 
 
-async def test_events_with_odd_text_and_times_are_read(fake: FakeContainerd, control: ContainerdControl) -> None:
+@pytest.mark.parametrize(
+    ("namespace", "id", "lost"),
+    [
+        (b"default", b"nobody", 0),
+        (b"\xff", b"nobody", 3),
+        (b"a\nb", b"nobody", 3),
+        (b"", b"nobody", 3),
+        (b"default", b"\xfe\x1b", 3),
+        (b"default", b"a/b", 3),
+        (b"default", b"x" * 20_000, 3),
+    ],
+    ids=["odd times only", "not UTF-8", "control", "no namespace", "id not UTF-8", "slash", "long"],
+)
+async def test_events_with_odd_text_and_times_leave_nothing_behind(
+    fake: FakeContainerd, control: ContainerdControl, namespace: bytes, id: bytes, lost: int
+) -> None:
     pid = fake.run("web")
     async with checked(fake.address, control) as check:
         for seconds in (-(2**63), 0, 2**63 - 1):
             envelope = wire.Envelope(
-                topic=b"/tasks/paused", namespace=b"\xff", timestamp=wire.Timestamp(seconds=seconds)
+                topic=b"/tasks/start", namespace=namespace, timestamp=wire.Timestamp(seconds=seconds)
             )
-            envelope.event.type_url = b"containerd.events.TaskPaused"
-            envelope.event.value = wire.TaskPaused(container_id=b"\xfe\x1b").SerializeToString()
+            envelope.event.type_url = b"containerd.events.TaskStart"
+            envelope.event.value = wire.TaskStart(container_id=id, pid=4711).SerializeToString()
             fake.publish(envelope.SerializeToString())
         fake.exit("web", 3)
         (exited,) = await check.expect("web", "exited")
         assert (exited.exit_code, exited.container.pid) == (3, pid)
-        assert check.watcher.stats.lost == 0
+        assert check.watcher.stats.lost == lost
+        assert check.watcher.stats.unresolved == 0
+
+
+async def test_exit_that_tells_no_pid_is_not_believed(fake: FakeContainerd, control: ContainerdControl) -> None:
+    fake.run("web")
+    async with checked(fake.address, control) as check:
+        envelope = wire.Envelope(topic=b"/tasks/exit", namespace=b"default")
+        envelope.timestamp.seconds = int(time.time()) + 1
+        envelope.event.type_url = b"containerd.events.TaskExit"
+        envelope.event.value = wire.TaskExit(container_id=b"web", id=b"web").SerializeToString()
+        inspects = check.watcher.stats.calls.get("task", 0)
+        fake.publish(envelope.SerializeToString())
+        fake.run("marker")
+        await check.expect("marker", "started")
+        await eventually(lambda: check.watcher.stats.calls.get("task", 0) >= inspects + 2)
+        assert check.types("web") == []
+
+
+async def test_namespace_that_hangs_and_shims_that_do_hide_nobody_else(
+    fake: FakeContainerd, control: ContainerdControl
+) -> None:
+    fake.run("web")
+    fake.run("job", "batch")
+    with fake.faults.hang("task_list", "batch"):
+        async with watch(fake.address) as watcher:
+            await watcher.ready(PATIENCE)
+            assert {c.id for c in await watcher.portfolio.containers()} == {"web", "batch/job"}
 
 
 async def test_overlapping_streams_tell_each_event_once(fake: FakeContainerd, control: ContainerdControl) -> None:

@@ -22,6 +22,7 @@ from whalewatch._containerd.reading import (
     signal,
     split,
     text,
+    within,
 )
 from whalewatch._engine import Listing, Sighting, Signal, SignalType
 from whalewatch._errors import EngineError, EngineTimeout, EngineUnavailable
@@ -47,6 +48,10 @@ BREADTH = 8
 
 RECENT = 1024
 """Events remembered in order to tell each only once, while one stream takes over from another."""
+
+PATIENCE = 10.0
+"""Seconds that the listing of one namespace may take: less than the watcher gives to the whole by default, so that one
+that hangs does not hide the others."""
 
 Pack = Callable[[Container, Inspection], Any]
 
@@ -82,7 +87,8 @@ class ContainerdEngine:
         if isinstance(ignore, str):
             msg = f"ignore takes a collection of namespaces, such as {(ignore,)!r}"
             raise ValueError(msg)  # noqa: TRY004 - as all options that make no sense
-        self._endpoint = endpoint(address or DEFAULT_ADDRESS, engine="containerd", example=DEFAULT_ADDRESS)
+        given = DEFAULT_ADDRESS if address is None else address
+        self._endpoint = endpoint(given, engine="containerd", example=DEFAULT_ADDRESS)
         self._ignored = frozenset(ignore)
         self._packer = Packer(pack, log)
         self._calls: Counter[str] = Counter()
@@ -93,7 +99,7 @@ class ContainerdEngine:
         self._forget()
 
     def _forget(self) -> None:
-        self._recent: deque[bytes] = deque(maxlen=RECENT)
+        self._recent: deque[int] = deque(maxlen=RECENT)
         self._complained = False
 
     @property
@@ -179,9 +185,10 @@ class ContainerdEngine:
 
     def _read(self, connection: Connection, message: bytes) -> Signal | None:
         """Understand an event; LOST for what cannot be understood."""
-        if message in self._recent:  # overlapping streams tell an event twice
+        mark = hash(message)  # an event may be large
+        if mark in self._recent:  # overlapping streams tell an event twice
             return None
-        self._recent.append(message)
+        self._recent.append(mark)
         try:
             envelope = wire.Envelope.FromString(message)
             # The engine leaves these out already, unless the name of one is beyond its filters.
@@ -206,9 +213,12 @@ class ContainerdEngine:
         async def look_at(namespace: str) -> None:
             async with free:
                 try:
-                    seen.update(await self._seen_in(namespace, calls))
+                    async with asyncio.timeout(PATIENCE):
+                        seen.update(await self._seen_in(namespace, calls))
                 except EngineError as error:
                     failed[namespace] = error
+                except TimeoutError:
+                    failed[namespace] = EngineTimeout(calls.connection.told(f"namespace {namespace!r} does not answer"))
 
         async with asyncio.TaskGroup() as tasks:
             for namespace in namespaces:
@@ -222,10 +232,14 @@ class ContainerdEngine:
 
         The tasks are asked for first: a container that is made meanwhile has no task yet, and its start is told.
         """
-        tasks = {task.id: task for task in await calls.tasks(namespace) if alive(task) is not False}
+        listed = await calls.tasks(namespace)
+        tasks = {task.id: task for task in listed or () if alive(task) is not False}
         seen: dict[str, Sighting] = {}
 
         def take(found: wire.Container) -> None:
+            if listed is None:  # shims hang: each container is left to an inspect
+                seen[within(namespace, text(found.id))] = Sighting()
+                return
             task = tasks.get(found.id)
             if task is None:
                 return

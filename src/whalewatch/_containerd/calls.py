@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 
@@ -14,6 +15,9 @@ __all__ = ["Calls"]
 SERVICES = "/containerd.services"
 
 ANYTHING = wire.Empty()
+
+PATIENCE = 2.5
+"""Seconds that the tasks of a namespace may take: containerd waits 2 s for a shim that hangs."""
 
 
 class Calls:
@@ -41,8 +45,18 @@ class Calls:
         answer = await self.connection.get("namespaces", method, request, wire.ListNamespacesResponse)
         return [one.name.decode("utf-8", "replace") for one in answer.namespaces]
 
-    async def tasks(self, namespace: str) -> list[wire.Task]:
-        """All tasks of a namespace; none if there is no such namespace."""
+    async def tasks(self, namespace: str) -> list[wire.Task] | None:
+        """All tasks of a namespace; none if there is no such namespace, None if shims hang.
+
+        containerd asks one shim after the other, so that a few that hang would hold up the whole listing.
+        """
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await self._tasks(namespace)
+        except TimeoutError:
+            return None
+
+    async def _tasks(self, namespace: str) -> list[wire.Task]:
         method = f"{SERVICES}.tasks.v1.Tasks/List"
         request = wire.ListTasksRequest()
         answer = await self.connection.find(

@@ -23,6 +23,10 @@ NAME = "nerdctl/name"
 DEFAULT = "default"
 """The namespace that goes without saying."""
 
+MAX_NAME = 255
+"""Bytes of an id or of the name of a namespace; containerd allows 76. What is longer cannot be asked about: the answer
+repeats it in a header, which gRPC refuses."""
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Event = (
@@ -117,7 +121,7 @@ def container(namespace: str, found: wire.Container, task: wire.Task, engine: st
     return Container(
         id=within(namespace, id),
         name=within(namespace, labels.get(NAME) or id),
-        pid=task.pid,
+        pid=task.pid or None,
         labels=labels,
         project=labels.get(PROJECT, ""),
         paused=task.status == wire.PAUSED,
@@ -152,7 +156,7 @@ def filters(ignored: Iterable[str]) -> list[str]:
     return [f"topic=={json.dumps(topic.decode())}{others}" for topic in EVENTS]
 
 
-def signal(envelope: wire.Envelope) -> Signal | None:
+def signal(envelope: wire.Envelope) -> Signal | None:  # noqa: C901 - one table of cases
     """Read one event; None if it is of no interest.
 
     All times are the envelope's: per shim they are in order, which the time of an exit is not (a process may end before
@@ -169,8 +173,8 @@ def signal(envelope: wire.Envelope) -> Signal | None:
         raise ValueError(f"{envelope.topic!r} brings a {name!r:.60}")
     event = kind.FromString(envelope.event.value)
     own = event.id if isinstance(event, wire.ContainerUpdate | wire.ContainerDelete) else event.container_id
-    if not own:
-        raise ValueError(f"{envelope.topic!r} names no container")
+    if not (_askable(envelope.namespace) and _askable(own)):
+        raise ValueError(f"{envelope.topic!r} names {envelope.namespace!r:.60}, {own!r:.60}, which nobody can bear")
     id = within(text(envelope.namespace), text(own))
     told_at = moment(envelope.timestamp)
     match event:
@@ -192,7 +196,14 @@ def signal(envelope: wire.Envelope) -> Signal | None:
     # exit; of an initial process it bears no id.
     if event.id != own and (event.id or not isinstance(event, wire.TaskDelete)):
         return None
-    return Signal(SignalType.EXITED, id, told_at, pid=event.pid or None, exit_code=event.exit_status)
+    if not event.pid:
+        return Signal(SignalType.CHANGED, id, told_at)  # of which run, nobody says
+    return Signal(SignalType.EXITED, id, told_at, pid=event.pid, exit_code=event.exit_status)
+
+
+def _askable(name: bytes) -> bool:
+    """Whether a namespace or an id can be asked about: gRPC refuses headers that it could not send or take."""
+    return 0 < len(name) <= MAX_NAME and name.isascii() and name.decode().isprintable() and b"/" not in name
 
 
 def moment(timestamp: wire.Timestamp) -> datetime | None:

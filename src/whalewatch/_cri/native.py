@@ -92,7 +92,8 @@ class Native:
 
         What is neither a task that is alive nor running in the eyes of the CRI is dead.
         """
-        tasks = {text(task.id): task for task in await self._containerd.tasks(NAMESPACE)}
+        # Where shims hang, there is no list: whatever the CRI says runs is left to an inspect.
+        tasks = {text(task.id): task for task in await self._containerd.tasks(NAMESPACE) or ()}
         records = await self._link.records.look()
         seen = {}
         for id, task in tasks.items():

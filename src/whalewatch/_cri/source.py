@@ -76,14 +76,15 @@ class Hearing:
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
-        self._recent: deque[Hashable] = deque(maxlen=RECENT)
+        self._recent: deque[int] = deque(maxlen=RECENT)  # hashes: an event may be large
         self._complained = False
 
     def again(self, event: Hashable) -> bool:
         """Whether an event was heard before: streams that overlap tell it twice."""
-        if event in self._recent:
+        mark = hash(event)
+        if mark in self._recent:
             return True
-        self._recent.append(event)
+        self._recent.append(mark)
         return False
 
     def senseless(self, error: Exception) -> Signal:

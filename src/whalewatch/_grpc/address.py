@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import attrs
@@ -10,6 +11,10 @@ from whalewatch._errors import AddressError
 from whalewatch._text import printable
 
 __all__ = ["Endpoint", "endpoint"]
+
+
+MAX_PATH = 107
+"""Bytes of the path of a Unix socket on Linux."""
 
 
 @attrs.frozen
@@ -51,5 +56,8 @@ def endpoint(address: str, *, engine: str, example: str) -> Endpoint:
         raise AddressError(msg)
     if not path.startswith("/"):
         msg = f"{shown!r} names no absolute path of a socket: {example} is one"
+        raise AddressError(msg)
+    if len(os.fsencode(path)) > MAX_PATH:
+        msg = f"{shown!r} is too long: the path of a socket has {MAX_PATH} bytes at most"
         raise AddressError(msg)
     return Endpoint(address, path)

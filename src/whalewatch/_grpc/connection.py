@@ -6,7 +6,8 @@ import asyncio
 import errno
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
+from traceback import clear_frames
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -74,7 +75,7 @@ class Connection:
         self._engine = engine
         self._remedy = remedy
         self._calls = calls
-        self.client = grpc.aio.insecure_channel("unix:" + quote(endpoint.path), options=OPTIONS)
+        self.client = grpc.aio.insecure_channel("unix:" + quote("/" + endpoint.path.lstrip("/")), options=OPTIONS)
 
     def told(self, message: str) -> str:
         """Name the engine and its address in front of a message."""
@@ -120,14 +121,21 @@ class Connection:
             yield self._answers(kind, call)
         finally:
             call.cancel()
+            # gRPC's call and its cancellation hold each other, and with them the socket, until somebody waits for it.
+            with suppress(asyncio.CancelledError, grpc.aio.AioRpcError):
+                await call.wait_for_connection()
+            del call
 
     async def _answers(self, kind: str, call: Any) -> AsyncIterator[bytes]:
-        while True:
-            with self._translated(kind):
-                answer = await call.read()
-            if answer is grpc.aio.EOF:
-                return
-            yield answer
+        try:
+            while True:
+                with self._translated(kind):
+                    answer = await call.read()
+                if answer is grpc.aio.EOF:
+                    return
+                yield answer
+        finally:
+            del call  # whoever keeps an error keeps this frame; see `_translated`
 
     def parsed(self, kind: str, answer: type[M], message: bytes) -> M:
         """Parse a message.
@@ -159,7 +167,12 @@ class Connection:
         """Turn whatever gRPC raises into an error of this library's."""
         before = _cancellations()
         try:
-            yield
+            try:
+                yield
+            except BaseException as error:
+                # Whoever keeps an error (a status, a task) would keep gRPC's frames, with them the call and its socket.
+                clear_frames(error.__traceback__)
+                raise
         except EngineError:
             raise
         except grpc.aio.AioRpcError as error:
