@@ -9,7 +9,7 @@ import pytest
 
 from tests.followed import eventually, followed, picture, truth
 from tests.scripted import PATIENCE, ScriptedEngine, box
-from whalewatch import Container, Listing, Origin, Sighting, Watcher, moby
+from whalewatch import Container, Listing, Origin, Sighting, SignalType, Watcher, moby
 from whalewatch.testing import FakeDocker
 
 # ---- a listing that is out of date
@@ -173,6 +173,60 @@ async def test_audit_reads_anew_only_what_its_listing_leaves_open() -> None:
         await watcher.ready(PATIENCE)
         await engine.until(lambda: engine.calls["inspect"] > 3)
         assert inspected == {"open"}
+
+
+async def test_what_an_audit_finds_does_not_hold_up_what_the_engine_tells() -> None:
+    async with FakeDocker() as fake:
+        ids = [fake.run(f"box-{number}") for number in range(60)]
+        async with followed(moby.watch(fake.address, audit=1.0, concurrency=2)) as follow:
+            with fake.faults.silently():
+                for number, id in enumerate(ids):
+                    fake.rename(id, f"crate-{number}")
+            await follow.until_stats(lambda stats: stats.drift > 0)
+            began = asyncio.get_running_loop().time()
+            new = fake.run("new")
+            await follow.until(lambda: follow.types(new) == ["started"])
+            # Two at a time, and half a second for each, the others would take a quarter of a minute.
+            assert asyncio.get_running_loop().time() - began < 5.0
+
+
+async def test_containers_that_keep_failing_do_not_keep_others_from_being_read_anew() -> None:
+    async with FakeDocker() as fake:
+        ids = [fake.run(f"box-{number}") for number in range(30)]
+        async with followed(moby.watch(fake.address, audit=0.1)) as follow:
+            for id in ids[:20]:
+                fake.faults.fail("inspect", id=id)
+            await follow.until_stats(lambda stats: stats.unresolved == 20)
+            with fake.faults.silently():
+                fake.restart(ids[-1])
+            await follow.until(lambda: follow.types(ids[-1]) == ["exited", "started"])
+
+
+async def test_lost_start_is_found_though_the_container_keeps_telling_of_changes() -> None:
+    engine = ScriptedEngine()
+    async with followed(Watcher(engine, audit=0.1)) as follow:
+        engine.alive["lost"] = box("lost")
+        while not follow.types("lost"):
+            engine.tell(SignalType.CHANGED, "lost")
+            await asyncio.sleep(0.05)  # the pace at which it tells
+        assert follow.types("lost") == ["started"]
+
+
+async def test_restart_told_without_times_while_the_audit_reads_is_told_once() -> None:
+    engine = ScriptedEngine(box("box", pid=1, start=None))
+    async with followed(Watcher(engine, audit=0.1)) as follow:
+        with engine.hold("inspect box") as hold:
+            await hold.reached()
+            engine.alive["box"] = box("box", pid=2, start=None)
+            engine.tell(SignalType.EXITED, "box")
+            engine.tell(SignalType.STARTED, "box")
+            engine.alive["marker"] = box("marker")
+            engine.tell(SignalType.STARTED, "marker")
+            await follow.until(lambda: follow.types("marker") == ["started"])
+        await follow.until(lambda: len(follow.types("box")) >= 2)
+        audits = follow.watcher.stats.audits
+        await follow.until_stats(lambda stats: stats.audits >= audits + 3)
+        assert follow.types("box") == ["exited", "started"]
 
 
 async def _listed_again(fake: FakeDocker) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
+import attrs
 import pytest
 from tenacity import wait_fixed
 
 from tests.followed import AT_ONCE, eventually, leave
 from tests.scripted import PATIENCE, ScriptedEngine, box, lost_engine
-from whalewatch import Retry, Signal, WatchEnded, Watcher, WatchState, moby
+from whalewatch import Listing, Retry, Signal, SignalType, WatchEnded, Watcher, WatchState, moby
 from whalewatch.testing import FakeDocker
 
 if TYPE_CHECKING:
@@ -186,3 +187,39 @@ async def test_cancelled_body_leaves_nothing_behind() -> None:
             with pytest.raises(asyncio.CancelledError):
                 await task
         await fake.until(lambda: fake.subscribers == 0)
+
+
+async def test_streams_that_swallow_their_cancellation_are_ended_all_the_same() -> None:
+    class Deaf(ScriptedEngine):
+        async def signals(self) -> AsyncIterator[Signal]:
+            yield Signal(SignalType.SUBSCRIBED)
+            while True:
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(3600)
+                yield Signal(SignalType.CHANGED, "nobody")
+
+    engine = Deaf(box("a"))
+    watcher = await Watcher(engine, audit=0.05, call_timeout=0.2).__aenter__()
+    await watcher.ready(PATIENCE)
+    await eventually(lambda: watcher.stats.audits > 4)
+    readers = [task for task in asyncio.all_tasks() if task.get_name() == "whalewatch stream"]
+    assert len(readers) <= 2, "the former one, and the one that takes over"
+    await leave(watcher)
+
+
+async def test_relisting_of_a_part_that_fails_ends_with_the_watch() -> None:
+    class Partly(ScriptedEngine):
+        async def listing(self) -> Listing:
+            whole = await super().listing()
+            return attrs.evolve(whole, failed={"part": lost_engine()})
+
+    watcher = await Watcher(Partly(box("a")), audit=0.05).__aenter__()
+    await watcher.ready(PATIENCE)
+    await eventually(lambda: watcher.stats.audits > 3)
+    session = watcher._session
+    assert session is not None
+    await leave(watcher)
+    assert session._relist is not None
+    assert session._relist.cancelled()
+    timers = [timer for timer in asyncio.get_running_loop()._scheduled if not timer.cancelled()]  # type: ignore[attr-defined]
+    assert not [timer for timer in timers if "Event.set" in repr(timer)]

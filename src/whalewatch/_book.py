@@ -61,8 +61,8 @@ class Book:
         track, change = take(known, signal, settled=self._settled, since=self._since)
         if track is known and not self._settled:
             return  # stale, and no reason to doubt the listing
-        if self.noting:
-            self.touched.add(id)
+        if self.noting and (change or not track.at_rest):
+            self.touched.add(id)  # what is told in passing of what is not known is no answer to an audit
         self._store(id, track)
         self._publish((change,) if change else ())
 
@@ -180,14 +180,13 @@ class Book:
     def suspect(self, ids: Iterable[str]) -> None:
         """Inspect containers that an audit found to differ."""
         for id in ids:
-            track = self._tracks.get(id, UNKNOWN)
-            if not track.wanted and track.running is None:
+            if self._tracks.get(id, UNKNOWN).at_rest:
                 self._suspects.add(id)
                 self._ask(id, Look.DECIDES, Origin.RESYNC)
 
     def unverified(self, among: set[str], count: int) -> list[str]:
-        """Of these containers, those that were not read for the longest time."""
-        return list(islice((id for id in self._unverified if id in among), count))
+        """Of these containers, those that were not read for the longest time, and are not about to be read."""
+        return list(islice((id for id in self._unverified if id in among and self._tracks[id].at_rest), count))
 
     def disconnected(self) -> None:
         """The picture stays, but is no longer known to be true."""

@@ -83,9 +83,14 @@ class Track:
     checks_health: bool = True
 
     @property
+    def at_rest(self) -> bool:
+        """No inspect is wanted or under way."""
+        return self.wanted is Look.NONE and self.running is None
+
+    @property
     def idle(self) -> bool:
         """Nothing is alive and nothing is to be done."""
-        return self.container is None and self.wanted is Look.NONE and self.running is None
+        return self.container is None and self.at_rest
 
 
 def differences(
@@ -189,7 +194,7 @@ def inspected(
     """Take what an inspect has read, then the signals that came while it was under way."""
     asked = track.running
     assert asked is not None
-    before = track.container
+    before, kept = track.container, track.kept
     changes: list[Change] = []
     if before is not None and (reading is None or not same_run(before, reading)):
         # It has exited, and the engine may have told so meanwhile: then its exit code and time are known.
@@ -197,6 +202,7 @@ def inspected(
         if told is not None:
             changes.append(Change(before, None, Origin.ENGINE, told.timestamp, told.exit_code))
             before = None
+            kept = kept and kept[kept.index(told) + 1 :]  # what came before it was of the former run
     reborn = before is None and track.container is not None
     for former, latter, type_ in _steps(before, reading):
         # What asked for the inspect came before a rebirth or a pause that was told since, and does not date it; and
@@ -208,7 +214,6 @@ def inspected(
         else:
             changes.append(Change(former, latter, asked.origin, None if reborn else asked.told_at))
     checks = track.checks_health if reading is None or reading.paused else reading.health is not None
-    kept = track.kept
     track = attrs.evolve(track, container=reading, checks_health=checks, running=None, kept=())
     return _take_kept(track, kept, changes, settled=settled, since=since)
 

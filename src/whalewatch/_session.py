@@ -215,7 +215,7 @@ class Session:
     async def _next(self, signals: AsyncIterator[Signal]) -> Signal | None:
         before = cancellations()
         try:
-            return await anext(signals, None)
+            signal = await anext(signals, None)
         except WhalewatchError:
             raise
         except asyncio.CancelledError as error:
@@ -223,6 +223,8 @@ class Session:
             raise EngineUnavailable(self._told("the event stream was cancelled from within")) from error
         except Exception as error:
             raise EngineError(self._told(f"the event stream failed: {error!r}")) from error
+        heed_cancellation(before)  # an adapter may have swallowed it
+        return signal
 
     async def _heartbeat(self) -> None:
         while True:
@@ -264,19 +266,20 @@ class Session:
                 self._tried(id)
 
     async def _inspect(self, id: str) -> None:
-        with self._place():
-            try:
+        try:
+            with self._place():
                 container = await self._call("inspect", self.engine.inspect(id))
-                if container is not None and container.id != id:
-                    raise ProtocolViolation(self._told(f"asked about {id!r:.80}, it tells of {container.id!r:.80}"))
-            except EngineError as error:
-                self._unread(id, error)
-            else:
-                self.failing.pop(id, None)
-                if self.book.surprising(id, container):
-                    # It may have happened just now, and be told next: what is told is kept, and taken with the reading.
-                    await asyncio.sleep(GRACE)
-                self.book.inspected(id, container)
+            if container is not None and container.id != id:
+                raise ProtocolViolation(self._told(f"asked about {id!r:.80}, it tells of {container.id!r:.80}"))
+        except EngineError as error:
+            self._unread(id, error)
+        else:
+            self.failing.pop(id, None)
+            if self.book.surprising(id, container):
+                # It may have happened just now, and be told next: what is told is kept, and taken with the reading.
+                # No place is held meanwhile: what an audit finds must not hold up what the engine tells.
+                await asyncio.sleep(GRACE)
+            self.book.inspected(id, container)
         self._tried(id)
 
     @contextmanager
@@ -304,7 +307,7 @@ class Session:
     def _unread(self, id: str, error: EngineError) -> None:
         """Keep what is known of a container that cannot be read, and try again later."""
         failures = self.failing[id] = self.failing.get(id, 0) + 1
-        log.log(logging.WARNING if failures == 1 else logging.DEBUG, "cannot read container %r: %s", id, error)
+        log.log(logging.WARNING if failures == 1 else logging.DEBUG, "cannot read container %.80r: %s", id, error)
         self.book.failed(id)
         if id not in self._queued and id not in self._later:
             self._after(self._backoff(failures), id)
@@ -344,6 +347,8 @@ class Session:
         for part, error in listing.failed.items():
             level = logging.WARNING if self.unlisted[part] == 1 else logging.DEBUG
             log.log(level, "cannot list %r: %s", part, error)
+        if self._relist is not None:
+            self._relist.cancel()
         if self.unlisted:
             delay = self._backoff(min(self.unlisted.values()))
             self._relist = asyncio.get_running_loop().call_later(delay, self._audit_now.set)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
 
     from tests.chaos.world import World
-    from whalewatch import Container, ContainerEvent, Watcher
+    from whalewatch import Container, ContainerEvent, Subscription, Watcher
 
 SMALL = 4
 """Events that the lazy listener's subscription keeps before it collapses."""
@@ -50,13 +50,20 @@ class Listener:
         self._buffer = buffer
         self._history: defaultdict[str, deque[str]] = defaultdict(lambda: deque(maxlen=HISTORY))
         self._ended: set[tuple[object, ...]] = set()
+        self._events: Subscription | None = None
+
+    @property
+    def revision(self) -> int:
+        """Of the picture it was told last; a collapse may find that there is nothing to tell of a later one."""
+        return self._events.revision if self._events is not None else 0
 
     async def listen(self) -> None:
         """Fold until the watch ends."""
         async with self._watcher.events(buffer=self._buffer) as events:
+            self._events = events
             async for event in events:
                 self.fold.take(event)
-                self.fold.events.clear()  # an hour of them is too much to keep
+                del self.fold.events[:-1]  # an hour of them is too much to keep
                 container = event.container
                 run = (container.id, container.pid, container.started_at)
                 if event.type is EventType.EXITED:
@@ -149,8 +156,8 @@ class Watched:
                 yield f"{self.name}: {id}: the engine says {truth.get(id)}, the picture {picture.get(id)}"
         alive = {container.id: container for container in snapshot}
         for listener in self.listeners:
-            if listener.fold.revision != snapshot.revision:
-                yield f"{listener.name}: has heard of revision {listener.fold.revision}, not of {snapshot.revision}"
+            if listener.revision != snapshot.revision:
+                yield f"{listener.name}: has heard of revision {listener.revision}, not of {snapshot.revision}"
             elif listener.fold.alive != alive:
                 yield f"{listener.name}: folded {listener.fold.alive}, the picture is {alive}"
 

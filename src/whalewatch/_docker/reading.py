@@ -27,6 +27,9 @@ CONTAINER_ACTIONS = {
     "rename": SignalType.CHANGED,
 }
 
+LONGEST_ID = 255
+"""Characters that can be asked about; an id has 64."""
+
 NOT_ALIVE = {"created", "restarting", "removing", "exited", "dead"}
 """States of a container without a process."""
 
@@ -112,6 +115,8 @@ def signal(event: Mapping[str, Any]) -> Signal | None:
         return None
     if not id or type_ is None:
         return None
+    if len(text(id)) > LONGEST_ID or not id.isprintable():
+        raise ValueError(f"{id!r:.80} cannot be asked about")
     nanoseconds = event["timeNano"] if "timeNano" in event else number(event["time"]) * 1_000_000_000
     exit_code = _exit_code(actor["Attributes"].get("exitCode")) if type_ is SignalType.EXITED else None
     return Signal(
