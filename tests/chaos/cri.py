@@ -32,6 +32,9 @@ PODS, CONTAINERS = 4, 10
 FEW = 2
 """Pods that none is taken from: what there is to be done is mostly in pods."""
 
+DEAD = {"CREATED", "STOPPED"}
+"""States of a task without a process that does what it is meant to."""
+
 HEARD = 200
 """Events of the engine that are kept, to be told if something was wrong."""
 
@@ -68,6 +71,7 @@ class CRIWorld:
         self._number = 0
         self._pods: dict[str, Pod] = {}
         self._exits: set[tuple[str, int]] = set()
+        self._disputed: set[int] = set()
         self.heard: deque[str] = deque(maxlen=HEARD)
 
     async def __aenter__(self) -> Self:
@@ -94,8 +98,19 @@ class CRIWorld:
         return cri.watch(address, source=self._source, **OPTIONS[proxied])
 
     async def truth(self) -> dict[str, dict[str, Any]]:
-        """Everything that is alive, by id."""
-        return await cri_checker.truth(self._control)
+        """Everything that is alive, by id, once containerd and its CRI agree about it.
+
+        They may disagree for good: stopped while a container is starting and its shim is frozen, containerd comes
+        back with a task that runs, of a container whose state the CRI does not know ever after.
+        """
+        told = await cri_checker.truth(self._control)
+        tasks = {id: pid for id, (status, pid) in (await self._native.tasks("k8s.io")).items() if status not in DEAD}
+        disputed = tasks.items() ^ {id: one["pid"] for id, one in told.items()}.items()
+        self._disputed = {pid for _, pid in disputed if self._owns(pid)}
+        if disputed:
+            states = {id: each.state for id, each in (await self._control.containers()).items()}
+            raise LookupError(*(f"{id} {states.get(id)} {tasks.get(id)}" for id, _ in sorted(disputed)))
+        return told
 
     def seen(self, container: Container) -> dict[str, Any]:
         """What a watcher says of a container."""
@@ -109,8 +124,10 @@ class CRIWorld:
         return (container.id, container.pid) in self._exits
 
     async def revive(self) -> None:
-        """Kill the engine and start it again."""
+        """Kill the engine and start it again; what containerd and its CRI could not agree about is ended."""
         await asyncio.to_thread(self._engine.kill)
+        for pid in self._disputed:
+            kill(pid)
         await asyncio.to_thread(self._engine.start)
 
     # -- operations --------------------------------------------------------------------------------------------------

@@ -255,7 +255,7 @@ class Chaos:
                     truth = await self._world.truth()
             except self._world.refusals as error:
                 if time.monotonic() - answered >= OPERATION:
-                    self._tell(f"the engine itself does not answer ({type(error).__name__}), and is started again")
+                    self._tell(f"the engine itself does not answer ({error!r:.300}), and is started again")
                     await self._world.revive()
                     self.report.revived += 1
                     began = answered = time.monotonic()

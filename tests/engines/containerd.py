@@ -122,7 +122,8 @@ class Containerd(PrivateEngine):
         found = []
         for folder in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
-                if folder.name.isdigit() and address in (folder / "cmdline").read_bytes().split(b"\0"):
+                program, *arguments = (folder / "cmdline").read_bytes().split(b"\0")
+                if folder.name.isdigit() and b"shim" in program and address in arguments:  # clients name it too
                     found.append(int(folder.name))
         return [pid for pid in found if pid != os.getpid()]
 
