@@ -16,6 +16,7 @@ from tests.followed import AT_ONCE, eventually
 from tests.scripted import Hold, ScriptedEngine, box, lost_engine
 from tests.stepping import Complaints, ImpatientLoop, Steps
 from whalewatch import Signal, SignalType, Stats, WatchEnded, Watcher, WatchState, _session, moby
+from whalewatch._watcher import CLOSING
 from whalewatch.testing import FakeDocker
 
 SAMPLING = 5.0
@@ -163,17 +164,31 @@ async def until_told_or(playing: Play, step: int) -> None:
 
 async def leaving(playing: Play, step: int) -> None:
     """Leave the block."""
+    loop = asyncio.get_running_loop()
     async with playing.watcher:
         await until_told_or(playing, step)
+        began = loop.time()
+    assert loop.time() - began < 2 * CLOSING, "its cancellation was swallowed: it took a second one"
 
 
 async def cancelling_run(playing: Play, step: int) -> None:
     """Cancel the task that runs the watcher, within the step."""
     running = asyncio.create_task(playing.watcher.run())
-    playing.steps.before(step, running.cancel)
+    asked = False
+
+    def cancel() -> None:
+        nonlocal asked
+        asked = running.cancel()
+
+    playing.steps.before(step, cancel)
     await asyncio.wait({running, playing.told}, return_when=asyncio.FIRST_COMPLETED)
+    if not asked:
+        running.cancel()
+    await asyncio.wait({running}, timeout=2 * CLOSING)
+    swallowed = not running.done()
     running.cancel()
     await asyncio.wait({running})
+    assert not swallowed, "its cancellation was swallowed"
     assert running.cancelled(), "its cancellation was swallowed"
 
 

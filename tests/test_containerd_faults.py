@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import socket
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -711,3 +713,23 @@ def test_times_are_read_to_the_microsecond() -> None:
     assert read.isoformat() == "2026-01-02T03:04:05.000006+00:00"
     assert moment(wire.Timestamp(seconds=-62135596800)) is None
     assert moment(wire.Timestamp(seconds=2**60)) is None
+
+
+async def test_watchers_that_are_kept_keep_no_socket(fake: FakeContainerd) -> None:
+    def sockets() -> int:
+        with socket.socket() as probe:
+            return probe.fileno()  # the lowest number that is free
+
+    async with watch(fake.address) as first:
+        await first.ready(PATIENCE)  # what gRPC makes once for all is there now
+    kept, before = [], sockets()
+    gc.disable()
+    try:
+        for _ in range(8):
+            async with watch(fake.address) as watcher:
+                await watcher.ready(PATIENCE)
+            kept.append(watcher)
+        await eventually(lambda: sockets() < before + 4)
+    finally:
+        gc.enable()
+    assert all(watcher.status.state is WatchState.CLOSED for watcher in kept)
