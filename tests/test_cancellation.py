@@ -323,7 +323,7 @@ async def wire_play(way: Callable[..., Any], step: int) -> int:
     async with FakeDocker() as fake:
         fake.run("web", health="healthy")
         fake.run("api")
-        watcher = moby.watch(fake.address, retry=AT_ONCE, heartbeat=0.1, call_timeout=0.2, audit=0.05)
+        watcher = moby.watch(fake.address, retry=AT_ONCE, heartbeat=0.1, call_timeout=0.5, audit=0.05)
         steps.install(loop)
         try:
             await way(watcher, asyncio.create_task(wire_story(fake, watcher)), steps, step)

@@ -187,8 +187,12 @@ class Session:
         return stream
 
     async def _renew(self, tasks: TaskGroup, former: asyncio.Task[None]) -> asyncio.Task[None]:
-        """Let a new stream take over: the former may have died silently. The two overlap, so that there is no gap."""
+        """Let a new stream take over: the former may have died silently. The two overlap, so that there is no gap.
+
+        What was told before the new one may still be on its way in the former, which is read for a moment longer.
+        """
         stream = await self._open(tasks)
+        await asyncio.wait({former}, timeout=GRACE)
         former.cancel()
         await asyncio.wait({former}, timeout=self._settings.call_timeout)
         return stream
