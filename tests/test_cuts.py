@@ -66,7 +66,9 @@ async def test_cuts_are_a_matter_of_the_watcher_alone(
         assert (calls["info"], calls["events"]) == (CUTS + 1, CUTS + 1)
         told = [record.levelno for record in caplog.records if "trying again" in record.message]
         assert told == [logging.WARNING, *[logging.DEBUG] * (CUTS - 1)]
-        assert [r.levelno for r in caplog.records if r.levelno >= logging.WARNING] == [logging.WARNING]
+        warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+        # An inspect of an audit's may have been under way.
+        assert len([text for text in warnings if not text.startswith("cannot read container")]) == 1, warnings
         newcomer = await control.run("newcomer")
         (started,) = await check.expect(newcomer, "started")
         assert started.origin is Origin.ENGINE
