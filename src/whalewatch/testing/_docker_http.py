@@ -200,7 +200,10 @@ class Handlers:
         response.content_type = _JSON if legacy else "application/x-ndjson"
         response.enable_chunked_encoding()
         # As in the engine, the header promises nothing: the subscription is still to come.
-        await response.prepare(request)
+        try:
+            await response.prepare(request)
+        except ConnectionResetError:
+            return response  # who asked has gone
         await self._calls.before("subscribe", frozenset())
         await self._thawed.wait()
         subscriber = Subscriber(
