@@ -212,6 +212,36 @@ async def test_hanging_containers_do_not_hold_up_those_that_start_later() -> Non
         await follow.until(lambda: follow.shows(fake))
 
 
+def test_start_waits_for_none_of_many_that_hang() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        engine = ScriptedEngine(*(box(f"c{number:03}") for number in range(200)))
+        for id in engine.alive:
+            engine.holds[f"inspect {id}"] = Hold()
+        async with Watcher(engine, call_timeout=8.0, concurrency=8, audit=None) as watcher:
+            await watcher.ready(1000.0)
+            longest = 0.0
+            for number in range(20):
+                await asyncio.sleep(1.3)
+                begun = loop.time()
+                engine.start(box(f"later-{number}"))
+                await watcher.portfolio.wait_for(f"later-{number}", 100.0)
+                longest = max(longest, loop.time() - begun)
+            assert longest <= 1.0 + 0.01, "an eighth of the time-out, after which a place is given back"
+            assert watcher.stats.unresolved == 200
+
+    with asyncio.Runner(loop_factory=ImpatientLoop) as runner:
+        runner.run(main())
+
+
+async def test_inspect_that_fails_once_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    async with FakeDocker() as fake, followed(moby.watch(fake.address, audit=None)) as follow:
+        with fake.faults.fail("inspect", count=1):
+            id = fake.run("web")
+            await follow.until(lambda: follow.types(id) == ["started"])
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+
+
 async def test_container_that_keeps_failing_is_tried_less_and_less_often(caplog: pytest.LogCaptureFixture) -> None:
     async with FakeDocker() as fake:
         good, bad = fake.run("good"), fake.run("bad")

@@ -14,6 +14,9 @@ __all__ = ["Packer"]
 
 T = TypeVar("T")
 
+MEMORY = 16384
+"""Containers remembered, the latest, of which it was logged that they could not be packed: more than live at a time."""
+
 
 class Packer(Generic[T]):
     """Fills rucksacks by the application's ``pack(container, inspection)``.
@@ -24,7 +27,7 @@ class Packer(Generic[T]):
     def __init__(self, pack: Callable[[Container, T], Any] | None, log: logging.Logger) -> None:
         self._pack = pack
         self._log = log
-        self._unpacked: set[str] = set()
+        self._unpacked: dict[str, None] = {}
 
     def __bool__(self) -> bool:
         """Whether there is anything to do."""
@@ -38,6 +41,8 @@ class Packer(Generic[T]):
             return attrs.evolve(container, rucksack=self._pack(container, inspection))
         except Exception:  # noqa: BLE001 - whatever it is, it is logged
             if container.id not in self._unpacked:
-                self._unpacked.add(container.id)
+                self._unpacked[container.id] = None
+                if len(self._unpacked) > MEMORY:
+                    del self._unpacked[next(iter(self._unpacked))]
                 self._log.exception("pack() failed for container %s: it is kept without a rucksack", container.id)
             return container

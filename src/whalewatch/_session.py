@@ -17,6 +17,7 @@ from asyncio import TaskGroup
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
+from itertools import count
 from random import Random
 from typing import NoReturn, TypeVar
 
@@ -48,6 +49,10 @@ within `heartbeat` + `call_timeout` all the same."""
 SLOW = 8
 """The part of `call_timeout` (one eighth) after which an inspect that is not answered is no longer counted among those
 under way. Else containers that hang would hold up all others, and each other: a multiple of `call_timeout`."""
+
+NEWS = 2
+"""Failures in a row after which a container that cannot be read is warned about. Once may be the connection's failure,
+which is told as such."""
 
 FIRST_RETRY, LAST_RETRY = 0.5, 30.0
 """Seconds until a container that could not be read is tried again: doubling from the first to the last."""
@@ -101,7 +106,9 @@ class Session:
         self._settings = settings
         self._tally = tally
         self._progress = progress
-        self._due: asyncio.Queue[str] = asyncio.Queue()
+        self._due: asyncio.PriorityQueue[tuple[bool, int, str]] = asyncio.PriorityQueue()
+        """What is to be read: first what did not fail before, then the longest waiting."""
+        self._turns = count()
         self._queued: set[str] = set()
         self._places = asyncio.Semaphore(settings.concurrency)
         self._later: dict[str, asyncio.TimerHandle] = {}
@@ -254,13 +261,13 @@ class Session:
         self._later.pop(id, None)
         if id not in self._queued:
             self._queued.add(id)
-            self._due.put_nowait(id)
+            self._due.put_nowait((id in self.failing, next(self._turns), id))
 
     async def _dispatch(self, tasks: TaskGroup) -> None:
         """Have containers read, as many at a time as there are places."""
         while True:
             await self._places.acquire()
-            id = await self._due.get()
+            _, _, id = await self._due.get()
             self._queued.discard(id)
             if self.book.due(id):
                 tasks.create_task(self._inspect(id), name="whalewatch inspect")
@@ -311,7 +318,7 @@ class Session:
     def _unread(self, id: str, error: EngineError) -> None:
         """Keep what is known of a container that cannot be read, and try again later."""
         failures = self.failing[id] = self.failing.get(id, 0) + 1
-        log.log(logging.WARNING if failures == 1 else logging.DEBUG, "cannot read container %.80r: %s", id, error)
+        log.log(logging.WARNING if failures == NEWS else logging.DEBUG, "cannot read container %.80r: %s", id, error)
         self.book.failed(id)
         if id not in self._queued and id not in self._later:
             self._after(self._backoff(failures), id)

@@ -1,0 +1,38 @@
+"""Rucksacks whose packing fails: told once per container, and without remembering all that ever lived."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from tests.scripted import box
+from whalewatch import Container, _rucksack
+from whalewatch._rucksack import Packer
+
+
+@pytest.fixture
+def packer(monkeypatch: pytest.MonkeyPatch) -> Packer[None]:
+    """One that remembers few."""
+    monkeypatch.setattr(_rucksack, "MEMORY", 10)
+
+    def fails(container: Container, _: None) -> None:
+        raise LookupError(container.id)
+
+    return Packer(fails, logging.getLogger("whalewatch.tests"))
+
+
+def test_failure_is_logged_once_for_each_container(packer: Packer[None], caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(3):
+        for number in range(10):
+            assert packer.packed(box(f"c{number}"), None) == box(f"c{number}")
+    assert [record.args for record in caplog.records] == [(f"c{number}",) for number in range(10)]
+
+
+def test_what_failed_long_ago_is_forgotten(packer: Packer[None], caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(11):
+        packer.packed(box(f"c{number}"), None)
+    caplog.clear()
+    packer.packed(box("c10"), None)
+    packer.packed(box("c0"), None)
+    assert [record.args for record in caplog.records] == [("c0",)]
