@@ -76,6 +76,9 @@ def _told(report: Report) -> str:
         f"{report.faults.total()} faults of {len(report.faults)} kinds: "
         + ", ".join(f"{name} {count}" for name, count in sorted(report.faults.items())),
         f"{report.passers_by} watchers came and went; the engine got stuck by itself {report.revived} times",
+        f"{report.confirmed} events bear the engine's times, it told {report.undated} without any",
+        f"{report.exit_codes[True]} exits bear the engine's codes, {report.exit_codes[False]} none though it told one",
+        f"{report.silences} times a watcher had to notice that nothing answered, and did",
         f"the engine told of exits that were none: {report.risen} times to one of six listeners",
     ]
     for swallowed, took in report.converged.items():

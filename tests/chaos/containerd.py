@@ -14,6 +14,7 @@ import grpc.aio
 
 from tests.chaos.connection import connection_faults
 from tests.chaos.shims import REFUSALS, engine_faults, hear, kill
+from tests.chaos.witness import Told
 from tests.chaos.world import Fault, Operation
 from tests.engines.containerd import Containerd, Version
 from tests.engines.containerd_control import ContainerdControl
@@ -46,6 +47,8 @@ class ContainerdWorld:
     refusals = REFUSALS
     sole = False
     proves_subscriptions = False
+    patience: float = WATCHER["heartbeat"] + WATCHER["call_timeout"]
+    dated = False
 
     def __init__(self, version: Version, dice: Random) -> None:
         """Prepare; nothing runs yet."""
@@ -58,6 +61,7 @@ class ContainerdWorld:
         self._number = 0
         self._places: list[Place] = []
         self._exits: set[tuple[str, int]] = set()
+        self.told = Told()
         self.heard: deque[str] = deque(maxlen=HEARD)
 
     async def __aenter__(self) -> Self:
@@ -67,7 +71,7 @@ class ContainerdWorld:
         await self._stack.enter_async_context(self._control)
         await self._stack.enter_async_context(self._proxy)
         self.name = f"containerd {self._engine.version}"
-        hearing = asyncio.create_task(hear(self._engine, self.heard, self._note_exit))
+        hearing = asyncio.create_task(hear(self._engine, self.heard, self.told, self._exits, _shown))
         self._stack.push_async_callback(asyncio.wait, {hearing})
         self._stack.callback(hearing.cancel)
         return self
@@ -98,9 +102,6 @@ class ContainerdWorld:
             "labels": dict(container.labels),
             "image": container.image,
         }
-
-    def _note_exit(self, namespace: str, id: str, pid: int) -> None:
-        self._exits.add((_shown(namespace, id), pid))
 
     def told_of_exit(self, container: Container) -> bool:
         """Whether the engine itself said that this run had exited."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from tests import cri_checker
 from tests.chaos.connection import connection_faults
 from tests.chaos.shims import REFUSALS, engine_faults, hear, kill
+from tests.chaos.witness import Told
 from tests.engines.containerd import Containerd, Version
 from tests.engines.containerd_control import ContainerdControl
 from tests.engines.cri_control import SLEEP, CRIControl, Listed, Pod
@@ -55,6 +56,8 @@ class CRIWorld:
     """
 
     refusals = REFUSALS
+    patience: float = WATCHER["heartbeat"] + WATCHER["call_timeout"]
+    dated = False
 
     def __init__(self, version: Version, source: Source, dice: Random) -> None:
         """Prepare; nothing runs yet."""
@@ -72,6 +75,8 @@ class CRIWorld:
         self._pods: dict[str, Pod] = {}
         self._exits: set[tuple[str, int]] = set()
         self._disputed: set[int] = set()
+        self._told = Told()
+        self.told = self._told if source == "native" else None
         self.heard: deque[str] = deque(maxlen=HEARD)
 
     async def __aenter__(self) -> Self:
@@ -81,7 +86,7 @@ class CRIWorld:
         for one in (self._control, self._native, self._proxy):
             await self._stack.enter_async_context(one)
         self.name = f"CRI of containerd {self._engine.version}, {self._source}"
-        hearing = asyncio.create_task(hear(self._engine, self.heard, self._note_exit))
+        hearing = asyncio.create_task(hear(self._engine, self.heard, self._told, self._exits, _shown))
         self._stack.push_async_callback(asyncio.wait, {hearing})
         self._stack.callback(hearing.cancel)
         return self
@@ -115,9 +120,6 @@ class CRIWorld:
     def seen(self, container: Container) -> dict[str, Any]:
         """What a watcher says of a container."""
         return cri_checker.seen(container)
-
-    def _note_exit(self, _namespace: str, id: str, pid: int) -> None:
-        self._exits.add((id, pid))
 
     def told_of_exit(self, container: Container) -> bool:
         """Whether the engine itself said that this run had exited."""
@@ -252,3 +254,7 @@ class CRIWorld:
             **engine_faults(self._engine, self._dice, self._pids),
             "connection": connection_faults(self._proxy),
         }
+
+
+def _shown(_namespace: str, id: str) -> str:
+    return id

@@ -8,11 +8,12 @@ from collections import defaultdict, deque
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from tests.chaos.witness import Witness
 from tests.fold import Fold
 from whalewatch import EventType, Origin
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
+    from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 
     from tests.chaos.world import World
     from whalewatch import Container, ContainerEvent, Subscription, Watcher
@@ -87,17 +88,19 @@ def _brief(event: ContainerEvent) -> str:
 class Watched:
     """One watcher, an eager and a lazy listener in its loop, and one in a thread of its own."""
 
-    def __init__(self, name: str, watcher: Watcher, *, hidden_from: bool) -> None:
+    def __init__(self, name: str, watcher: Watcher, witness: Witness, *, hidden_from: bool) -> None:
         """Prepare; nothing runs yet.
 
         Args:
             name: for reports.
             watcher: not entered yet.
+            witness: of the watcher.
             hidden_from: whether faults can hide from it what its engine tells.
         """
         self.name = name
         self.hidden_from = hidden_from
         self.watcher = watcher
+        self.witness = witness
         self.eager = Listener(f"{name}, eager", watcher)
         self.lazy = Listener(f"{name}, lazy", watcher, SMALL)
         self._elsewhere: Listener | None = None
@@ -150,6 +153,8 @@ class Watched:
         snapshot = self.watcher.portfolio.snapshot()
         if not snapshot.synced:
             yield f"{self.name}: not in sync: {self.watcher.status}"
+        if unresolved := self.watcher.stats.unresolved:
+            yield f"{self.name}: {unresolved} containers or parts of the engine cannot be read"
         picture = {container.id: world.seen(container) for container in snapshot}
         for id in sorted(picture.keys() | truth.keys()):
             if picture.get(id) != truth.get(id):
@@ -163,12 +168,17 @@ class Watched:
 
 
 @asynccontextmanager
-async def crowd(world: World) -> AsyncIterator[list[Watched]]:
-    """Watch an engine directly and through the proxy, or only so if it bears one watcher."""
-    watched = [
-        Watched("proxied" if proxied else "direct", world.watcher(proxied=proxied), hidden_from=proxied)
-        for proxied in ((True,) if world.sole else (False, True))
-    ]
+async def crowd(world: World, unread: Collection[str]) -> AsyncIterator[list[Watched]]:
+    """Watch an engine directly and through the proxy, or only so if it bears one watcher.
+
+    Args:
+        world: of the engine.
+        unread: see `Witness`.
+    """
+    watched = []
+    for proxied in (True,) if world.sole else (False, True):
+        name, watcher = "proxied" if proxied else "direct", world.watcher(proxied=proxied)
+        watched.append(Watched(name, watcher, Witness(name, watcher, world, unread), hidden_from=proxied))
     async with AsyncExitStack() as stack:
         for one in watched:
             await stack.enter_async_context(one.running())

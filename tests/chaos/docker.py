@@ -16,6 +16,7 @@ from zlib import crc32
 import aiohttp
 
 from tests.chaos.connection import connection_faults
+from tests.chaos.witness import Told
 from tests.checker import seen, told
 from tests.engines.control import ControlError, DockerControl
 from tests.engines.dockerd import Dockerd, Version
@@ -64,6 +65,8 @@ class DockerWorld:
     refusals: tuple[type[Exception], ...] = (ControlError, aiohttp.ClientError, OSError, TimeoutError)
     sole = False
     proves_subscriptions = True
+    patience: float = WATCHER["heartbeat"] + WATCHER["call_timeout"]
+    dated = True
 
     def __init__(self, version: Version, dice: Random) -> None:
         """Prepare; nothing runs yet."""
@@ -77,6 +80,7 @@ class DockerWorld:
         self._ids: list[str] = []
         self._network = ""
         self._deaths: dict[str, datetime] = {}
+        self.told = Told()
         self.heard: deque[str] = deque(maxlen=HEARD)
 
     async def __aenter__(self) -> Self:
@@ -115,16 +119,26 @@ class DockerWorld:
         async with DockerControl(self._engine.socket) as control:
             while True:
                 with suppress(*self.refusals):
-                    async with control.events(filters={"type": ["container"]}) as events:
+                    async with control.events(filters={"type": ["container", "network"]}) as events:
                         self.heard.append("a stream begins")
-                        async for event in events:
-                            if not event["Action"].startswith("exec_"):
-                                moment = datetime.fromtimestamp(event["timeNano"] / 1e9, UTC)
-                                self.heard.append(f"{moment:%H:%M:%S.%f} {event['Action']} {event['Actor']['ID']:.12}")
-                                if event["Action"] == "die":
-                                    self._deaths[event["Actor"]["ID"]] = moment
+                        with self.told.hearing():
+                            async for event in events:
+                                self._take_down(event)
                 self.heard.append("the stream has ended")
                 await asyncio.sleep(0.1)
+
+    def _take_down(self, event: Event) -> None:
+        action, actor = event["Action"], event["Actor"]
+        if event["Type"] == "network":
+            self.told.note(actor["Attributes"].get("container", ""), event["timeNano"])
+        elif not action.startswith("exec_"):
+            moment = datetime.fromtimestamp(event["timeNano"] / 1e9, UTC)
+            self.heard.append(f"{moment:%H:%M:%S.%f} {action} {actor['ID']:.12}")
+            died = action == "die"
+            if died:
+                self._deaths[actor["ID"]] = moment
+            exit_code = actor["Attributes"].get("exitCode") if died else None
+            self.told.note(actor["ID"], event["timeNano"], None if exit_code is None else int(exit_code))
 
     def told_of_exit(self, container: Container) -> bool:
         """Whether the engine itself said that this run had exited.

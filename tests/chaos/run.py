@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tests.chaos.crowd import Listener, Watched, crowd
+from whalewatch import WatchState
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -30,6 +31,13 @@ REFUSED = 0.03
 
 LONGEST_FAULT = 5.0
 """Seconds; the watchers' heartbeat and time-out together take three."""
+
+SILENT = {"engine frozen": False, "connections half open": True}
+"""Faults in which nothing answers, and nothing fails: every other time they last until the watchers have noticed. The
+value tells whether only those behind the proxy suffer it."""
+
+SLACK = 3.0
+"""Seconds that watchers may take longer to notice it than they promise: the machine is busy."""
 
 CONVERGENCE = 60.0
 """Seconds of peace after which a picture that is not the engine's counts as a divergence."""
@@ -65,6 +73,10 @@ class Report:
         divergences: pictures that were wrong in the end, impossible events, failures inside; must be empty.
         heard: what the engine had told until then, if there are any.
         leaks: what was left behind at the end; must be empty.
+        silences: how often a watcher had to notice that nothing answered, and did.
+        confirmed: events that the engine told, with the same time and exit code.
+        undated: events that the engine told without a time.
+        exit_codes: passed on (True), or told by the engine of an exit that bears none (False).
         passers_by: watchers that came and went in the middle of it.
         drift: what only audits found, by watcher.
         outages: by watcher.
@@ -83,6 +95,10 @@ class Report:
     divergences: list[str] = field(default_factory=list)
     heard: list[str] = field(default_factory=list)
     leaks: list[str] = field(default_factory=list)
+    silences: int = 0
+    confirmed: int = 0
+    undated: int = 0
+    exit_codes: Counter[bool] = field(default_factory=Counter)
     passers_by: int = 0
     drift: Counter[str] = field(default_factory=Counter)
     outages: Counter[str] = field(default_factory=Counter)
@@ -116,7 +132,7 @@ class Chaos:
         logging.getLogger("whalewatch").addHandler(alarms)
         asyncio.get_running_loop().set_exception_handler(alarms.failed)
         try:
-            async with crowd(self._world) as watched:
+            async with crowd(self._world, alarms.unread) as watched:
                 while time.monotonic() - began < seconds and not report.divergences:
                     await self._round(watched)
                     report.rounds += 1
@@ -129,6 +145,9 @@ class Chaos:
                 report.grown = report.grown + _peak() if report.rounds >= 10 else 0
                 for one in watched:
                     report.calls += sum(one.watcher.stats.calls.values())
+                    report.confirmed += one.witness.confirmed
+                    report.undated += one.witness.undated
+                    report.exit_codes += one.witness.exit_codes
         finally:
             logging.getLogger("whalewatch").removeHandler(alarms)
             asyncio.get_running_loop().set_exception_handler(None)
@@ -143,7 +162,7 @@ class Chaos:
         try:
             async with asyncio.TaskGroup() as faults:
                 for name, fault in chosen:
-                    faults.create_task(self._break(name, fault))
+                    faults.create_task(self._break(name, fault, watched))
         finally:
             peace.set()
             await asyncio.gather(*workers)
@@ -161,6 +180,7 @@ class Chaos:
             self.report.drift[one.name], self.report.outages[one.name] = drift, outages
             for listener in one.listeners:
                 self._judge(listener)
+            self.report.divergences += one.witness.judge()
         self.report.converged[swallowed].append(took)
         self._tell(
             f"round {self.report.rounds + 1}: {', '.join(names)}; "
@@ -199,8 +219,10 @@ class Chaos:
 
         return {"subscriptions unread": unread, "loop blocked": blocked}
 
-    async def _break(self, name: str, fault: Fault) -> None:
+    async def _break(self, name: str, fault: Fault, watched: list[Watched]) -> None:
         await asyncio.sleep(self._dice.uniform(0, 1))
+        long = name in SILENT and self.report.faults[name] % 2 == 0
+        suffering = [one for one in watched if long and one.hidden_from >= SILENT[name]]
         async with AsyncExitStack() as stack:
             try:
                 await stack.enter_async_context(fault())
@@ -208,6 +230,17 @@ class Chaos:
                 return  # it would have had to ask the engine first
             self.report.faults[name] += 1
             await asyncio.sleep(self._dice.uniform(0, LONGEST_FAULT) ** 2 / LONGEST_FAULT)
+            for one in suffering:
+                await self._notice(name, one)
+
+    async def _notice(self, name: str, one: Watched) -> None:
+        """Wait until a watcher shows that nothing answers; while that lasts, it cannot come back into sync."""
+        for _ in range(int((self._world.patience + SLACK) / POLL)):  # a loop that is held up counts no faster
+            if not one.watcher.portfolio.snapshot().synced and one.watcher.status.state is not WatchState.SYNCED:
+                self.report.silences += 1
+                return
+            await asyncio.sleep(POLL)
+        self.report.divergences.append(f"{one.name}: {name}, and it has not noticed: {one.watcher.status}")
 
     async def _work(self, peace: asyncio.Event) -> None:
         operations: list[tuple[str, Operation]] = sorted(self._world.operations.items())
@@ -273,14 +306,18 @@ class Chaos:
 
 
 class _Alarms(logging.Handler):
-    """Collects what must never be logged: errors of the library's own."""
+    """Collects what must never be logged: errors of the library's own; and the containers that could not be read."""
 
     def __init__(self) -> None:
-        super().__init__(logging.ERROR)
+        super().__init__(logging.WARNING)
+        self.unread: set[str] = set()
         self._lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._lines.append(f"logged: {record.getMessage()} {record.exc_info}")
+        if record.msg.startswith("cannot read container") and isinstance(record.args, tuple):
+            self.unread.add(str(record.args[0]))
+        if record.levelno >= logging.ERROR:
+            self._lines.append(f"logged: {record.getMessage()} {record.exc_info}")
 
     def failed(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self._lines.append(f"unhandled in the loop: {context}")

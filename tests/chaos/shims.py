@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from random import Random
 
+    from tests.chaos.witness import Told
     from tests.chaos.world import Fault
     from tests.engines.containerd import Containerd
 
@@ -84,25 +85,37 @@ def engine_faults(
     }
 
 
-async def hear(engine: Containerd, heard: deque[str], exited: Callable[[str, str, int], None]) -> None:
-    """Take down for ever what an engine tells of tasks, beside all watchers.
+async def hear(
+    engine: Containerd,
+    heard: deque[str],
+    told: Told,
+    exits: set[tuple[str, int]],
+    shown: Callable[[str, str], str],
+) -> None:
+    """Take down for ever what an engine tells of tasks and of changes of containers, beside all watchers.
 
     Args:
         engine: the engine.
         heard: is appended to.
-        exited: is called with the namespace, the id and the PID of each exit.
+        told: is told of it too.
+        exits: gets the id and the PID of each exit.
+        shown: makes of a namespace and an id there the id that watchers know.
     """
     async with ContainerdControl(engine.socket) as control:
         while True:
             with suppress(*REFUSALS):
-                async with control.events('topic~="^/tasks/"') as events:
+                async with control.events('topic~="^/tasks/"', 'topic=="/containers/update"') as events:
                     heard.append("a stream begins")
-                    async for event in events:
-                        moment = datetime.fromtimestamp(event.timestamp / 1e9, UTC)
-                        what = str(event.event).replace("\n", " ")
-                        heard.append(f"{moment:%H:%M:%S.%f} {event.namespace} {event.topic} {what}")
-                        if event.topic == "/tasks/exit":
-                            exited(event.namespace, event.event.container_id, event.event.pid)
+                    with told.hearing():
+                        async for event in events:
+                            moment = datetime.fromtimestamp(event.timestamp / 1e9, UTC)
+                            what = str(event.event).replace("\n", " ")
+                            heard.append(f"{moment:%H:%M:%S.%f} {event.namespace} {event.topic} {what}")
+                            tasks = event.topic.startswith("/tasks/")
+                            id = shown(event.namespace, event.event.container_id if tasks else event.event.id)
+                            told.note(id, event.timestamp, getattr(event.event, "exit_status", None))
+                            if event.topic == "/tasks/exit":
+                                exits.add((id, event.event.pid))
             heard.append("the stream has ended")
             await asyncio.sleep(0.1)
 

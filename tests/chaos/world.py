@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
+from tests.chaos.witness import Told
 from whalewatch import Container, Watcher
 
 Operation = Callable[[], Awaitable[None]]
@@ -27,6 +28,9 @@ class World(Protocol):
         refusals: what operations raise while the engine is away, or when a container is not as they need it.
         proves_subscriptions: whether the engine says from when on it tells everything. If not, what happens while a
             subscription is made may be found by the listing that confirms a synchronisation.
+        patience: seconds within which its watchers must notice that it answers no more.
+        told: what the engine told, if it tells the watchers the same; else None.
+        dated: whether it tells a time with everything.
         sole: whether the engine gives each event to one listener only, even to one that has gone. Then there is one
             watcher, behind the proxy, and only its audits find what others were given.
     """
@@ -35,8 +39,12 @@ class World(Protocol):
     heard: deque[str]
     refusals: tuple[type[Exception], ...]
     proves_subscriptions: bool
+    patience: float
+    dated: bool
     sole: bool
 
+    @property
+    def told(self) -> Told | None: ...
     @property
     def operations(self) -> Mapping[str, Operation]: ...
     @property
