@@ -27,7 +27,7 @@ LATE = timedelta(minutes=1)
 """How long ago an event that is published now may have been found."""
 
 ENOUGH = 20
-"""Exits whose codes the engine told, of which one at least must have been passed on."""
+"""Events of which one at least bears the engine's time, and exits of which one at least bears its exit code."""
 
 
 class Told:
@@ -155,6 +155,8 @@ class Witness:
             for event in unheard:
                 if self._confirmed(told, event) is False:
                     self._object("the engine told nothing like it", event)
+            if self.undated >= ENOUGH and not self.confirmed:
+                self._object(f"{self.undated} events bear no time of the engine's, and none does")
         if self.exit_codes[False] >= ENOUGH and not self.exit_codes[True]:
             self._object(f"{self.exit_codes[False]} exit codes were told, and none passed on")
         wrong, self._wrong = self._wrong, []
