@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from typing import Any, Unpack
 
@@ -28,6 +28,7 @@ from whalewatch._engine import Listing, Sighting, Signal, SignalType
 from whalewatch._errors import EngineError, EngineTimeout, EngineUnavailable
 from whalewatch._grpc.address import endpoint
 from whalewatch._grpc.connection import Connection
+from whalewatch._hearing import Hearing
 from whalewatch._model import Container
 from whalewatch._rucksack import Packer
 from whalewatch._text import printable
@@ -45,9 +46,6 @@ IGNORED = ("moby", "k8s.io")
 
 BREADTH = 8
 """Namespaces that are listed at the same time."""
-
-RECENT = 1024
-"""Events remembered in order to tell each only once, while one stream takes over from another."""
 
 PATIENCE = 10.0
 """Seconds that the listing of one namespace may take: less than the watcher gives to the whole by default, so that one
@@ -96,11 +94,7 @@ class ContainerdEngine:
         self._id: str | None = None
         self._version: str | None = None
         self._pid: int | None = None
-        self._forget()
-
-    def _forget(self) -> None:
-        self._recent: deque[int] = deque(maxlen=RECENT)
-        self._complained = False
+        self._hearing = Hearing(log)
 
     @property
     def address(self) -> str:
@@ -158,7 +152,7 @@ class ContainerdEngine:
     async def connect(self) -> None:
         """Make a new connection; learn the engine's identity."""
         await self.close()
-        self._forget()
+        self._hearing = Hearing(log)
         calls = self._connected_by = self._new()
         await self._introduce(calls)
 
@@ -185,19 +179,14 @@ class ContainerdEngine:
 
     def _read(self, connection: Connection, message: bytes) -> Signal | None:
         """Understand an event; LOST for what cannot be understood."""
-        mark = hash(message)  # an event may be large
-        if mark in self._recent:  # overlapping streams tell an event twice
+        if self._hearing.again(message):
             return None
-        self._recent.append(mark)
         try:
             envelope = wire.Envelope.FromString(message)
             # The engine leaves these out already, unless the name of one is beyond its filters.
             return None if text(envelope.namespace) in self._ignored else signal(envelope)
         except (DecodeError, ValueError) as error:
-            level = logging.DEBUG if self._complained else logging.WARNING
-            log.log(level, "%s", connection.told(f"an event makes no sense: {printable(error)}"))
-            self._complained = True
-            return Signal(SignalType.LOST)
+            return self._hearing.lost(connection.told(f"an event makes no sense: {printable(error)}"))
 
     async def listing(self) -> Listing:
         """List what is alive, namespace by namespace.

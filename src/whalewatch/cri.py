@@ -24,6 +24,7 @@ from whalewatch._engine import Listing, Signal, SignalType
 from whalewatch._errors import AddressError, EngineUnavailable, UnsupportedEngine
 from whalewatch._grpc.address import endpoint
 from whalewatch._grpc.connection import Connection
+from whalewatch._hearing import Hearing
 from whalewatch._model import Container
 from whalewatch._rucksack import Packer
 from whalewatch._text import printable
@@ -192,7 +193,9 @@ class CRIEngine:
         self._closing.push_async_callback(connection.close)
         identity = self._identity = await _introduce(connection)
         calls = Calls(connection)
-        link = Link(calls, Records(calls), self.address, self._packer, self._closing, self._tell_missing_pid)
+        link = Link(
+            calls, Records(calls), Hearing(log), self.address, self._packer, self._closing, self._tell_missing_pid
+        )
         source = self._source = await self._chosen(link, identity)
         self._shown = source.name
 

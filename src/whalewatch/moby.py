@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import ssl
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Unpack
@@ -18,6 +18,7 @@ from whalewatch._docker.connection import Connection
 from whalewatch._docker.reading import container, moment, sighting, signal, text
 from whalewatch._engine import Listing, Sighting, Signal, SignalType
 from whalewatch._errors import EngineUnavailable, ProtocolViolation, UnsupportedEngine
+from whalewatch._hearing import Hearing
 from whalewatch._model import Container
 from whalewatch._rucksack import Packer
 from whalewatch._text import printable
@@ -33,9 +34,6 @@ OLDEST_API, NEWEST_API = (1, 41), (1, 54)
 MARGIN = timedelta(seconds=3)
 """How far before the moment of connecting the event stream begins: what has been read already is told apart by its
 time."""
-
-RING = 256
-"""Events that an engine replays at most (moby, daemon/events: 256 of all types)."""
 
 FILTERS = {
     "type": ["container", "network"],
@@ -86,8 +84,7 @@ class MobyEngine:
 
     def _forget(self) -> None:
         self._newest: datetime | None = None
-        self._recent: deque[tuple[object, ...]] = deque(maxlen=4 * RING)
-        self._complained = False
+        self._hearing = Hearing(log)
         # Containers with a label of that name, which the engine lets overwrite the exit code of its events.
         self._masked: set[str] = set()
 
@@ -194,7 +191,7 @@ class MobyEngine:
     def _read(self, connection: Connection, line: bytes | None) -> Signal | None:
         """Understand a line of the stream; LOST for what cannot be understood."""
         if line is None:
-            return self._lost(connection, "an event is too long to be read")
+            return self._hearing.lost(connection.told("an event is too long to be read"))
         try:
             event = json.loads(line.decode("utf-8", "replace"))
             told = signal(event)
@@ -202,22 +199,15 @@ class MobyEngine:
                 return None
             key = (event.get("timeNano"), told.id, event["Action"])
         except (ValueError, RecursionError, LookupError, TypeError, AttributeError, OverflowError) as error:
-            return self._lost(
-                connection, f"an event makes no sense ({printable(repr(error))}): {printable(line[:200])}"
-            )
-        if key in self._recent:  # replays and overlapping streams tell an event twice
+            why = f"an event makes no sense ({printable(repr(error))}): {printable(line[:200])}"
+            return self._hearing.lost(connection.told(why))
+        if self._hearing.again(key):
             return None
-        self._recent.append(key)
         if told.timestamp is not None and (self._newest is None or told.timestamp > self._newest):
             self._newest = told.timestamp
         if told.type is SignalType.EXITED and told.id in self._masked:
             told = Signal(told.type, told.id, told.timestamp)
         return told
-
-    def _lost(self, connection: Connection, why: str) -> Signal:
-        log.log(logging.DEBUG if self._complained else logging.WARNING, "%s", connection.told(why))
-        self._complained = True
-        return Signal(SignalType.LOST)
 
     async def listing(self) -> Listing:
         """List what runs. Docker's own default leaves out what is created or exited, and nothing else."""

@@ -27,7 +27,7 @@ from whalewatch._containerd import calls as containerd
 from whalewatch._containerd.reading import EVENTS, alive, split, text
 from whalewatch._containerd.reading import signal as signal_of
 from whalewatch._cri.reading import Record, container
-from whalewatch._cri.source import Hearing, Link
+from whalewatch._cri.source import Link
 from whalewatch._engine import Listing, Sighting, Signal, SignalType
 from whalewatch._errors import EngineError, EngineTimeout
 from whalewatch._model import Container
@@ -57,7 +57,6 @@ class Native:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._containerd = containerd.Calls(link.calls.connection)
-        self._hearing = Hearing(link.calls)
 
     async def signals(self) -> AsyncGenerator[Signal, None]:
         """Follow the events of the CRI's namespace, filtered by containerd itself."""
@@ -73,13 +72,14 @@ class Native:
                     yield told
 
     def _read(self, message: bytes) -> Signal | None:
-        if self._hearing.again(message):
+        if self._link.hearing.again(message):
             return None
         try:
             envelope = wire.Envelope.FromString(message)
             told = signal_of(envelope) if envelope.namespace == NAMESPACE.encode() else None
         except (DecodeError, ValueError) as error:
-            return self._hearing.senseless(error)
+            why = f"an event makes no sense: {printable(error)}"
+            return self._link.hearing.lost(self._link.calls.connection.told(why))
         if told is None:
             return None
         told = attrs.evolve(told, id=split(told.id)[1])

@@ -25,11 +25,12 @@ from datetime import UTC, datetime
 from google.protobuf.message import DecodeError
 
 from whalewatch._cri.reading import signal, tells_sandbox
-from whalewatch._cri.source import Hearing, Link
+from whalewatch._cri.source import Link
 from whalewatch._cri.verbose import Verbose
 from whalewatch._engine import Listing, Signal, SignalType
 from whalewatch._errors import EngineError, UnsupportedEngine
 from whalewatch._model import Container
+from whalewatch._text import printable
 from whalewatch._wire import cri_pb2 as wire
 
 __all__ = ["PodEvents"]
@@ -56,7 +57,6 @@ class PodEvents:
         self._link = link
         self._competing = competing
         self._verbose = Verbose(link)
-        self._hearing = Hearing(link.calls)
         self._began: int | None = None  # nanoseconds since the epoch; 0 once the backlog is over
         self._backlog_until = 0.0
         self._only: AsyncIterator[bytes] | None = None
@@ -135,13 +135,14 @@ class PodEvents:
         try:
             event = wire.ContainerEventResponse.FromString(message)
             # Maps come in any order, so that one event may come as different bytes.
-            if self._hearing.again((event.container_id, event.container_event_type, event.created_at)):
+            if self._link.hearing.again((event.container_id, event.container_event_type, event.created_at)):
                 return None
             if self._of_backlog(event.created_at):
                 return None
             told = signal(event)
         except (DecodeError, ValueError) as error:
-            return self._hearing.senseless(error)
+            why = f"an event makes no sense: {printable(error)}"
+            return self._link.hearing.lost(self._link.calls.connection.told(why))
         if told is None:
             return None
         if told.type is not SignalType.STARTED:
