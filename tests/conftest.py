@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 LIVE = os.environ.get("WHALEWATCH_LIVE", "auto")
 """What to do about real engines: "require" them, "auto" (leave out what cannot run here, and say so), or "off"."""
+
+PATIENCE = 30.0
+"""Seconds after which a test that uses `patience` has failed."""
 
 VERSIONS: tuple[Version, ...] = ("20.10", "26.1")
 
@@ -149,6 +154,24 @@ async def no_leaked_tasks(no_leaks: None) -> AsyncIterator[None]:
     yield
     if left := await leaks.leaked_tasks():
         pytest.fail("left behind:\n" + "\n".join(left), pytrace=False)
+
+
+@pytest.fixture
+async def patience(request: pytest.FixtureRequest, no_leaked_tasks: None) -> AsyncIterator[None]:
+    """Fail a test that waits for what never comes: cancel it, and the tasks of its file's own.
+
+    Tasks of gRPC's own are not to be cancelled: it crashes then.
+    """
+
+    def give_up() -> None:
+        for task in asyncio.all_tasks():
+            code = getattr(task.get_coro(), "cr_code", None)
+            if code is not None and Path(code.co_filename) == request.path:
+                task.cancel("it took too long")
+
+    timer = asyncio.get_running_loop().call_later(PATIENCE, give_up)
+    yield
+    timer.cancel()
 
 
 # -- engines -----------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ import pytest
 
 import whalewatch
 from whalewatch import containerd, cri, moby
-from whalewatch.testing import FakeContainerd, FakeCRI, FakeDocker
+from whalewatch.testing import ContainerdFaults, CRIFaults, FakeContainerd, FakeCRI, FakeDocker, Faults, Gate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -186,6 +186,20 @@ def test_the_tables_of_faults_name_what_exists() -> None:
     table = "\n".join(line for line in section.splitlines() if line.startswith("|"))
     names = re.findall(r"`([a-z]\w*)\(", table)
     assert len(names) > 15
-    from whalewatch.testing import ContainerdFaults, CRIFaults, Faults, Gate  # noqa: PLC0415 - only here
-
     assert all(any(hasattr(kind, name) for kind in (Faults, ContainerdFaults, CRIFaults, Gate)) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("title", "fake", "faults", "least"),
+    [("containerd", FakeContainerd, ContainerdFaults, 11), ("CRI", FakeCRI, CRIFaults, 6)],
+)
+def test_the_sections_of_fakes_name_what_exists(title: str, fake: type, faults: type, least: int) -> None:
+    section = (ROOT / "docs" / "testing.md").read_text().partition(f"## A fake {title}\n")[2]
+    operations, _, rest = section.partition("`engine.faults` has")
+    for kind, text, pattern in (
+        (fake, re.split(r"\.\s", operations.partition("Its operations:")[2])[0], r"`(\w+)`"),
+        (faults, rest.partition("`engine.tell(")[0], r"`(\w+)\("),
+    ):
+        names = re.findall(pattern, text)
+        assert len(names) >= least
+        assert [name for name in names if not hasattr(kind, name)] == []

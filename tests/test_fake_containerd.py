@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
 import pytest
 
+from tests.conftest import PATIENCE
 from tests.engines.containerd_control import Alive, ContainerdControl
 from tests.engines.containerd_wire import message, request_and_answer
 from whalewatch import testing
@@ -26,20 +25,7 @@ if TYPE_CHECKING:
     from tests.engines.containerd_control import Told
     from whalewatch.testing import FakeEvent
 
-PATIENCE = 30.0  # seconds, after which a test has failed
-
-
-@pytest.fixture(autouse=True)
-async def patience(no_leaked_tasks: None) -> AsyncIterator[None]:
-    """Fail a test that waits for what never comes."""
-
-    def give_up() -> None:
-        for task in asyncio.all_tasks():
-            task.cancel("it took too long")
-
-    timer = asyncio.get_running_loop().call_later(PATIENCE, give_up)
-    yield
-    timer.cancel()
+pytestmark = pytest.mark.usefixtures("patience")
 
 
 @pytest.fixture
@@ -159,7 +145,12 @@ import sys
 from whalewatch.testing import {0}
 print("aiohttp" in sys.modules, "grpc" in sys.modules)
 """
-    for fake, loaded in (("FakeContainerd", "False True"), ("FakeDocker", "True False"), ("Gate", "False False")):
+    for fake, loaded in (
+        ("FakeContainerd", "False True"),
+        ("FakeCRI", "False True"),
+        ("FakeDocker", "True False"),
+        ("Gate", "False False"),
+    ):
         ran = subprocess.run(
             [sys.executable, "-c", script.format(fake)], check=True, capture_output=True, text=True, timeout=PATIENCE
         )
@@ -171,18 +162,6 @@ def test_all_exported_names_can_be_loaded() -> None:
         assert getattr(testing, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute"):
         _ = testing.Nothing
-
-
-def test_its_documentation_names_what_exists() -> None:
-    page = (Path(__file__).parent.parent / "docs" / "testing.md").read_text()
-    section = page.partition("## A fake containerd")[2]
-    operations, _, faults = section.partition("`engine.faults` has")
-    named = re.findall(r"`(\w+)`", operations.partition("Its operations:")[2].partition("They take")[0])
-    assert len(named) > 10
-    assert [name for name in named if not hasattr(FakeContainerd, name)] == []
-    named = re.findall(r"`(\w+)\(", faults.partition("`engine.tell(")[0])
-    assert len(named) > 10
-    assert [name for name in named if not hasattr(testing.ContainerdFaults, name)] == []
 
 
 async def test_listing_of_many_large_containers_is_too_large_but_streams(fake: FakeContainerd) -> None:

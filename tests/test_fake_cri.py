@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +12,9 @@ import grpc
 import grpc.aio
 import pytest
 
+from tests.conftest import PATIENCE
 from tests.engines.cri_control import SERVICE, CRIControl
 from tests.engines.cri_wire import message
-from whalewatch import testing
 from whalewatch.testing import FakeCRI, FakeCRIError
 
 if TYPE_CHECKING:
@@ -26,26 +23,11 @@ if TYPE_CHECKING:
     from tests.engines.cri_control import Told
     from whalewatch.testing import FakePodEvent
 
-PATIENCE = 30.0  # seconds, after which a test has failed
+pytestmark = pytest.mark.usefixtures("patience")
 
 EVENTS = f"{SERVICE}/GetContainerEvents"
 
 CAPACITY = 1000  # events that an engine keeps
-
-
-@pytest.fixture(autouse=True)
-async def patience(no_leaked_tasks: None) -> AsyncIterator[None]:
-    """Fail a test that waits for what never comes."""
-
-    def give_up() -> None:
-        for task in asyncio.all_tasks():
-            # Tasks of gRPC's own are not to be cancelled: it crashes then.
-            if getattr(getattr(task.get_coro(), "cr_code", None), "co_filename", "") == __file__:
-                task.cancel("it took too long")
-
-    timer = asyncio.get_running_loop().call_later(PATIENCE, give_up)
-    yield
-    timer.cancel()
 
 
 @pytest.fixture
@@ -166,26 +148,6 @@ async def test_it_serves_where_it_is_told_to_and_leaves_nothing_there(tmp_path: 
     with pytest.raises(RuntimeError, match="FakeCRI can be entered only once"):
         async with fake:
             pass
-
-
-def test_it_loads_its_protocol_and_no_other() -> None:
-    script = (
-        'import sys; from whalewatch.testing import FakeCRI; print("aiohttp" in sys.modules, "grpc" in sys.modules)'
-    )
-    ran = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=PATIENCE)
-    assert ran.stdout.strip() == "False True"
-
-
-def test_its_documentation_names_what_exists() -> None:
-    page = (Path(__file__).parent.parent / "docs" / "testing.md").read_text()
-    section = page.partition("## A fake CRI")[2]
-    operations, _, faults = section.partition("`engine.faults` has")
-    named = re.findall(r"`(\w+)`", operations.partition("Its operations:")[2].partition("Pods are")[0])
-    assert len(named) > 5
-    assert [name for name in named if not hasattr(FakeCRI, name)] == []
-    named = re.findall(r"`(\w+)\(", faults.partition("`engine.tell(")[0])
-    assert len(named) > 5
-    assert [name for name in named if not hasattr(testing.CRIFaults, name)] == []
 
 
 async def test_text_that_is_not_utf8_is_told_as_it_is(fake: FakeCRI, control: CRIControl) -> None:
