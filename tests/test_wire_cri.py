@@ -4,37 +4,20 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto
-from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
-from google.protobuf.message_factory import GetMessageClass
 
-from tests.published_cri import ENUMS, PACKAGE, published
-from tests.test_wire import in_a_new_interpreter
+from tests.engines.cri_wire import ENUMS
+from tests.engines.cri_wire import message as upstream
+from tests.test_wire import in_a_new_interpreter, repeated
 from whalewatch._cri import calls
 from whalewatch._wire import cri_pb2 as wire
 
 METHODS = {"Version", "ListContainers", "ListPodSandbox", "ContainerStatus", "PodSandboxStatus", "GetContainerEvents"}
 
-POOL = DescriptorPool()
-POOL.Add(published())
-
 OURS: dict[str, Descriptor] = dict(wire.DESCRIPTOR.message_types_by_name)
-
-
-def upstream(name: str) -> Any:
-    return GetMessageClass(POOL.FindMessageTypeByName(f"{PACKAGE}.{name}"))
-
-
-def repeated(field: FieldDescriptor) -> bool:
-    message = DescriptorProto()
-    assert field.containing_type is not None
-    field.containing_type.CopyToProto(message)
-    return message.field[field.index].label == FieldDescriptorProto.LABEL_REPEATED
 
 
 def same_on_the_wire(ours: FieldDescriptor, theirs: FieldDescriptor) -> bool:
@@ -54,7 +37,7 @@ def same_on_the_wire(ours: FieldDescriptor, theirs: FieldDescriptor) -> bool:
 
 @pytest.mark.parametrize("name", sorted(OURS.keys() - {"Entry"}))
 def test_message_is_the_same_on_the_wire_as_published(name: str) -> None:
-    theirs = POOL.FindMessageTypeByName(f"{PACKAGE}.{name}").fields_by_name
+    theirs = upstream(name).DESCRIPTOR.fields_by_name
     for field in OURS[name].fields:
         assert same_on_the_wire(field, theirs[field.name]), f"{name}.{field.name}"
 
@@ -116,7 +99,7 @@ def test_no_text_can_make_a_message_unreadable() -> None:
 OURS_LOADED = "from whalewatch._wire import cri_pb2 as ours"
 THEIRS_LOADED = """
 from google.protobuf import descriptor_pool
-from tests.published_cri import published
+from tests.engines.cri_wire import published
 descriptor_pool.Default().AddSerializedFile(published().SerializeToString())
 theirs = descriptor_pool.Default().FindMessageTypeByName("runtime.v1.Container")
 """
