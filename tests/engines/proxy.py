@@ -25,10 +25,6 @@ def passed_on(event: Event) -> list[Event]:
     return [event]
 
 
-def ignored(request: bytes) -> None:
-    """Do nothing."""
-
-
 class Proxy:
     """Passes bytes between an engine's Unix socket and one of its own, or a TCP port.
 
@@ -42,7 +38,6 @@ class Proxy:
         address: what to give to a watcher.
         rewrite: what becomes of each event of a Docker engine: the events to pass on in its place, in order. None of
             them swallows it; an event may also be kept and returned with a later one.
-        before: called with each request, as bytes, just before it is passed on.
         streams: event streams that were opened so far.
         connections: connections that were accepted so far.
     """
@@ -60,7 +55,6 @@ class Proxy:
         self._serving: set[asyncio.Task[None]] = set()
         self._open: dict[asyncio.StreamWriter, _Events] = {}
         self.rewrite: Callable[[Event], Iterable[Event]] = passed_on
-        self.before: Callable[[bytes], None] = ignored
         self.streams = self.connections = 0
 
     async def __aenter__(self) -> Self:
@@ -178,7 +172,6 @@ class _Events:
         self.ended = False
 
     def asked(self, data: bytes) -> bytes:
-        self._proxy.before(data)
         if _EVENTS.match(data):  # no request is sent before the former was answered
             self._expected = True
             self._proxy.streams += 1
