@@ -11,17 +11,16 @@ import json
 import signal as signals
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
 
 from tests.engines.containerd_wire import STATUS, message, request_and_answer
+from tests.engines.grpc_control import TIMEOUT, GrpcControl
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
-    from types import TracebackType
 
 IMAGE = "tiny:latest"
 """The image that containers say they are made from, by default; containerd does not look it up."""
@@ -29,14 +28,8 @@ IMAGE = "tiny:latest"
 SLEEP = ("/bin/sleep", "1000000")
 """The default command: alive until somebody ends it."""
 
-RECONNECT = 100
-"""Milliseconds between attempts to reach an engine that is away."""
-
 NAMESPACE = "default"
 """Where containers are made if nothing else is said."""
-
-TIMEOUT = 30.0
-"""Seconds that one call may take; far above anything measured, so that a hung engine fails the test, not the run."""
 
 MARK = "/mark"
 """The topic of the event that `mark` makes."""
@@ -90,36 +83,8 @@ class Told:
     timestamp: int
 
 
-class ContainerdControl:
-    """Asynchronous driver of one containerd on a unix socket.
-
-    An async context manager; it may also be used without entering, if `aclose` is called at the end. It belongs to the
-    event loop that makes its first call. Calls that the engine refuses raise `grpc.aio.AioRpcError`.
-
-    Args:
-        path: the socket, as a path or as a `unix://` URL. The folder `rootfs` beside it is what containers run in.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        """Remember where the engine is; nothing is opened before the first call."""
-        self.path = Path(str(path).removeprefix("unix://"))
-        self._channel: Any = None
-
-    async def __aenter__(self) -> Self:
-        """Return this driver."""
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the connection."""
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Close the connection; containers stay. Closing twice is fine, and a later call opens it again."""
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.close()
+class ContainerdControl(GrpcControl):
+    """Asynchronous driver of one containerd; the folder `rootfs` beside its socket is what containers run in."""
 
     # -- namespaces --------------------------------------------------------------------------------------------------
 
@@ -328,18 +293,6 @@ class ContainerdControl:
             await asyncio.sleep(0.01)
 
     # -- below: gRPC ---------------------------------------------------------------------------------------------------
-
-    def _opened(self) -> Any:
-        if self._channel is None:
-            # Channels to one address share their connections, which a test that kills the engine does not want.
-            options = [
-                ("grpc.use_local_subchannel_pool", 1),
-                ("grpc.max_receive_message_length", -1),
-                # An engine that was away is asked again at once: by default the pauses grow to two minutes.
-                *((f"grpc.{which}_reconnect_backoff_ms", RECONNECT) for which in ("initial", "max")),
-            ]
-            self._channel = grpc.aio.insecure_channel(f"unix://{self.path}", options=options)
-        return self._channel
 
     async def _call(self, service: str, method: str, namespace: str | None = None, /, **fields: Any) -> Any:
         request, answer = request_and_answer(_SERVICES[service], method)

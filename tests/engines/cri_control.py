@@ -11,25 +11,20 @@ import json
 import uuid as uuids
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
 
 from tests.engines.containerd import PAUSE_IMAGE
-from tests.engines.containerd_control import RECONNECT
 from tests.engines.cri_wire import CONTAINER_STATES, EVENT_TYPES, SANDBOX_STATES, message
+from tests.engines.grpc_control import TIMEOUT, GrpcControl
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
-    from types import TracebackType
 
 SLEEP = ("/bin/sleep", "1000000")
 """The default command: alive until somebody ends it."""
-
-TIMEOUT = 30.0
-"""Seconds that one call may take; far above anything measured, so that a hung engine fails the test, not the run."""
 
 SERVICE = "/runtime.v1.RuntimeService"
 """The service that runs pods; images have another one."""
@@ -99,36 +94,8 @@ class Told:
     containers: Mapping[str, str]
 
 
-class CRIControl:
-    """Asynchronous driver of one CRI engine on a unix socket.
-
-    An async context manager; it may also be used without entering, if `aclose` is called at the end. It belongs to the
-    event loop that makes its first call. Calls that the engine refuses raise `grpc.aio.AioRpcError`.
-
-    Args:
-        path: the socket, as a path or as a `unix://` URL.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        """Remember where the engine is; nothing is opened before the first call."""
-        self.path = Path(str(path).removeprefix("unix://"))
-        self._channel: Any = None
-
-    async def __aenter__(self) -> Self:
-        """Return this driver."""
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the connection."""
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Close the connection; pods stay. Closing twice is fine, and a later call opens it again."""
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.close()
+class CRIControl(GrpcControl):
+    """Asynchronous driver of one CRI engine."""
 
     # -- pods ----------------------------------------------------------------------------------------------------------
 
@@ -320,18 +287,6 @@ class CRIControl:
             response_deserializer=answer.FromString,
         )
         return await call(request(**fields), timeout=TIMEOUT)
-
-    def _opened(self) -> Any:
-        if self._channel is None:
-            # Channels to one address share their connections, which a test that kills the engine does not want.
-            options = [
-                ("grpc.use_local_subchannel_pool", 1),
-                ("grpc.max_receive_message_length", -1),
-                # An engine that was away is asked again at once: by default the pauses grow to two minutes.
-                *((f"grpc.{which}_reconnect_backoff_ms", RECONNECT) for which in ("initial", "max")),
-            ]
-            self._channel = grpc.aio.insecure_channel(f"unix://{self.path}", options=options)
-        return self._channel
 
 
 async def _told(responses: AsyncIterator[Any]) -> AsyncIterator[Told]:
