@@ -695,7 +695,10 @@ async def test_containers_of_others_in_the_namespace_are_not_seen() -> None:
             engine.task("another", "")
             start = containerd_pb2.TaskStart(container_id=b"c9", pid=1)
             engine.native.publish(envelope(b"moby", b"/tasks/start", start))
-            paused = containerd_pb2.TaskPaused(container_id=engine.web.encode())
+            web = engine.web.encode()
+            end = containerd_pb2.TaskExit(container_id=web, id=web, pid=engine.pids[engine.web])
+            engine.native.publish(envelope(b"moby", b"/tasks/exit", end))
+            paused = containerd_pb2.TaskPaused(container_id=web)
             engine.native.publish(envelope(NAMESPACE.encode(), b"/tasks/oom", paused))
             marker = engine.run(engine.pod, "marker")
             alive = engine.pids | {marker: engine.task(marker)}
