@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import shutil
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from whalewatch.testing._docker_calls import CallFaults
 from whalewatch.testing._docker_engine import KILLED, EngineState
@@ -17,20 +13,22 @@ from whalewatch.testing._docker_http import Handlers
 from whalewatch.testing._docker_routes import Identity
 from whalewatch.testing._docker_server import Server
 from whalewatch.testing._docker_state import signal_number, split_addresses
+from whalewatch.testing._fake_engine import FakeEngine
 
 if TYPE_CHECKING:
     import os
     import ssl
     from collections import Counter
-    from collections.abc import Callable, Iterable, Sequence
-    from types import TracebackType
+    from collections.abc import Collection, Iterable, Sequence
+    from pathlib import Path
 
+    from whalewatch.testing._docker_events import Subscriber
     from whalewatch.testing._docker_state import FakeContainer
 
 _PROJECT_LABEL = "com.docker.compose.project"
 
 
-class FakeDocker:
+class FakeDocker(FakeEngine):
     """A Docker engine without containers behind it, for tests and demonstrations.
 
     It serves the part of the Engine API that has to do with the life of containers, over HTTP at a Unix socket and, if
@@ -81,10 +79,7 @@ class FakeDocker:
             port: The TCP port. Default: one that is free.
             ssl_context: For TLS over TCP. Default: plain HTTP.
         """
-        self._path = None if path is None else Path(path)
-        self._own_folder: Path | None = None
-        self._entered = False
-        self._waiting: list[tuple[Callable[[], object], asyncio.Future[None]]] = []
+        super().__init__(path, "docker.sock")
         self._state = EngineState(
             changed=self._changed,
             version=version,
@@ -102,54 +97,19 @@ class FakeDocker:
         self.requests: Counter[str] = self._handlers.requests
         self.faults = Faults(self._state, calls, self._handlers, self._server)
 
-    async def __aenter__(self) -> Self:
-        """Serve.
+    async def _serve(self, path: Path, folder: Path) -> None:  # noqa: ARG002 - it needs nothing else
+        await self._server.listen(path)
 
-        Raises:
-            RuntimeError: It was entered before.
-            OSError: The socket cannot be made.
-        """
-        if self._entered:
-            raise RuntimeError("a FakeDocker can be entered only once")
-        self._entered = True
-        if self._path is None:
-            self._own_folder = Path(tempfile.mkdtemp(prefix="fake-docker-"))
-            self._path = self._own_folder / "docker.sock"
-        try:
-            await self._server.listen(self._path)
-        except BaseException:
-            await self._close()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Cut all connections and leave nothing behind."""
-        await self._close()
-
-    async def _close(self) -> None:
+    async def _stop(self) -> None:
         self._handlers.stop()
         try:
             await self._server.close()
         finally:
             self._state.close()
-            if self._own_folder is not None:
-                shutil.rmtree(self._own_folder, ignore_errors=True)
-
-    # ---- where it is
 
     @property
-    def path(self) -> Path:
-        """The Unix socket it serves at; known once it is entered."""
-        if self._path is None:
-            raise RuntimeError("the socket of this FakeDocker is chosen when it is entered")
-        return self._path
-
-    @property
-    def address(self) -> str:
-        """The Unix socket as a URL, "unix:///..."; known once it is entered."""
-        return f"unix://{self.path}"
+    def _subscribers(self) -> Collection[Subscriber]:
+        return self._state.events.subscribers
 
     @property
     def tcp_address(self) -> str:
@@ -166,18 +126,8 @@ class FakeDocker:
         return MappingProxyType(self._state.containers)
 
     @property
-    def subscribers(self) -> int:
-        """The number of open event streams that the engine knows."""
-        return len(self._state.events.subscribers)
-
-    @property
-    def unsent(self) -> int:
-        """The number of events that wait in front of open event streams, the fullest one counting."""
-        return max((subscriber.pending for subscriber in self._state.events.subscribers), default=0)
-
-    @property
     def dropped(self) -> int:
-        """The number of events that slow subscribers have lost."""
+        """The number of events that slow subscribers have lost; `until` heeds it too."""
         return self._state.events.dropped
 
     def container(self, name_or_id: str) -> FakeContainer:
@@ -187,23 +137,6 @@ class FakeDocker:
             FakeDockerError: There is none.
         """
         return self._state.container(name_or_id)
-
-    async def until(self, condition: Callable[[], object]) -> None:
-        """Wait until a condition holds that depends on `requests`, `subscribers`, `unsent` or `dropped`."""
-        if condition():
-            return
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        entry = (condition, future)
-        self._waiting.append(entry)
-        try:
-            await future
-        finally:
-            self._waiting.remove(entry)
-
-    def _changed(self) -> None:
-        for condition, future in self._waiting:
-            if not future.done() and condition():
-                future.set_result(None)
 
     # ---- containers
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from whalewatch.testing._docker_calls import Answer, Gate
-from whalewatch.testing._docker_undo import Fault
+from whalewatch.testing._docker_undo import Fault, InForce
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,10 +16,8 @@ if TYPE_CHECKING:
     from whalewatch.testing._docker_http import Handlers
     from whalewatch.testing._docker_server import Server
 
-_F = TypeVar("_F", bound=Fault)
 
-
-class Faults:
+class Faults(InForce):
     """Faults of a `FakeDocker`, as its attribute ``faults``.
 
     Most methods return a `Fault` (or `Gate`) with ``undo()``, also a context manager that undoes it at the end
@@ -30,22 +28,11 @@ class Faults:
 
     def __init__(self, state: EngineState, calls: CallFaults, handlers: Handlers, server: Server) -> None:
         """Start without faults."""
+        super().__init__()
         self._state = state
         self._calls = calls
         self._handlers = handlers
         self._server = server
-        self._faults: list[Fault] = []
-
-    def _keep(self, fault: _F) -> _F:
-        self._faults = [known for known in self._faults if known.active]
-        self._faults.append(fault)
-        return fault
-
-    def clear(self) -> None:
-        """Undo all faults that are in force, the latest first; a refusing engine needs `accept` besides."""
-        for fault in reversed(self._faults):
-            fault.undo()
-        self._faults.clear()
 
     # ---- events
 

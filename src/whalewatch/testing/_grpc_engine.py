@@ -1,27 +1,24 @@
-"""What all fake engines that speak gRPC have in common: a socket, event streams, and calls that are counted."""
+"""What all fake engines that speak gRPC have in common."""
 
 from __future__ import annotations
 
-import asyncio
-import shutil
-import tempfile
 from collections import Counter
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
+from whalewatch.testing._fake_engine import FakeEngine
 from whalewatch.testing._grpc_server import Server
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
-    from types import TracebackType
+    from collections.abc import Collection
+    from pathlib import Path
 
     import grpc
 
     from whalewatch.testing._exchange import Exchange
 
 
-class FakeGrpcEngine:
+class FakeGrpcEngine(FakeEngine):
     """An engine that serves gRPC at a Unix socket; it is entered once, as an async context manager.
 
     Attributes:
@@ -32,17 +29,8 @@ class FakeGrpcEngine:
     _events: Exchange[Any, Any]
 
     def __init__(self, path: str | os.PathLike[str] | None, socket: str) -> None:
-        """Prepare an engine.
-
-        Args:
-            path: The Unix socket to serve at. Default: one in a temporary folder of its own.
-            socket: The name of the latter.
-        """
-        self._path = None if path is None else Path(path)
-        self._socket = socket
-        self._own_folder: Path | None = None
-        self._entered = False
-        self._waiting: list[tuple[Callable[[], object], asyncio.Future[None]]] = []
+        """Prepare an engine; arguments as for every fake engine."""
+        super().__init__(path, socket)
         self.requests: Counter[str] = Counter()
 
     def _serve_by(self, service: grpc.GenericRpcHandler, events: Exchange[Any, Any]) -> Server:
@@ -50,82 +38,18 @@ class FakeGrpcEngine:
         self._events = events
         return self._server
 
-    async def __aenter__(self) -> Self:
-        """Serve.
+    async def _serve(self, path: Path, folder: Path) -> None:
+        await self._server.start(path, folder / "behind.sock")
 
-        Raises:
-            RuntimeError: It was entered before.
-            OSError: The socket cannot be made.
-        """
-        if self._entered:
-            raise RuntimeError(f"a {type(self).__name__} can be entered only once")
-        self._entered = True
-        self._own_folder = Path(tempfile.mkdtemp(prefix="fake-engine-"))
-        if self._path is None:
-            self._path = self._own_folder / self._socket
-        try:
-            await self._server.start(self._path, self._own_folder / "behind.sock")
-        except BaseException:
-            await self._close()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Cut all connections and leave nothing behind."""
-        await self._close()
-
-    async def _close(self) -> None:
+    async def _stop(self) -> None:
         try:
             await self._server.close()
         finally:
             self._events.close()
-            if self._own_folder is not None:
-                shutil.rmtree(self._own_folder, ignore_errors=True)
-
-    # ---- where it is
 
     @property
-    def path(self) -> Path:
-        """The Unix socket it serves at; known once it is entered."""
-        if self._path is None:
-            raise RuntimeError(f"the socket of this {type(self).__name__} is chosen when it is entered")
-        return self._path
-
-    @property
-    def address(self) -> str:
-        """The Unix socket as a URL, "unix:///..."; known once it is entered."""
-        return f"unix://{self.path}"
-
-    # ---- its event streams
-
-    @property
-    def subscribers(self) -> int:
-        """The number of open event streams that the engine knows."""
-        return len(self._events.subscribers)
-
-    @property
-    def unsent(self) -> int:
-        """The number of events that wait in front of open event streams, the fullest one counting."""
-        return max((subscriber.pending for subscriber in self._events.subscribers), default=0)
-
-    async def until(self, condition: Callable[[], object]) -> None:
-        """Wait until a condition holds that depends on `requests`, `subscribers` or `unsent`."""
-        if condition():
-            return
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        entry = (condition, future)
-        self._waiting.append(entry)
-        try:
-            await future
-        finally:
-            self._waiting.remove(entry)
-
-    def _changed(self) -> None:
-        for condition, future in self._waiting:
-            if not future.done() and condition():
-                future.set_result(None)
+    def _subscribers(self) -> Collection[Any]:
+        return self._events.subscribers
 
     def publish(self, message: bytes) -> None:
         """Send bytes as an event to all streams, whatever these have asked for."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from whalewatch.testing._docker_undo import Fault
+from whalewatch.testing._docker_undo import Fault, InForce
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,28 +13,16 @@ if TYPE_CHECKING:
     from whalewatch.testing._grpc_server import Server
 
 _E = TypeVar("_E")
-_F = TypeVar("_F", bound=Fault)
 
 
-class GrpcFaults(Generic[_E]):
-    """Faults of events and connections, and the list of those in force."""
+class GrpcFaults(InForce, Generic[_E]):
+    """Faults of events and connections."""
 
     def __init__(self, events: Exchange[_E, Any], server: Server) -> None:
         """Start without faults."""
+        super().__init__()
         self._events = events
         self._server = server
-        self._faults: list[Fault] = []
-
-    def _keep(self, fault: _F) -> _F:
-        self._faults = [known for known in self._faults if known.active]
-        self._faults.append(fault)
-        return fault
-
-    def clear(self) -> None:
-        """Undo all faults that are in force, the latest first; a refusing engine needs `accept` besides."""
-        for fault in reversed(self._faults):
-            fault.undo()
-        self._faults.clear()
 
     # ---- events
 

@@ -1,0 +1,133 @@
+"""What all fake engines have in common: a socket, event streams, and calls that are counted and can be waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, Self
+
+if TYPE_CHECKING:
+    import os
+    from collections import Counter
+    from collections.abc import Callable, Collection
+    from types import TracebackType
+
+
+class _Subscriber(Protocol):
+    @property
+    def pending(self) -> int: ...
+
+
+class FakeEngine(ABC):
+    """An engine that serves at a Unix socket; it is entered once, as an async context manager.
+
+    Attributes:
+        requests: The calls that have arrived, by kind.
+    """
+
+    requests: Counter[str]
+
+    def __init__(self, path: str | os.PathLike[str] | None, socket: str) -> None:
+        """Prepare an engine.
+
+        Args:
+            path: The Unix socket to serve at. Default: one in a temporary folder of its own.
+            socket: The name of the latter.
+        """
+        self._path = None if path is None else Path(path)
+        self._socket = socket
+        self._own_folder: Path | None = None
+        self._entered = False
+        self._waiting: list[tuple[Callable[[], object], asyncio.Future[None]]] = []
+
+    @abstractmethod
+    async def _serve(self, path: Path, folder: Path) -> None:
+        """Serve at a socket; what else it needs goes to a folder of its own."""
+
+    @abstractmethod
+    async def _stop(self) -> None:
+        """Cut all connections."""
+
+    @property
+    @abstractmethod
+    def _subscribers(self) -> Collection[_Subscriber]:
+        """The open event streams that it knows."""
+
+    async def __aenter__(self) -> Self:
+        """Serve.
+
+        Raises:
+            RuntimeError: It was entered before.
+            OSError: The socket cannot be made.
+        """
+        if self._entered:
+            raise RuntimeError(f"a {type(self).__name__} can be entered only once")
+        self._entered = True
+        self._own_folder = Path(tempfile.mkdtemp(prefix="fake-engine-"))
+        if self._path is None:
+            self._path = self._own_folder / self._socket
+        try:
+            await self._serve(self._path, self._own_folder)
+        except BaseException:
+            await self._close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Cut all connections and leave nothing behind."""
+        await self._close()
+
+    async def _close(self) -> None:
+        try:
+            await self._stop()
+        finally:
+            if self._own_folder is not None:
+                shutil.rmtree(self._own_folder, ignore_errors=True)
+
+    # ---- where it is
+
+    @property
+    def path(self) -> Path:
+        """The Unix socket it serves at; known once it is entered."""
+        if self._path is None:
+            raise RuntimeError(f"the socket of this {type(self).__name__} is chosen when it is entered")
+        return self._path
+
+    @property
+    def address(self) -> str:
+        """The Unix socket as a URL, "unix:///..."; known once it is entered."""
+        return f"unix://{self.path}"
+
+    # ---- its event streams
+
+    @property
+    def subscribers(self) -> int:
+        """The number of open event streams that the engine knows."""
+        return len(self._subscribers)
+
+    @property
+    def unsent(self) -> int:
+        """The number of events that wait in front of open event streams, the fullest one counting."""
+        return max((subscriber.pending for subscriber in self._subscribers), default=0)
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait until a condition holds that depends on attributes that count: `requests`, `subscribers`, `unsent`."""
+        if condition():
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        entry = (condition, future)
+        self._waiting.append(entry)
+        try:
+            await future
+        finally:
+            self._waiting.remove(entry)
+
+    def _changed(self) -> None:
+        for condition, future in self._waiting:
+            if not future.done() and condition():
+                future.set_result(None)
