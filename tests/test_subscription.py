@@ -916,3 +916,30 @@ async def test_closed_subscription_is_told_nothing_more() -> None:
     assert closed.stats.pending == 0
     assert brief(await drain(kept)) == [("started", "a")]
     assert len(publisher.feed._subscribers) == 1
+
+
+async def test_what_waits_for_a_reader_keeps_no_pictures() -> None:
+    publisher = Publisher(*(box(f"c{number}") for number in range(10)))
+    unread = publisher.events()
+    before = weakref.WeakSet[Snapshot]()
+    for number in range(500):
+        publisher.start(box(f"new-{number}"))
+        before.add(publisher.snapshot)
+    gc.collect()
+    assert len(before) == 1, "only the current one is alive"
+    assert unread.stats.pending == 510
+
+
+async def test_reader_that_lags_and_catches_up_again_and_again_collapses_to_the_truth() -> None:
+    publisher = Publisher(box("a"), box("b"))
+    events, fold = publisher.events(buffer=3), Fold()
+    for turn in range(20):
+        publisher.start(box(f"t{turn}"))
+        publisher.exit("b") if "b" in publisher.snapshot else publisher.start(box("b"))
+        for event in await read(events, 1 + turn % 2):
+            fold.take(event)
+        if turn % 5 == 4:
+            for event in await drain(events):
+                fold.take(event)
+            assert fold.alive == alive(publisher.snapshot)
+    assert events.stats.collapses > 0

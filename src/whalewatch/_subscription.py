@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
@@ -39,19 +39,24 @@ class SubscriptionStats:
 
 @attrs.define
 class _Batch:
-    """The events that lead to one picture. A replay's are made when it is read: many never are."""
+    """The events that lead to one picture. The picture is not kept: each would take room for all containers.
 
-    snapshot: Snapshot
+    A replay's events are made when it is read: many never are.
+    """
+
+    revision: int
     events: deque[ContainerEvent]
     counts: bool = True  # towards the buffer; replays and net differences are bounded by the number of containers
-    replayed_at: datetime | None = None
+    replay: tuple[Snapshot, datetime] | None = None
+
+    def __len__(self) -> int:
+        return len(self.events) if self.replay is None else len(self.replay[0])
 
     def unpack(self) -> deque[ContainerEvent]:
-        if self.replayed_at is not None:
-            started = [
-                (EventType.STARTED, container, None, self.replayed_at, Origin.SYNC) for container in self.snapshot
-            ]
-            self.events, self.replayed_at = deque(_numbered(started, self.snapshot.revision)), None
+        if self.replay is not None:
+            snapshot, now = self.replay
+            started = [(EventType.STARTED, container, None, now, Origin.SYNC) for container in snapshot]
+            self.events, self.replay = deque(_numbered(started, self.revision)), None
         return self.events
 
 
@@ -119,7 +124,8 @@ class Subscription(AsyncIterator[ContainerEvent]):
         # What follows is shared with the watcher's thread and guarded by the feed's lock.
         self._closed = False
         self._revision = 0
-        self._received: Mapping[str, Container] = {}  # by id: what the reader has, less the following
+        self._received: dict[str, Container] = {}  # by id: what the reader has, less the following
+        self._lags = False  # whether that is a dictionary of our own, and not that of the current picture
         self._partly: list[ContainerEvent] = []  # what it has of the batch that is being read
         self._batches: deque[_Batch] = deque()
         self._pending = 0
@@ -136,10 +142,7 @@ class Subscription(AsyncIterator[ContainerEvent]):
     def stats(self) -> SubscriptionStats:
         """Counters as of now; from any thread."""
         with self._feed.lock:
-            if self._net is None:
-                pending = sum(len(b.snapshot) if b.replayed_at else len(b.events) for b in self._batches)
-            else:
-                pending = len(self._net)
+            pending = sum(len(batch) for batch in self._batches) if self._net is None else len(self._net)
             return SubscriptionStats(self._delivered, pending, self._collapses, self._merged)
 
     # The feed's side
@@ -148,7 +151,8 @@ class Subscription(AsyncIterator[ContainerEvent]):
         """Begin with this picture; called by the feed under its lock, before any `push`."""
         self.start = snapshot
         if self._replay and snapshot:
-            self._batches.append(_Batch(snapshot, deque(), counts=False, replayed_at=datetime.now(UTC)))
+            replay = (snapshot, datetime.now(UTC))
+            self._batches.append(_Batch(snapshot.revision, deque(), counts=False, replay=replay))
         else:
             self._revision, self._received = snapshot.revision, snapshot._by_id
 
@@ -161,7 +165,7 @@ class Subscription(AsyncIterator[ContainerEvent]):
         if self._net is not None:
             self._merge(self._net, events)
             return
-        self._batches.append(_Batch(snapshot, deque(events)))
+        self._batches.append(_Batch(snapshot.revision, deque(events)))
         self._pending += len(events)
 
     def wake(self) -> None:
@@ -173,18 +177,23 @@ class Subscription(AsyncIterator[ContainerEvent]):
 
     def _collapse(self) -> None:
         self._collapses += 1
-        received = dict(self._received)
-        for event in self._partly:
-            if event.type is EventType.EXITED:
-                del received[event.container.id]
-            else:
-                received[event.container.id] = event.container
-        self._received, self._partly = received, []
+        self._fold()
         net = self._net = {}
         for batch in tuple(self._batches):
             self._merge(net, batch.unpack())
         self._batches.clear()
         self._pending = 0
+
+    def _fold(self) -> None:
+        """Count what was read of a batch as received."""
+        if not self._lags:
+            self._received, self._lags = dict(self._received), True
+        for event in self._partly:
+            if event.type is EventType.EXITED:
+                del self._received[event.container.id]
+            else:
+                self._received[event.container.id] = event.container
+        self._partly = []
 
     def _merge(self, net: dict[str, _Net], events: Iterable[ContainerEvent]) -> None:
         for event in events:
@@ -258,7 +267,8 @@ class Subscription(AsyncIterator[ContainerEvent]):
         """Take the next event, or None if there is none yet."""
         with self._feed.lock:
             if self._net is not None:
-                self._batches.append(_Batch(self._feed.snapshot, deque(self._spread(self._net)), counts=False))
+                events = deque(self._spread(self._net))
+                self._batches.append(_Batch(self._feed.snapshot.revision, events, counts=False))
                 self._net = None
             while self._batches:
                 batch = self._batches[0]
@@ -270,7 +280,11 @@ class Subscription(AsyncIterator[ContainerEvent]):
                     self._partly.append(event)
                 if not events:
                     self._batches.popleft()
-                    self._revision, self._received, self._partly = batch.snapshot.revision, batch.snapshot._by_id, []
+                    self._revision = batch.revision
+                    if batch.revision == self._feed.snapshot.revision:  # one dictionary for all who keep up
+                        self._received, self._lags, self._partly = self._feed.snapshot._by_id, False, []
+                    else:
+                        self._fold()
                 if event is not None:
                     return event
             if self._closed or (self._feed.ended and self._feed.error is None):
