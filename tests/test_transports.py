@@ -7,15 +7,17 @@ import hashlib
 import json
 import shutil
 import ssl
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+import aiodocker
 import asyncssh
 import pytest
 
 from tests.checker import PATIENCE
 from tests.engines import install
-from whalewatch import EngineUnavailable, UnsupportedEngine, moby
+from whalewatch import EngineUnavailable, UnsupportedEngine, WatchState, moby
 from whalewatch.testing import FakeDocker
 
 if TYPE_CHECKING:
@@ -171,3 +173,19 @@ async def test_ssh_to_nowhere_is_a_clear_error(home: Path) -> None:
     with pytest.raises(EngineUnavailable, match=expected) as caught:
         await version_at("ssh://root:secret@127.0.0.1:1")
     assert "secret" not in str(caught.value)
+
+
+async def test_calls_of_the_application_leave_room_for_the_watcher() -> None:
+    async with FakeDocker() as fake, AsyncExitStack() as stack:
+        fake.run("web")
+        async with moby.watch(fake.address, heartbeat=0.2, call_timeout=2.0) as watcher:
+            await watcher.ready(10.0)
+            client = watcher.engine.client
+            assert isinstance(client, aiodocker.Docker)
+            for _ in range(120):
+                response = await stack.enter_async_context(client.session.get(f"{client.docker_host}/events"))
+                assert response.status == HTTPStatus.OK
+            pings = fake.requests["ping"]
+            await fake.until(lambda: fake.requests["ping"] > pings + 1)
+            assert watcher.status.state is WatchState.SYNCED
+            assert watcher.stats.outages == 0

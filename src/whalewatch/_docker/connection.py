@@ -188,13 +188,14 @@ class _Missing(EngineError):
 
 
 def _connector(endpoint: Endpoint) -> aiohttp.BaseConnector:
+    """A connector of any number of connections: the application may hold as many as it likes, and we need ours."""
     if endpoint.path is not None:
-        return aiohttp.UnixConnector(endpoint.path)
+        return aiohttp.UnixConnector(endpoint.path, limit=0)
     if endpoint.ssh is not None:
         from aiodocker.ssh import SSHConnector  # noqa: PLC0415 - ssh is an extra of aiodocker's
 
-        return SSHConnector(endpoint.ssh)
-    return aiohttp.TCPConnector(ssl=endpoint.tls or True)
+        return SSHConnector(endpoint.ssh)  # which takes no limit: it stays at aiohttp's 100
+    return aiohttp.TCPConnector(ssl=endpoint.tls or True, limit=0)
 
 
 async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes | None]:
