@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import pytest
@@ -36,3 +37,11 @@ def test_what_failed_long_ago_is_forgotten(packer: Packer[None], caplog: pytest.
     packer.packed(box("c10"), None)
     packer.packed(box("c0"), None)
     assert [record.args for record in caplog.records] == [("c0",)]
+
+
+def test_cancellation_out_of_nothing_is_a_failure_like_any(caplog: pytest.LogCaptureFixture) -> None:
+    def pack(container: Container, _: None) -> None:
+        raise asyncio.CancelledError
+
+    assert Packer(pack, logging.getLogger("whalewatch.tests")).packed(box("a"), None) == box("a")
+    assert [record.args for record in caplog.records] == [("a",)]

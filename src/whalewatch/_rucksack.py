@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from asyncio import CancelledError
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -39,7 +40,7 @@ class Packer(Generic[T]):
             return container
         try:
             return attrs.evolve(container, rucksack=self._pack(container, inspection))
-        except Exception:  # noqa: BLE001 - whatever it is, it is logged
+        except (Exception, CancelledError):  # noqa: BLE001 - whatever it is, it is logged; nothing here was awaited
             if container.id not in self._unpacked:
                 self._unpacked[container.id] = None
                 if len(self._unpacked) > MEMORY:
