@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import whalewatch.containerd
 from tests.containerd_checker import CheckedContainerd, checked
 from tests.engines.containerd_control import ContainerdControl
 from whalewatch import (
@@ -731,3 +732,18 @@ async def test_watchers_that_are_kept_keep_no_socket(fake: FakeContainerd) -> No
     finally:
         gc.enable()
     assert all(watcher.status.state is WatchState.CLOSED for watcher in kept)
+
+
+async def test_many_namespaces_that_hang_take_no_longer_than_one(
+    fake: FakeContainerd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whalewatch.containerd, "PATIENCE", 2.0)
+    fake.run("web")
+    for number in range(20):
+        fake.run("job", f"batch{number}")
+        fake.faults.hang("container_list_stream", f"batch{number}")
+    async with watch(fake.address, heartbeat=2.0, call_timeout=2.0) as watcher:
+        await watcher.ready(PATIENCE)
+        assert {c.id for c in await watcher.portfolio.containers()} == {"web"}
+        assert watcher.stats.unresolved == 20
+        assert watcher.stats.outages == 0

@@ -48,8 +48,8 @@ BREADTH = 8
 """Namespaces that are listed at the same time."""
 
 PATIENCE = 10.0
-"""Seconds that the listing of one namespace may take: less than the watcher gives to the whole by default, so that one
-that hangs does not hide the others."""
+"""Seconds that the listing of namespaces may take: less than the watcher gives to the whole by default, so that those
+that hang do not hide the others."""
 
 Pack = Callable[[Container, Inspection], Any]
 
@@ -199,15 +199,16 @@ class ContainerdEngine:
         failed: dict[str, EngineError] = {}
         free = asyncio.Semaphore(BREADTH)
 
+        until = asyncio.get_running_loop().time() + PATIENCE
+
         async def look_at(namespace: str) -> None:
-            async with free:
-                try:
-                    async with asyncio.timeout(PATIENCE):
-                        seen.update(await self._seen_in(namespace, calls))
-                except EngineError as error:
-                    failed[namespace] = error
-                except TimeoutError:
-                    failed[namespace] = EngineTimeout(calls.connection.told(f"namespace {namespace!r} does not answer"))
+            try:
+                async with asyncio.timeout_at(until), free:
+                    seen.update(await self._seen_in(namespace, calls))
+            except EngineError as error:
+                failed[namespace] = error
+            except TimeoutError:
+                failed[namespace] = EngineTimeout(calls.connection.told(f"namespace {namespace!r} does not answer"))
 
         async with asyncio.TaskGroup() as tasks:
             for namespace in namespaces:
