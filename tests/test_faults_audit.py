@@ -9,6 +9,7 @@ import pytest
 
 from tests.followed import eventually, followed, picture, truth
 from tests.scripted import PATIENCE, ScriptedEngine, box
+from tests.stepping import ImpatientLoop
 from whalewatch import Container, Listing, Origin, Sighting, SignalType, Watcher, moby
 from whalewatch.testing import FakeDocker
 
@@ -313,3 +314,25 @@ async def test_what_was_lost_is_looked_for_soon_without_waiting_for_the_next_aud
             fake.emit_raw(b"garbage\n")
             await follow.until(lambda: follow.types(id) == ["started"])
             assert follow.watcher.stats.drift == 1
+
+
+def test_noise_that_goes_on_asks_for_audits_less_and_less_often_and_reads_nothing_anew() -> None:
+    async def main() -> None:
+        engine = ScriptedEngine(*(box(f"c{number}") for number in range(100)))
+        async with Watcher(engine, heartbeat=1000.0, audit=1000.0) as watcher:
+            await watcher.ready()
+            for _ in range(600):
+                engine.tell(SignalType.LOST)
+                await asyncio.sleep(0.5)
+            assert 8 < watcher.stats.audits < 20, "of 300 seconds"
+            assert engine.calls["inspect"] == 100
+            await asyncio.sleep(120.0)
+            audits = watcher.stats.audits
+            engine.tell(SignalType.LOST)
+            await asyncio.sleep(3.0)
+            assert watcher.stats.audits == audits + 1, "after a while of silence it is heard at once"
+            await asyncio.sleep(1100.0)
+            assert engine.calls["inspect"] > 100, "an audit that is due does read some anew"
+
+    with asyncio.Runner(loop_factory=ImpatientLoop) as runner:
+        runner.run(main())

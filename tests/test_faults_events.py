@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import attrs
 import pytest
 
 from tests.followed import Followed, followed
-from whalewatch import Origin, moby
+from tests.scripted import ScriptedEngine, at, box
+from tests.stepping import ImpatientLoop
+from whalewatch import Origin, SignalType, Watcher, moby
 from whalewatch.testing import FakeDocker
 
 Match = Callable[[dict[str, Any]], bool]
@@ -213,3 +219,52 @@ async def test_restart_whose_death_was_lost_is_an_exit_and_a_start_without_exit_
             assert exited.container.pid != started.container.pid
             assert {exited.origin, started.origin} == {Origin.ENGINE}
             assert follow.watcher.stats.drift == 0
+
+
+def test_clock_that_is_set_back_costs_no_event_and_no_exit_code() -> None:
+    async def main() -> None:
+        old = box("old", start=0.0)
+        engine = ScriptedEngine(old)
+        engine.read_until = at(3600.0)
+        async with Watcher(engine, audit=None) as watcher:
+            await watcher.ready()
+            await asyncio.sleep(60.0)
+            inspects = engine.calls["inspect"]
+            async with watcher.events(replay=False) as events:
+                new = engine.alive["new"] = box("new", start=10.0)
+                engine.tell(SignalType.STARTED, "new", 10.0)
+                started = await anext(events)
+                engine.alive["new"] = attrs.evolve(new, paused=True)
+                engine.tell(SignalType.PAUSED, "new", 11.0)
+                engine.alive["new"] = new
+                engine.tell(SignalType.UNPAUSED, "new", 12.0)
+                del engine.alive["new"]
+                engine.tell(SignalType.EXITED, "new", 13.0, exit_code=7)
+                told = [started, *[await anext(events) for _ in range(3)]]
+            assert [(event.type.value, event.timestamp) for event in told] == [
+                ("started", at(10.0)),
+                ("paused", at(11.0)),
+                ("unpaused", at(12.0)),
+                ("exited", at(13.0)),
+            ]
+            assert told[-1].exit_code == 7
+            assert engine.calls["inspect"] <= inspects + 2
+
+    with asyncio.Runner(loop_factory=ImpatientLoop) as runner:
+        runner.run(main())
+
+
+async def test_events_without_nanoseconds_are_told_apart_by_their_seconds() -> None:
+    async with FakeDocker() as fake, followed(moby.watch(fake.address, audit=None)) as follow:
+        actor = {"ID": fake.run("web"), "Attributes": {"name": "web"}}
+        await follow.until(lambda: follow.types() == ["started"])
+        now = int(datetime.now(UTC).timestamp())
+        for number in range(1, 4):
+            read = fake.requests["inspect"]
+            event = {"Type": "container", "Action": "rename", "Actor": actor, "time": now + number}
+            fake.emit_raw(json.dumps(event).encode() + b"\n")
+            await fake.until(partial(_more, fake, read))
+
+
+def _more(fake: FakeDocker, read: int) -> bool:
+    return fake.requests["inspect"] > read

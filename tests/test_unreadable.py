@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from tests.followed import AT_ONCE, eventually, followed, picture, truth
-from tests.scripted import PATIENCE, Hold, ScriptedEngine, alive, box
+from tests.scripted import PATIENCE, Hold, ScriptedEngine, alive, box, lost_engine
 from tests.stepping import ImpatientLoop
 from whalewatch import Container, EngineError, EngineTimeout, Listing, Sighting, SignalType, Watcher, moby
 from whalewatch.testing import FakeDocker
@@ -263,3 +263,30 @@ async def test_container_that_keeps_failing_is_tried_less_and_less_often(caplog:
             assert follow.shows(fake)
     told = [record for record in caplog.records if "cannot read" in record.getMessage()]
     assert [record.levelname for record in told if record.levelname != "DEBUG"] == ["WARNING"], "it is told once"
+
+
+def test_few_of_many_containers_that_cannot_be_read_are_warned_about_and_once_each(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        engine = ScriptedEngine(*(box(f"c{number}") for number in range(100)))
+        async with Watcher(engine, call_timeout=1.0, audit=None, retry=AT_ONCE) as watcher:
+            await watcher.ready()
+            with engine.fail("inspect"):
+                for outage in range(1, 6):
+                    engine.end(lost_engine())
+                    await asyncio.sleep(100.0)
+                    assert watcher.stats.outages == outage
+                    assert watcher.stats.unresolved == 100
+            await asyncio.sleep(100.0)
+            assert watcher.stats.unresolved == 0
+            with engine.fail("inspect c7"):
+                engine.rename("c7", "new")
+                await asyncio.sleep(10.0)
+
+    with asyncio.Runner(loop_factory=ImpatientLoop) as runner:
+        runner.run(main())
+    warned = [r.getMessage() for r in caplog.records if r.levelname == "WARNING" and "cannot read" in r.msg]
+    assert len(warned) == 8 + 1
+    assert len(set(warned[:8])) == 8
+    assert warned[8].startswith("cannot read container 'c7'")

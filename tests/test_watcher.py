@@ -22,12 +22,15 @@ from whalewatch import (
     WatchEnded,
     Watcher,
     WatchState,
+    WhalewatchError,
     moby,
 )
+from whalewatch._book import Book
 from whalewatch.testing import FakeDocker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from datetime import datetime
 
     from whalewatch._watcher import WatcherOptions
 
@@ -388,3 +391,41 @@ async def test_no_more_containers_are_inspected_at_a_time_than_allowed() -> None
             hold.release()
             await follow.watcher.ready(PATIENCE)
             assert len(follow.watcher.portfolio.snapshot()) == 10
+
+
+async def test_fault_of_its_own_is_logged_with_its_trace_once_however_often_it_comes_back(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a fault")
+
+    monkeypatch.setattr(Book, "listed", broken)
+    engine = ScriptedEngine(box("a"))
+    async with Watcher(engine, retry=AT_ONCE) as watcher:
+        await engine.until(lambda: engine.calls["listing"] >= 5)
+        assert "a fault" in str(watcher.status.error)
+        monkeypatch.undo()
+        await watcher.ready(PATIENCE)
+    told = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert len(told) == 1
+    assert told[0].exc_info is not None
+
+
+async def test_clock_that_fails_ends_the_watch_for_everybody(caplog: pytest.LogCaptureFixture) -> None:
+    broken = False
+
+    def clock() -> datetime:
+        if broken:
+            raise ZeroDivisionError("no time")
+        return at(0)
+
+    engine = ScriptedEngine(box("a"))
+    async with Watcher(engine, clock=clock) as watcher:
+        await watcher.ready(PATIENCE)
+        waiting = asyncio.create_task(watcher.portfolio.wait_gone("a"))
+        await asyncio.sleep(0)
+        broken = True
+        engine.end(lost_engine())
+        with pytest.raises(WhalewatchError, match="no time"):
+            await asyncio.wait_for(waiting, PATIENCE)
+    assert "internal error" in caplog.text

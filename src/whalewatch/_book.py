@@ -122,6 +122,10 @@ class Book:
         if not self._settled:
             self._since = since
 
+    def replayed(self) -> None:
+        """All that a stream replays has been told: earlier times are those of a clock that was set back."""
+        self._since = None
+
     def listed(self, listing: Listing) -> set[str]:
         """Take the listing of a synchronisation and return what must be inspected before its end.
 

@@ -54,11 +54,17 @@ NEWS = 2
 """Failures in a row after which a container that cannot be read is warned about. Once may be the connection's failure,
 which is told as such."""
 
+MANY = 8
+"""Containers that are warned about at a time: more are the engine's failure, and `Stats.unresolved` counts them."""
+
 FIRST_RETRY, LAST_RETRY = 0.5, 30.0
 """Seconds until a container that could not be read is tried again: doubling from the first to the last."""
 
-AUDIT_PAUSE = 1.0
-"""Seconds at least between audits that bad input asks for."""
+FIRST_PAUSE, LAST_PAUSE = 1.0, 30.0
+"""Seconds at least between audits that bad input asks for: doubling from the first to the last while it goes on."""
+
+REPLAY = 10.0
+"""Seconds after which an engine has long told what it replays to a new stream."""
 
 REREAD = 20
 """Containers that an audit reads anew at least, if there are so many; else a tenth of them."""
@@ -81,12 +87,16 @@ class Settings:
 
 @attrs.define
 class Tally:
-    """Counters that outlive sessions."""
+    """What outlives sessions: counters, and what was logged already."""
 
     signals: int = 0
     lost: int = 0
     syncs: int = 0
     audits: int = 0
+    unread: set[str] = attrs.field(factory=set)
+    """Containers that were warned about and could not be read since."""
+    fault: str = ""
+    """The latest internal error."""
 
 
 class Session:
@@ -116,6 +126,10 @@ class Session:
         self._all_tried = asyncio.Event()
         self._audit_now = asyncio.Event()
         self._relist: asyncio.TimerHandle | None = None
+        self._replay: asyncio.TimerHandle | None = None
+        self._pause = FIRST_PAUSE
+        self._due_at: float | None = None
+        """When the next audit is due, by the loop's clock."""
 
     async def run(self) -> WhalewatchError:
         """Follow the engine until something fails."""
@@ -126,10 +140,12 @@ class Session:
             if isinstance(first, WhalewatchError):
                 return first
             # A fault of this library's own. The picture may be wrong now: a new synchronisation sets it right.
-            log.exception("%s", self._told("internal error"), exc_info=first)
+            known, self._tally.fault = self._tally.fault == repr(first), repr(first)
+            level = logging.DEBUG if known else logging.ERROR
+            log.log(level, "%s", self._told("internal error"), exc_info=first)
             return EngineError(self._told(f"internal error: {first!r}"))
         finally:
-            for timer in (*self._later.values(), self._relist):
+            for timer in (*self._later.values(), self._relist, self._replay):
                 if timer is not None:
                     timer.cancel()
             self.book.disconnected()
@@ -147,10 +163,11 @@ class Session:
             await self._synchronise()
             self._progress(WatchState.SYNCED)
             await self._audit(reread=False)
+            self._replay = asyncio.get_running_loop().call_later(REPLAY, self.book.replayed)
             while True:
-                await self._until_audit()
+                due = await self._until_audit()
                 stream = await self._renew(tasks, stream)
-                await self._audit(reread=True)
+                await self._audit(reread=due)
         raise AssertionError  # the group only ends by an error
 
     async def _call(self, what: str, call: Awaitable[T], *, timeout: float | None = None) -> T:
@@ -273,7 +290,7 @@ class Session:
                 tasks.create_task(self._inspect(id), name="whalewatch inspect")
             else:
                 self._places.release()
-                self.failing.pop(id, None)
+                self._read(id)
                 self._tried(id)
 
     async def _inspect(self, id: str) -> None:
@@ -285,7 +302,7 @@ class Session:
         except EngineError as error:
             self._unread(id, error)
         else:
-            self.failing.pop(id, None)
+            self._read(id)
             if self.book.surprising(id, container):
                 # It may have happened just now, and be told next: what is told is kept, and taken with the reading.
                 # No place is held meanwhile: what an audit finds must not hold up what the engine tells.
@@ -318,10 +335,18 @@ class Session:
     def _unread(self, id: str, error: EngineError) -> None:
         """Keep what is known of a container that cannot be read, and try again later."""
         failures = self.failing[id] = self.failing.get(id, 0) + 1
-        log.log(logging.WARNING if failures == NEWS else logging.DEBUG, "cannot read container %.80r: %s", id, error)
+        warned = self._tally.unread
+        news = failures == NEWS and len(warned) < MANY and id not in warned
+        if news:
+            warned.add(id)
+        log.log(logging.WARNING if news else logging.DEBUG, "cannot read container %.80r: %s", id, error)
         self.book.failed(id)
         if id not in self._queued and id not in self._later:
             self._after(self._backoff(failures), id)
+
+    def _read(self, id: str) -> None:
+        self.failing.pop(id, None)
+        self._tally.unread.discard(id)
 
     def _backoff(self, failures: int) -> float:
         return min(LAST_RETRY, FIRST_RETRY * 2.0 ** min(failures - 1, 10)) * self._settings.random.uniform(0.75, 1.25)
@@ -346,6 +371,7 @@ class Session:
             await self._all_tried.wait()
         if self.failing:
             await self._call("ping", self.engine.ping())
+        self._tally.unread &= self.failing.keys()  # the others are gone
         self.synced_at = asyncio.get_running_loop().time()
         self._tally.syncs += 1
         self.book.settle()
@@ -387,18 +413,23 @@ class Session:
             # A restart whose events were lost shows in no listing without PIDs: read some anew each time.
             self.book.suspect(self.book.unverified(unknown, max(REREAD, len(unknown) // 10)))
 
-    async def _until_audit(self) -> None:
-        """Wait until an audit is due, or asked for."""
-        interval = self._settings.audit
-        if interval is not None:
-            interval *= self._settings.random.uniform(0.9, 1.1)
-        pause = AUDIT_PAUSE if interval is None else min(AUDIT_PAUSE, interval)
-        await asyncio.sleep(pause)
+    async def _until_audit(self) -> bool:
+        """Wait until an audit is due, or asked for; return whether it is due."""
+        loop, settings = asyncio.get_running_loop(), self._settings
+        begun = loop.time()
+        if self._due_at is None and settings.audit is not None:
+            self._due_at = begun + settings.audit * settings.random.uniform(0.9, 1.1)
         try:
-            async with asyncio.timeout(None if interval is None else interval - pause):
+            async with asyncio.timeout_at(self._due_at):
+                await asyncio.sleep(self._pause)
                 await self._audit_now.wait()
         except TimeoutError:
-            return
+            self._due_at = None
+            return True
+        # What asks for audits all the time is heard less and less often, and at once after a while of silence.
+        silent = loop.time() - begun > 2 * self._pause
+        self._pause = FIRST_PAUSE if silent else min(LAST_PAUSE, 2 * self._pause)
+        return False
 
 
 @asynccontextmanager

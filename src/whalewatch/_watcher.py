@@ -256,8 +256,10 @@ class Watcher:
         try:
             await self._close_engine()
         finally:
-            self._show(WatchState.CLOSED, error=ended)
-            self._feed.end(ended)
+            try:
+                self._show(WatchState.CLOSED, error=ended)
+            finally:
+                self._feed.end(ended)
 
     def _failed(self, session: Session, error: WhalewatchError) -> float | None:
         """Take note of why a session ended; return the seconds until the next, None to give up."""

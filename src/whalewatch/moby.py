@@ -197,7 +197,7 @@ class MobyEngine:
             told = signal(event)
             if told is None:
                 return None
-            key = (event.get("timeNano"), told.id, event["Action"])
+            key = (event.get("timeNano", event.get("time")), told.id, event["Action"])
         except (ValueError, RecursionError, LookupError, TypeError, AttributeError, OverflowError) as error:
             why = f"an event makes no sense ({printable(repr(error))}): {printable(line[:200])}"
             return self._hearing.lost(connection.told(why))

@@ -130,6 +130,7 @@ class Chaos:
         report = self.report
         alarms = _Alarms()
         logging.getLogger("whalewatch").addHandler(alarms)
+        logging.getLogger("whalewatch").setLevel(logging.DEBUG)
         asyncio.get_running_loop().set_exception_handler(alarms.failed)
         try:
             async with crowd(self._world, alarms.unread) as watched:
@@ -309,7 +310,7 @@ class _Alarms(logging.Handler):
     """Collects what must never be logged: errors of the library's own; and the containers that could not be read."""
 
     def __init__(self) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__(logging.DEBUG)
         self.unread: set[str] = set()
         self._lines: list[str] = []
 
