@@ -309,15 +309,24 @@ def test_path_that_is_too_long_is_told() -> None:
         endpoint("/run/" + "x" * 120, engine="containerd", example="unix:///run/containerd/containerd.sock")
 
 
-async def test_something_that_speaks_otherwise_is_an_engine_error(folder: Path) -> None:
+@pytest.mark.parametrize("kind", ["folder", "file"])
+async def test_path_that_is_no_socket_is_told(folder: Path, kind: str) -> None:
+    other = folder / "s"
+    other.mkdir() if kind == "folder" else other.touch()
+    async with connected(other) as to:
+        with pytest.raises(EngineUnavailable, match=r"/s is no socket: correct the address"):
+            await version(to)
+
+
+async def test_something_that_speaks_otherwise_is_told_with_a_remedy(folder: Path) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
         writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
-        await writer.drain()
+        await reader.read()  # until it is given up: a connection that is reset is another matter
         writer.close()
 
     async with await asyncio.start_unix_server(serve, folder / "s"), connected(folder / "s") as to:
-        with pytest.raises(EngineUnavailable, match="version: connection lost"):
+        with pytest.raises(EngineUnavailable, match="does not speak gRPC: correct the address"):
             await version(to)
 
 

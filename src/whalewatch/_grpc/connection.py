@@ -7,6 +7,7 @@ import errno
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
 from traceback import clear_frames
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -20,7 +21,7 @@ from whalewatch._grpc.address import Endpoint
 from whalewatch._text import printable
 from whalewatch._unix import listener, refusal
 
-__all__ = ["Connection", "missing"]
+__all__ = ["Connection", "denied", "missing"]
 
 M = TypeVar("M", bound=Message)
 
@@ -57,6 +58,10 @@ MEANING: dict[grpc.StatusCode, tuple[type[EngineError], str]] = {
     grpc.StatusCode.UNKNOWN: (EngineError, "failed"),
 }
 """What becomes of each status that a call can end with, but OK."""
+
+OTHER_PROTOCOL = "Failed parsing HTTP/2"
+"""What gRPC says, among other things, of an answer that is none of HTTP/2. Should it say so otherwise one day, its own
+words are passed on."""
 
 
 class Connection:
@@ -189,6 +194,8 @@ class Connection:
         """Say what a status means, and what can be done about it."""
         if status is grpc.StatusCode.UNAVAILABLE and (why := self._unreachable()):
             return EngineUnavailable(self.told(why))
+        if status is grpc.StatusCode.UNAVAILABLE and OTHER_PROTOCOL in details:
+            return EngineUnavailable(self.told("what listens there does not speak gRPC: correct the address"))
         type_, meaning = MEANING.get(status, (EngineError, "failed"))
         said = printable(details) or "no reason given"
         return type_(self.told(f"{kind}: {meaning} ({status.name}: {said})"))
@@ -203,6 +210,8 @@ class Connection:
         if refused.errno in {errno.EACCES, errno.EPERM}:
             return f"permission denied on {path}: {self._remedy}"
         if refused.errno == errno.ECONNREFUSED:
+            if not Path(path).is_socket():
+                return f"{path} is no socket: correct the address"
             return "connection refused: the engine is not running"
         return f"cannot connect ({printable(refused)})"
 
@@ -211,6 +220,15 @@ def _cancellations() -> int:
     """How often the current task has been asked to end."""
     task = asyncio.current_task()
     return task.cancelling() if task is not None else 0
+
+
+def denied(error: EngineError) -> bool:
+    """Whether an error says that a call is not for us; others may be."""
+    cause = error.__cause__
+    return isinstance(cause, grpc.aio.AioRpcError) and cause.code() in {
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.UNAUTHENTICATED,
+    }
 
 
 def missing(error: EngineError) -> bool:
