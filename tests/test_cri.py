@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.cri_checker import checked
-from tests.engines.containerd import Containerd, Version
+from tests.engines.containerd import PAUSE_IMAGE, Containerd, Version
 from tests.engines.containerd_control import ContainerdControl
 from tests.engines.cri_control import CRIControl
 from whalewatch import Origin, Retry, WatchState, cri
@@ -262,3 +262,17 @@ async def test_engine_calls_are_as_few_as_promised(make_containerd: Make, kind: 
                 "pod-events": statuses | {"events": 1, "ping": 1},
             }[source]
             assert calls == {"version": 1, "introspection": 1, "containers": 2, "sandboxes": 2} | own
+
+
+@on_real_engines
+async def test_image_is_as_it_was_named_with_every_source(make_containerd: Make, kind: Any, source: str | None) -> None:
+    async with running(make_containerd, kind) as (engine, control):
+        pod = await control.run_pod("shop")
+        named = await control.run(pod, "named")
+        by_digest = (await control.container_status(named)).image_ref
+        digested = await control.run(pod, "digested", image=by_digest)
+        for other in ("registry.local/a:1", "registry.local/z:1"):  # another name for it
+            await asyncio.to_thread(engine.ctr, "images", "tag", PAUSE_IMAGE, other, namespace="k8s.io")
+        async with checked(engine.address, control, **options(source)) as check:
+            images = {c.id: c.image for c in check.watcher.portfolio.snapshot()}
+            assert images == {pod.id: "", named: PAUSE_IMAGE, digested: by_digest}

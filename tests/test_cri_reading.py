@@ -183,9 +183,13 @@ def test_image_is_the_one_that_the_user_named() -> None:
     assert container_record(listed(image=spec), {}).image == "nginx:1"
     record = container_record(listed(), {})
     assert record.image == "sha256:1234"
-    status = wire.ContainerStatus(id=b"c1", image=wire.ImageSpec(image=b"nginx:1"), started_at=7 * SECOND)
-    assert container(record, "", 1, status=status).image == "nginx:1"
-    assert container(record, "", 1, status=wire.ContainerStatus()).image == "sha256:1234"
+
+
+def test_image_stays_as_it_was_named_whatever_it_is_named_now() -> None:
+    record = container_record(listed(), {})
+    for now in (wire.ImageSpec(), wire.ImageSpec(image=b"other:2")):
+        status = wire.ContainerStatus(id=b"c1", image=now, started_at=7 * SECOND)
+        assert container(record, "", 1, status=status).image == "sha256:1234"
 
 
 def test_start_is_told_by_a_status_only() -> None:

@@ -24,7 +24,8 @@ from whalewatch import (
     WatchState,
     cri,
 )
-from whalewatch._cri import native, polling
+from whalewatch._cri import native, pod_events, polling
+from whalewatch._cri.records import Records
 from whalewatch._wire import containerd_pb2
 from whalewatch._wire import cri_pb2 as wire
 from whalewatch.testing import FakeContainerd, FakeCRI
@@ -110,7 +111,8 @@ async def test_missing_pod_events_are_told_once_and_never_an_outage(caplog: pyte
     caplog.set_level(logging.INFO, "whalewatch.cri")
     async with FakeCRI(pod_events="ended") as engine:
         watcher = cri.watch(engine.address, **QUICK)
-        for _ in range(3):
+        for events in ("ended", "unimplemented", "ended"):  # whatever the engine says about it
+            engine._state.events.mode = events
             await watcher.engine.connect()
             assert watcher.engine.source == "poll"
         await watcher.engine.close()
@@ -145,6 +147,19 @@ async def test_stream_that_keeps_ending_late_without_an_event_is_given_up_for_po
         pod = engine.run_pod("shop")
         await check.until(lambda: story(check) == [("started", pod)])
         assert watcher.stats.outages == 2
+
+
+@pytest.mark.parametrize("refusal", ["UNIMPLEMENTED", "PERMISSION_DENIED", "UNAUTHENTICATED"])
+async def test_containerd_that_lets_nobody_but_the_cri_through_is_polled(refusal: str) -> None:
+    async with Containerd() as engine:
+        engine.native.faults.fail("server", refusal)
+        async with following(engine) as check:
+            assert check.watcher.status.source == "poll"
+            assert {c.id for c in check.watcher.portfolio.snapshot()} == {engine.pod, engine.web}
+        adapter = cri.CRIEngine(engine.address, source="native")
+        with pytest.raises(UnsupportedEngine, match="needs containerd's own API"):
+            await adapter.connect()
+        await adapter.close()
 
 
 async def test_forced_source_is_taken_or_refused_with_a_reason() -> None:
@@ -213,6 +228,8 @@ async def test_engine_tells_of_itself() -> None:
 
 
 BOTH = pytest.mark.parametrize("source", ["pod-events", "poll"])
+
+EACH = pytest.mark.parametrize("source", ["native", "pod-events", "poll"])
 
 
 @BOTH
@@ -372,6 +389,21 @@ async def test_status_of_something_else_is_not_believed(source: str) -> None:
 
 
 @BOTH
+async def test_what_has_stopped_since_it_was_listed_is_gone(source: str) -> None:
+    async with FakeCRI() as engine:
+        pod = engine.run_pod("shop")
+        c1 = engine.run(pod, "c1")
+        adapter = cri.CRIEngine(engine.address, source=source)  # type: ignore[arg-type]
+        await adapter.connect()
+        assert (await adapter.listing()).sightings.keys() == {pod, c1}
+        engine.stop_pod(pod)
+        engine.faults.tell_info('{"pid": 7}')  # as it was
+        assert await adapter.inspect(c1) is None
+        assert await adapter.inspect(pod) is None
+        await adapter.close()
+
+
+@BOTH
 async def test_beginning_of_an_id_is_not_taken_for_the_id(source: str) -> None:
     async with FakeCRI() as engine:
         pod = engine.run_pod("shop")
@@ -409,6 +441,32 @@ async def test_hostile_text_hides_nothing(source: str) -> None:
             assert found is not None
             assert found.labels["\ufffd"] == "\ufffd\x1b[2J"
             assert c2 in check.watcher.portfolio.snapshot()
+
+
+@EACH
+async def test_what_has_no_id_is_not_there(source: str) -> None:
+    running = wire.Container(state=wire.CONTAINER_RUNNING)
+    task = containerd_pb2.Task(pid=7, status=containerd_pb2.RUNNING)
+    async with Containerd() as engine:
+        engine.faults.garble("container_list", wire.ListContainersResponse(containers=[running]).SerializeToString())
+        engine.faults.garble("pod_list", wire.ListPodSandboxResponse(items=[wire.PodSandbox()]).SerializeToString())
+        engine.native.faults.garble("task_list", containerd_pb2.ListTasksResponse(tasks=[task]).SerializeToString())
+        adapter = cri.CRIEngine(engine.address, source=source)  # type: ignore[arg-type]
+        await adapter.connect()
+        assert (await adapter.listing()).sightings == {}
+        await adapter.close()
+
+
+@EACH
+@pytest.mark.parametrize("kind", ["container_list", "pod_list"])
+async def test_listing_that_is_refused_is_never_an_empty_one(kind: str, source: str) -> None:
+    async with Containerd() as engine:
+        adapter = cri.CRIEngine(engine.address, source=source)  # type: ignore[arg-type]
+        await adapter.connect()
+        engine.faults.fail(kind, "NOT_FOUND")
+        with pytest.raises(EngineError, match="not found"):
+            await adapter.listing()
+        await adapter.close()
 
 
 @BOTH
@@ -480,6 +538,19 @@ async def test_events_that_look_old_because_the_clock_was_set_back_are_heeded() 
             engine.exit(c1)
         engine.tell("STOPPED", c1, timestamp=10**9)
         await check.until(lambda: story(check)[-1:] == [("exited", c1)])
+
+
+async def test_what_looks_old_long_after_the_beginning_is_no_backlog(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pod_events, "BACKLOG", -1.0)
+    async with FakeCRI() as engine:
+        c1 = engine.run(bare(engine), "c1")
+        async with following(engine, audit=None) as check:
+            await engine.until(lambda: engine.requests["pod_list"] == 2)  # all is confirmed
+            with engine.faults.silently():
+                engine.exit(c1)
+            engine.tell("STOPPED", c1, timestamp=10**9)
+            await check.until(lambda: story(check)[-1:] == [("exited", c1)])
+            assert check.fold.events[-1].origin is Origin.ENGINE
 
 
 async def test_garbage_on_the_stream_is_told_once_and_repaired(caplog: pytest.LogCaptureFixture) -> None:
@@ -640,6 +711,34 @@ async def test_containerds_own_api_is_preferred_and_no_status_is_asked() -> None
             assert (engine.native.requests["task_list"], engine.native.requests["task_get"]) == (2, 1)
 
 
+@pytest.mark.parametrize("nonsense", [0, 2**31, 2**32 - 1])
+async def test_task_without_a_pid_is_as_with_the_other_sources(nonsense: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Its container is alive, which is told once and counted; a sandbox is not."""
+
+    def task(id: str) -> containerd_pb2.Task:
+        return containerd_pb2.Task(id=id.encode(), pid=nonsense, status=containerd_pb2.RUNNING)
+
+    async with Containerd() as engine:
+        listed = containerd_pb2.ListTasksResponse(tasks=[task(engine.pod), task(engine.web)])
+        engine.native.faults.garble("task_list", listed.SerializeToString())
+        read = containerd_pb2.GetTaskResponse(process=task(engine.pod))
+        engine.native.faults.garble("task_get", read.SerializeToString(), id=engine.pod)
+        async with following(engine) as check:
+            assert pids(check) == {engine.web: None}
+            (pod,) = await check.watcher.portfolio.pods()
+            assert (pod.sandbox, pod.container_names) == (None, ("web",))
+            c2 = engine.run(engine.pod, "c2")
+            read = containerd_pb2.GetTaskResponse(process=task(c2))
+            engine.native.faults.garble("task_get", read.SerializeToString(), id=c2)
+            engine.task(c2)
+            await check.until(lambda: ("started", c2) in story(check))
+            assert pids(check)[c2] is None
+            adapter = check.watcher.engine
+            assert isinstance(adapter, cri.CRIEngine)
+            assert adapter.without_pid >= 2
+    assert len([r for r in caplog.records if "no PID" in r.getMessage()]) == 1
+
+
 async def test_state_that_the_cri_shows_does_not_decide_about_life() -> None:
     """A shim tells of a start before the CRI notes it, and the CRI notes an exit only when it is told."""
     async with Containerd() as engine:
@@ -772,6 +871,38 @@ async def test_poll_that_hangs_while_other_calls_are_answered_is_an_outage(monke
                         break
             assert isinstance(watcher.status.error, EngineTimeout)
         await watcher.portfolio.in_sync(PATIENCE)
+
+
+async def test_change_of_what_runs_is_told_as_an_update() -> None:
+    async with FakeCRI() as engine:
+        c1 = engine.run(bare(engine), "web")
+        async with following(engine, source="poll") as check:
+            await engine.until(lambda: engine.requests["pod_list"] > 3)
+            labels = [wire.Entry(key=b"a", value=b"b")]
+            changed = wire.Container(id=c1.encode(), state=wire.CONTAINER_RUNNING, labels=labels)
+            listing = wire.ListContainersResponse(containers=[changed])
+            engine.faults.garble("container_list", listing.SerializeToString())
+            await check.until(lambda: story(check)[-1:] == [("updated", c1)])
+            assert check.fold.alive[c1].labels["a"] == "b"
+
+
+async def test_looks_never_overlap() -> None:
+    class Calls:
+        under_way = 0
+
+        async def containers(self) -> list[wire.Container]:
+            assert not self.under_way
+            self.under_way += 1
+            await asyncio.sleep(0)
+            return []
+
+        async def sandboxes(self) -> list[wire.PodSandbox]:
+            await asyncio.sleep(0)
+            self.under_way -= 1
+            return []
+
+    records = Records(Calls())  # type: ignore[arg-type]
+    await asyncio.gather(*(records.look() for _ in range(3)))
 
 
 async def test_what_happens_between_the_first_listing_and_the_first_poll_is_told() -> None:

@@ -21,9 +21,9 @@ from whalewatch._cri.reading import Inspection
 from whalewatch._cri.records import Records
 from whalewatch._cri.source import Link, Source
 from whalewatch._engine import Listing, Signal, SignalType
-from whalewatch._errors import AddressError, EngineUnavailable, UnsupportedEngine
+from whalewatch._errors import AddressError, EngineError, EngineUnavailable, UnsupportedEngine
 from whalewatch._grpc.address import endpoint
-from whalewatch._grpc.connection import Connection
+from whalewatch._grpc.connection import Connection, denied
 from whalewatch._hearing import Hearing
 from whalewatch._model import Container
 from whalewatch._rucksack import Packer
@@ -210,6 +210,7 @@ class CRIEngine:
             competing = identity.version.startswith("1.7.")
             if competing:
                 self._say_once(
+                    "competing",
                     logging.WARNING,
                     "containerd 1.7 gives each pod event to one reader only: this watcher takes events from a kubelet, "
                     "and a kubelet from it; better leave the choice of the source to the library",
@@ -222,13 +223,14 @@ class CRIEngine:
                 return events
             if wanted is not None:
                 raise UnsupportedEngine(why)
-            self._say_once(logging.INFO, f"no pod events, listing every {self._poll:g} s instead ({why})")
+            # Why may be in words of the engine's that differ each time.
+            self._say_once("polling", logging.INFO, f"no pod events, listing every {self._poll:g} s instead ({why})")
         self._barren = 0
         return Polling(link, self._poll)
 
-    def _say_once(self, level: int, message: str) -> None:
-        if message not in self._said:
-            self._said.add(message)
+    def _say_once(self, matter: str, level: int, message: str) -> None:
+        if matter not in self._said:
+            self._said.add(matter)
             log.log(level, "CRI engine at %s: %s", self.address, message)
 
     def _tell_missing_pid(self, container: Container) -> None:
@@ -287,7 +289,9 @@ async def _introduce(connection: Connection) -> _Identity:
     if runtime == CONTAINERD:
         try:
             server = await containerd.Calls(connection).server()
-        except UnsupportedEngine as error:
+        except EngineError as error:
+            if not isinstance(error, UnsupportedEngine) and not denied(error):
+                raise
             missing.__cause__ = error
         else:
             return _Identity(runtime, version, text(server.uuid), server.pid or connection.pid(), None)

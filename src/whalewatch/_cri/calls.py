@@ -35,32 +35,30 @@ class Calls:
 
     async def containers(self) -> list[wire.Container]:
         """All containers, in whatever state."""
-        return await self._containers("containers", wire.ListContainersRequest())
+        method, request = f"{SERVICE}/ListContainers", wire.ListContainersRequest()
+        return list((await self.connection.get("containers", method, request, wire.ListContainersResponse)).containers)
 
     async def container(self, id: str) -> wire.Container | None:
         """One container as listings have it; None if there is none of that id."""
         request = wire.ListContainersRequest(filter=wire.ContainerFilter(id=id.encode()))
+        answer = await self.connection.find(
+            "container", f"{SERVICE}/ListContainers", request, wire.ListContainersResponse
+        )
         # Engines take the beginning of an id for the id.
-        return next((c for c in await self._containers("container", request) if c.id == id.encode()), None)
-
-    async def _containers(self, kind: str, request: wire.ListContainersRequest) -> list[wire.Container]:
-        method = f"{SERVICE}/ListContainers"
-        answer = await self.connection.find(kind, method, request, wire.ListContainersResponse)
-        return list(answer.containers) if answer is not None else []
+        return next((c for c in answer.containers if c.id == id.encode()), None) if answer is not None else None
 
     async def sandboxes(self) -> list[wire.PodSandbox]:
         """All sandboxes, in whatever state."""
-        return await self._sandboxes("sandboxes", wire.ListPodSandboxRequest())
+        method, request = f"{SERVICE}/ListPodSandbox", wire.ListPodSandboxRequest()
+        return list((await self.connection.get("sandboxes", method, request, wire.ListPodSandboxResponse)).items)
 
     async def sandbox(self, id: str) -> wire.PodSandbox | None:
         """One sandbox as listings have it; None if there is none of that id."""
         request = wire.ListPodSandboxRequest(filter=wire.PodSandboxFilter(id=id.encode()))
-        return next((s for s in await self._sandboxes("sandbox", request) if s.id == id.encode()), None)
-
-    async def _sandboxes(self, kind: str, request: wire.ListPodSandboxRequest) -> list[wire.PodSandbox]:
-        method = f"{SERVICE}/ListPodSandbox"
-        answer = await self.connection.find(kind, method, request, wire.ListPodSandboxResponse)
-        return list(answer.items) if answer is not None else []
+        answer = await self.connection.find(
+            "sandbox", f"{SERVICE}/ListPodSandbox", request, wire.ListPodSandboxResponse
+        )
+        return next((s for s in answer.items if s.id == id.encode()), None) if answer is not None else None
 
     async def container_status(self, id: str) -> wire.ContainerStatusResponse | None:
         """The verbose status of one container; None if there is none of that id."""

@@ -26,7 +26,7 @@ from google.protobuf.message import DecodeError
 from whalewatch._containerd import calls as containerd
 from whalewatch._containerd.reading import EVENTS, alive, split, text
 from whalewatch._containerd.reading import signal as signal_of
-from whalewatch._cri.reading import Record, container
+from whalewatch._cri.reading import Record, container, process_id
 from whalewatch._cri.source import Link
 from whalewatch._engine import Listing, Sighting, Signal, SignalType
 from whalewatch._errors import EngineError, EngineTimeout
@@ -98,7 +98,7 @@ class Native:
         seen = {}
         for id, task in tasks.items():
             record, lives = records.get(id), alive(task)
-            if lives is not False:
+            if id and lives is not False:
                 # What the CRI does not know yet, and a task whose shim does not answer, is left to an inspect.
                 seen[id] = Sighting(self._read_alive(record, task) if lives and record is not None else None)
         for id, record in records.items():
@@ -129,6 +129,11 @@ class Native:
             await asyncio.sleep(pause)
         raise EngineError(self._link.calls.connection.told(f"{printable(id)} runs, and the CRI does not know it yet"))
 
-    def _read_alive(self, record: Record, task: wire.Task) -> Container:
-        read = container(record, self._link.address, task.pid, paused=task.status == wire.PAUSED)
+    def _read_alive(self, record: Record, task: wire.Task) -> Container | None:
+        process = process_id(task.pid)
+        if process is None and record.sandbox:
+            return None
+        read = container(record, self._link.address, process, paused=task.status == wire.PAUSED)
+        if process is None:
+            self._link.without_pid(read)
         return self._link.packed(read, record, {})

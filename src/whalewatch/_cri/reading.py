@@ -24,6 +24,7 @@ __all__ = [
     "moment",
     "pid",
     "pod_labels",
+    "process_id",
     "sandbox_record",
     "signal",
     "tells_sandbox",
@@ -176,7 +177,7 @@ def container(
         pid=pid,
         labels=record.labels,
         paused=paused,
-        image=(_image(status.image) if status is not None else "") or record.image,
+        image=record.image,  # a status tells by which name the image goes now
         started_at=moment(status.started_at) if status is not None else None,
         engine=engine,
     )
@@ -216,7 +217,12 @@ def verbose(info: Iterable[wire.Entry]) -> Mapping[str, Any]:
 def pid(info: Mapping[str, Any]) -> int | None:
     """The PID in an engine's verbose information; None if it tells none that can be one."""
     told = info.get("pid")
-    return told if type(told) is int and 0 < told <= MAX_PID else None
+    return process_id(told) if type(told) is int else None
+
+
+def process_id(told: int) -> int | None:
+    """A PID as an engine tells it; None if it can be none."""
+    return told if 0 < told <= MAX_PID else None
 
 
 def signal(event: wire.ContainerEventResponse) -> Signal | None:

@@ -35,10 +35,12 @@ class Records:
         """
         async with self._looking:
             containers = await self._calls.containers()
-            sandboxes = {text(found.id): sandbox_record(found) for found in await self._calls.sandboxes()}
+            sandboxes = {text(found.id): sandbox_record(found) for found in await self._calls.sandboxes() if found.id}
             former, self._known = self._known, dict(sandboxes)
             self._sandboxes.clear()
             for found in containers:
+                if not found.id:
+                    continue  # nobody could ask about it, or tell its end
                 sandbox = sandboxes.get(text(found.pod_sandbox_id)) or former.get(text(found.id))
                 record = container_record(found, pod_labels(sandbox.labels) if sandbox is not None else {})
                 self._known[record.id] = record
