@@ -12,6 +12,7 @@ import grpc
 import pytest
 
 from tests.checker import Checked
+from tests.followed import eventually
 from whalewatch import (
     AddressError,
     EngineError,
@@ -33,7 +34,7 @@ from whalewatch.testing import FakeContainerd, FakeCRI
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from whalewatch import Container
+    from whalewatch import Container, Watcher
 
 PATIENCE = 10.0
 """Seconds after which something that should have come is missing."""
@@ -149,6 +150,26 @@ async def test_stream_that_keeps_ending_late_without_an_event_is_given_up_for_po
         assert watcher.stats.outages == 2
 
 
+async def outages(watcher: Watcher, count: int) -> None:
+    """Wait until the engine was lost so often."""
+    await eventually(lambda: watcher.stats.outages == count)
+
+
+async def test_restarts_of_an_engine_that_is_idle_do_not_speak_against_its_pod_events(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("whalewatch.cri.LASTING", 0.0)
+    async with FakeCRI() as engine, following(engine) as check:
+        watcher = check.watcher
+        for restarts in range(1, 5):
+            await engine.until(lambda: engine.subscribers)
+            await watcher.portfolio.in_sync(PATIENCE)
+            engine.faults.end_streams()
+            await outages(watcher, restarts)
+        await watcher.portfolio.in_sync(PATIENCE)
+        assert watcher.status.source == "pod-events"
+
+
 @pytest.mark.parametrize("refusal", ["UNIMPLEMENTED", "PERMISSION_DENIED", "UNAUTHENTICATED"])
 async def test_containerd_that_lets_nobody_but_the_cri_through_is_polled(refusal: str) -> None:
     async with Containerd() as engine:
@@ -177,13 +198,14 @@ async def test_forced_source_is_taken_or_refused_with_a_reason() -> None:
 
 
 async def test_probe_of_an_engine_that_is_lost_is_an_outage_and_no_choice() -> None:
-    async with FakeCRI() as engine:
-        engine.faults.fail("version", "UNAVAILABLE")
-        adapter = cri.CRIEngine(engine.address)
-        with pytest.raises(EngineUnavailable):
-            await adapter.connect()
-        assert adapter.source == ""
-        await adapter.close()
+    for kind in ("version", "events"):
+        async with FakeCRI() as engine:
+            engine.faults.fail(kind, "UNAVAILABLE")
+            adapter = cri.CRIEngine(engine.address)
+            with pytest.raises(EngineUnavailable):
+                await adapter.connect()
+            assert adapter.source == ""
+            await adapter.close()
 
 
 async def test_engine_without_the_cri_is_told_with_a_remedy() -> None:
@@ -821,6 +843,21 @@ async def test_task_whose_shim_is_silent_keeps_what_is_known() -> None:
         engine.native.exit(engine.web, namespace=NAMESPACE)
         await check.until(lambda: ("exited", engine.web) in story(check))
         assert pids(check) == {engine.pod: engine.pids[engine.pod]}
+
+
+async def test_task_that_is_left_out_of_the_listing_of_an_outage_is_not_taken_for_dead() -> None:
+    async with Containerd() as engine, following(engine) as check:
+        tasks = engine.native._state.tasks
+        former = tasks.pop((NAMESPACE, engine.pod))  # as containerd 2 does while a shim is silent
+        engine.native.faults.fail("task_get", "DEADLINE_EXCEEDED", id=engine.pod)
+        engine.faults.cut_streams()
+        await eventually(lambda: check.watcher.stats.syncs == 2)
+        assert pids(check) == engine.pids
+        assert story(check) == [("started", engine.pod), ("started", engine.web)]
+        engine.native.faults.clear()
+        tasks[NAMESPACE, engine.pod] = former
+        await eventually(lambda: check.watcher.stats.unresolved == 0)
+        assert pids(check) == engine.pids
 
 
 async def test_garbage_among_the_events_of_containerd_is_repaired_once() -> None:

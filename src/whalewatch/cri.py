@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
@@ -46,6 +47,9 @@ CONTAINERD = "containerd"
 
 BARREN = 2
 """Streams of pod events in a row that may end by themselves without an event, before polling takes their place."""
+
+LASTING = 60.0
+"""Seconds after which the end of a stream no longer speaks against it: nothing happened, and the engine was ended."""
 
 Pack = Callable[[Container, Inspection], Any]
 
@@ -249,12 +253,12 @@ class CRIEngine:
 
     async def signals(self) -> AsyncIterator[Signal]:
         """Follow the engine by whatever source was chosen."""
-        told = False
+        told, began = False, time.monotonic()
         async with aclosing(self._following.signals()) as signals:
             async for signal in signals:
                 told = told or signal.type is not SignalType.SUBSCRIBED
                 yield signal
-        self._barren = 0 if told else self._barren + 1
+        self._barren = 0 if told or time.monotonic() - began > LASTING else self._barren + 1
 
     async def listing(self) -> Listing:
         """List what runs."""

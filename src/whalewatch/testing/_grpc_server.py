@@ -13,6 +13,7 @@ import grpc.aio
 
 _BACKLOG = 512  # connections the kernel holds for us, plenty for a test
 _CHUNK = 256 * 1024  # bytes passed on at a time
+_TURNS = 5  # of the loop, within which it makes a connection of what it has accepted
 
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 """gRPC's statuses by number."""
@@ -73,6 +74,9 @@ class Front:
     async def close(self) -> None:
         """End everything; a second time does nothing."""
         self.refuse()
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+        self.cut()
         if self._connections:
             await asyncio.wait(self._connections)
         if self._bound:
@@ -81,13 +85,17 @@ class Front:
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(self._connect(reader, writer), name="fake engine connection")
         self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
+
+        def done(task: asyncio.Task[None]) -> None:
+            self._connections.discard(task)
+            writer.transport.abort()  # here, because a task that is cancelled before its first step never takes one
+
+        task.add_done_callback(done)
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers = [writer]
+        behind_writer = None
         try:
             behind_reader, behind_writer = await asyncio.open_unix_connection(self._behind, limit=_CHUNK)
-            writers.append(behind_writer)
             # When one direction ends, so does the other.
             pumps = [
                 asyncio.create_task(self._pump(reader, behind_writer)),
@@ -102,8 +110,8 @@ class Front:
         except (OSError, asyncio.CancelledError):
             pass  # cut, or the server behind has been closed: nobody waits for this task's end but `close`
         finally:
-            for each in writers:
-                each.transport.abort()
+            if behind_writer is not None:
+                behind_writer.transport.abort()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
