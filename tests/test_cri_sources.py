@@ -162,7 +162,7 @@ async def test_restarts_of_an_engine_that_is_idle_do_not_speak_against_its_pod_e
     async with FakeCRI() as engine, following(engine) as check:
         watcher = check.watcher
         for restarts in range(1, 5):
-            await engine.until(lambda: engine.subscribers)
+            await eventually(lambda: engine.subscribers == 1)
             await watcher.portfolio.in_sync(PATIENCE)
             engine.faults.end_streams()
             await outages(watcher, restarts)

@@ -49,6 +49,7 @@ class ContainerdWorld:
     proves_subscriptions = False
     patience: float = WATCHER["heartbeat"] + WATCHER["call_timeout"]
     dated = False
+    unknown = 0
 
     def __init__(self, version: Version, dice: Random) -> None:
         """Prepare; nothing runs yet."""

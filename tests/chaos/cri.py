@@ -58,6 +58,7 @@ class CRIWorld:
     refusals = REFUSALS
     patience: float = WATCHER["heartbeat"] + WATCHER["call_timeout"]
     dated = False
+    unknown = 0
 
     def __init__(self, version: Version, source: Source, dice: Random) -> None:
         """Prepare; nothing runs yet."""
@@ -109,11 +110,13 @@ class CRIWorld:
         back with a task that runs, of a container whose state the CRI does not know ever after.
         """
         told = await cri_checker.truth(self._control)
+        states = {id: each.state for id, each in (await self._control.containers()).items()}
+        # With source "native" it is the task that decides.
+        self.unknown = 0 if self._source == "native" else list(states.values()).count("UNKNOWN")
         tasks = {id: pid for id, (status, pid) in (await self._native.tasks("k8s.io")).items() if status not in DEAD}
         disputed = tasks.items() ^ {id: one["pid"] for id, one in told.items()}.items()
         self._disputed = {pid for _, pid in disputed if self._owns(pid)}
         if disputed:
-            states = {id: each.state for id, each in (await self._control.containers()).items()}
             raise LookupError(*(f"{id} {states.get(id)} {tasks.get(id)}" for id, _ in sorted(disputed)))
         return told
 

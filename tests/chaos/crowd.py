@@ -153,7 +153,7 @@ class Watched:
         snapshot = self.watcher.portfolio.snapshot()
         if not snapshot.synced:
             yield f"{self.name}: not in sync: {self.watcher.status}"
-        if unresolved := self.watcher.stats.unresolved:
+        if (unresolved := self.watcher.stats.unresolved) > world.unknown:
             yield f"{self.name}: {unresolved} containers or parts of the engine cannot be read"
         picture = {container.id: world.seen(container) for container in snapshot}
         for id in sorted(picture.keys() | truth.keys()):

@@ -67,6 +67,7 @@ class DockerWorld:
     proves_subscriptions = True
     patience: float = WATCHER["heartbeat"] + WATCHER["call_timeout"]
     dated = True
+    unknown = 0
 
     def __init__(self, version: Version, dice: Random) -> None:
         """Prepare; nothing runs yet."""

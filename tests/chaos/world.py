@@ -31,6 +31,7 @@ class World(Protocol):
         patience: seconds within which its watchers must notice that it answers no more.
         told: what the engine told, if it tells the watchers the same; else None.
         dated: whether it tells a time with everything.
+        unknown: containers of whose state the engine said, with the last truth, that it does not know it.
         sole: whether the engine gives each event to one listener only, even to one that has gone. Then there is one
             watcher, behind the proxy, and only its audits find what others were given.
     """
@@ -41,6 +42,7 @@ class World(Protocol):
     proves_subscriptions: bool
     patience: float
     dated: bool
+    unknown: int
     sole: bool
 
     @property
