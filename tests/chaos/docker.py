@@ -55,8 +55,9 @@ NOISE = (
     b'{"Type": "container", "Action": "start"}\n',
     b'{"Type": "container", "Action": "die", "Actor": {"ID": 7}, "timeNano": "soon"}\n',
     b"[" * 20_000 + b"\n",
-    b'{"Type": "' + b"x" * GIGANTIC + b'"}\n',
 )
+
+GIGANTIC_LINE = b'{"Type": "' + b"x" * GIGANTIC + b'"}\n'
 
 
 class DockerWorld:
@@ -285,6 +286,7 @@ class DockerWorld:
                 "events doubled": lambda: self._rewritten(lambda event: [event, event]),
                 "events shuffled and late": self._shuffled,
                 "noise among the events": self._noise,
+                "a gigantic line among the events": self._gigantic_line,
             },
         }
 
@@ -357,6 +359,11 @@ class DockerWorld:
     async def _noise(self) -> AsyncIterator[None]:
         for line in self._dice.sample(NOISE, k=3):
             self._proxy.inject(line)
+        yield
+
+    @asynccontextmanager
+    async def _gigantic_line(self) -> AsyncIterator[None]:
+        self._proxy.inject(GIGANTIC_LINE)
         yield
 
 

@@ -44,8 +44,9 @@ CONVERGENCE = 60.0
 
 SWALLOWED = "events swallowed"
 
-HIDING = {SWALLOWED, "events shuffled and late"}
-"""Faults of the connection for which an audit may have to find what the engine did tell."""
+HIDING = {SWALLOWED, "events shuffled and late", "a gigantic line among the events"}
+"""Faults of the connection for which an audit may have to find what the engine did tell: what comes behind a gigantic
+line is late, by some fifty turns of a loop that is busy."""
 
 BLOCKED = 0.5
 """Seconds for which the host program blocks the loop."""
