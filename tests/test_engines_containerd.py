@@ -15,7 +15,8 @@ import pytest
 
 from tests.engines.containerd import Containerd
 from tests.engines.containerd_control import MARK, ContainerdControl
-from tests.engines.process import EngineFailedError, alive, descendants
+from tests.engines.process import EngineFailedError, alive, descendants, thread_states
+from tests.followed import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -467,6 +468,7 @@ async def test_hung_shim_makes_a_task_unknown_without_a_pid(containerd: Containe
         shim = _shim(containerd.engine, pid)
         os.kill(shim, signal.SIGSTOP)
         try:
+            await eventually(lambda: thread_states(shim) == {"T"})
             hung = await control.tasks()
         finally:
             os.kill(shim, signal.SIGCONT)
