@@ -189,3 +189,12 @@ async def test_calls_of_the_application_leave_room_for_the_watcher() -> None:
             await fake.until(lambda: fake.requests["ping"] > pings + 1)
             assert watcher.status.state is WatchState.SYNCED
             assert watcher.stats.outages == 0
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+async def test_path_that_is_no_socket_is_told(tmp_path: Path, kind: str) -> None:
+    other = tmp_path / "s"
+    other.mkdir() if kind == "folder" else other.touch()
+    async with moby.watch(str(other), retry=None) as watcher:
+        with pytest.raises(EngineUnavailable, match=r"/s is no socket: correct the address"):
+            await watcher.ready(PATIENCE)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from pathlib import Path
 
-__all__ = ["listener", "refusal"]
+__all__ = ["listener", "refusal", "unreachable"]
 
 
 def listener(path: str) -> int | None:
@@ -36,6 +37,25 @@ def refusal(path: str) -> OSError | None:
         return None  # somebody listens, and has a lot to accept
     except OSError as error:
         return error
+
+
+def unreachable(refused: OSError, path: str, remedy: str) -> str:
+    """Say why a socket cannot be reached, and what can be done about it; "" for a reason that is not known here.
+
+    Args:
+        refused: what connecting has raised.
+        path: of the socket.
+        remedy: against a lack of permission.
+    """
+    if refused.errno in {errno.ENOENT, errno.ENOTDIR}:
+        return f"no socket at {path}: start the engine, or correct the address"
+    if refused.errno in {errno.EACCES, errno.EPERM}:
+        return f"permission denied on {path}: {remedy}"
+    if refused.errno == errno.ECONNREFUSED:
+        if not Path(path).is_socket():
+            return f"{path} is no socket: correct the address"
+        return "connection refused: the engine is not running"
+    return ""
 
 
 def _connected(path: str) -> socket.socket:

@@ -18,7 +18,7 @@ from yarl import URL
 from whalewatch._docker.address import Endpoint
 from whalewatch._errors import EngineError, EngineTimeout, EngineUnavailable, ProtocolViolation, UnsupportedEngine
 from whalewatch._text import printable
-from whalewatch._unix import listener
+from whalewatch._unix import listener, unreachable
 
 __all__ = ["Connection"]
 
@@ -170,10 +170,8 @@ class Connection:
             return EngineTimeout(self.told(f"no answer to {kind}"))
         elif isinstance(error, aiohttp.ClientResponseError):
             return UnsupportedEngine(self.told(f"the answer to {kind} is not HTTP as expected ({printable(error)})"))
-        elif at.path and isinstance(cause, OSError) and cause.errno in {errno.ENOENT, errno.ENOTDIR}:
-            reason = f"no socket at {at.path}: start the engine, or correct the address"
-        elif at.path and isinstance(cause, OSError) and cause.errno in {errno.EACCES, errno.EPERM}:
-            reason = f"permission denied on {at.path}: {self._remedy}"
+        elif at.path and isinstance(cause, OSError) and (known := unreachable(cause, at.path, self._remedy)):
+            reason = known
         elif isinstance(cause, OSError) and cause.errno == errno.ECONNREFUSED:
             reason = "connection refused: the engine is not running"
         elif isinstance(error, (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError)):

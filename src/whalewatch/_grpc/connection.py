@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from pathlib import Path
 from traceback import clear_frames
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -19,7 +17,7 @@ from google.protobuf.message import DecodeError, Message
 from whalewatch._errors import EngineError, EngineTimeout, EngineUnavailable, ProtocolViolation, UnsupportedEngine
 from whalewatch._grpc.address import Endpoint
 from whalewatch._text import printable
-from whalewatch._unix import listener, refusal
+from whalewatch._unix import listener, refusal, unreachable
 
 __all__ = ["Connection", "denied", "missing"]
 
@@ -205,15 +203,7 @@ class Connection:
         path, refused = self._endpoint.path, refusal(self._endpoint.path)
         if refused is None:
             return ""
-        if refused.errno in {errno.ENOENT, errno.ENOTDIR}:
-            return f"no socket at {path}: start the engine, or correct the address"
-        if refused.errno in {errno.EACCES, errno.EPERM}:
-            return f"permission denied on {path}: {self._remedy}"
-        if refused.errno == errno.ECONNREFUSED:
-            if not Path(path).is_socket():
-                return f"{path} is no socket: correct the address"
-            return "connection refused: the engine is not running"
-        return f"cannot connect ({printable(refused)})"
+        return unreachable(refused, path, self._remedy) or f"cannot connect ({printable(refused)})"
 
 
 def _cancellations() -> int:
