@@ -738,9 +738,10 @@ async def test_many_namespaces_that_hang_take_no_longer_than_one(
     fake: FakeContainerd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(whalewatch.containerd, "PATIENCE", 2.0)
-    fake.run("web")
     for number in range(20):
         fake.run("job", f"batch{number}")
+    fake.run("web")  # listed last
+    for number in range(20):
         fake.faults.hang("container_list_stream", f"batch{number}")
     async with watch(fake.address, heartbeat=2.0, call_timeout=2.0) as watcher:
         await watcher.ready(PATIENCE)

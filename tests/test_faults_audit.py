@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import attrs
 import pytest
 
 from tests.followed import eventually, followed, picture, truth
 from tests.scripted import PATIENCE, ScriptedEngine, box
 from tests.stepping import ImpatientLoop
-from whalewatch import Container, Listing, Origin, Sighting, SignalType, Watcher, moby
+from whalewatch import Container, EngineError, Listing, Origin, Sighting, SignalType, Watcher, moby
 from whalewatch.testing import FakeDocker
 
 # ---- a listing that is out of date
@@ -316,7 +317,7 @@ async def test_what_was_lost_is_looked_for_soon_without_waiting_for_the_next_aud
             assert follow.watcher.stats.drift == 1
 
 
-def test_noise_that_goes_on_asks_for_audits_less_and_less_often_and_reads_nothing_anew() -> None:
+def test_noise_that_goes_on_asks_for_audits_less_and_less_often_and_reads_few_anew() -> None:
     async def main() -> None:
         engine = ScriptedEngine(*(box(f"c{number}") for number in range(100)))
         async with Watcher(engine, heartbeat=1000.0, audit=1000.0) as watcher:
@@ -325,14 +326,64 @@ def test_noise_that_goes_on_asks_for_audits_less_and_less_often_and_reads_nothin
                 engine.tell(SignalType.LOST)
                 await asyncio.sleep(0.5)
             assert 8 < watcher.stats.audits < 20, "of 300 seconds"
-            assert engine.calls["inspect"] == 100
+            assert engine.calls["inspect"] == 100 + 20, "by the first of them"
             await asyncio.sleep(120.0)
             audits = watcher.stats.audits
             engine.tell(SignalType.LOST)
             await asyncio.sleep(3.0)
             assert watcher.stats.audits == audits + 1, "after a while of silence it is heard at once"
+            assert engine.calls["inspect"] == 120 + 20
             await asyncio.sleep(1100.0)
-            assert engine.calls["inspect"] > 100, "an audit that is due does read some anew"
+            assert engine.calls["inspect"] == 140 + 20, "an audit that is due reads some anew"
+
+    with asyncio.Runner(loop_factory=ImpatientLoop) as runner:
+        runner.run(main())
+
+
+def test_loss_right_after_an_audit_that_was_due_is_heard_at_once_though_there_was_noise_long_ago() -> None:
+    async def main() -> None:
+        engine = ScriptedEngine(box("a"))
+        async with Watcher(engine, heartbeat=1000.0, audit=300.0) as watcher:
+            await watcher.ready()
+            for _ in range(200):
+                engine.tell(SignalType.LOST)
+                await asyncio.sleep(1.0)
+            audits = watcher.stats.audits + 3
+            await eventually(lambda: watcher.stats.audits == audits, 3000.0)
+            engine.tell(SignalType.LOST)
+            await eventually(lambda: watcher.stats.audits > audits, 3.0)
+
+    with asyncio.Runner(loop_factory=ImpatientLoop) as runner:
+        runner.run(main())
+
+
+def test_restart_of_which_nothing_could_be_read_is_found_by_the_audit_that_the_loss_asks_for() -> None:
+    async def main() -> None:
+        engine = ScriptedEngine(*(box(f"c{number}") for number in range(5)))
+        async with Watcher(engine, audit=None) as watcher:
+            await watcher.ready()
+            engine.alive["c3"] = box("c3", pid=77, start=50)
+            engine.tell(SignalType.LOST)
+            await watcher.portfolio.wait_for(lambda container: container.pid == 77, 10.0)
+
+    with asyncio.Runner(loop_factory=ImpatientLoop) as runner:
+        runner.run(main())
+
+
+def test_part_of_the_engine_that_cannot_be_listed_is_no_noise() -> None:
+    class Engine(ScriptedEngine):
+        async def listing(self) -> Listing:
+            return attrs.evolve(await super().listing(), failed={"other": EngineError("it fails")}, scope=str.upper)
+
+    async def main() -> None:
+        engine = Engine(box("a"))
+        async with Watcher(engine, heartbeat=1000.0, audit=None) as watcher:
+            await watcher.ready()
+            await asyncio.sleep(1000.0)
+            audits = watcher.stats.audits
+            assert audits > 20, "it is tried again"
+            engine.tell(SignalType.LOST)
+            await eventually(lambda: watcher.stats.audits > audits, 3.0)
 
     with asyncio.Runner(loop_factory=ImpatientLoop) as runner:
         runner.run(main())

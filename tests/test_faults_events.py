@@ -13,7 +13,7 @@ import attrs
 import pytest
 
 from tests.followed import Followed, followed
-from tests.scripted import ScriptedEngine, at, box
+from tests.scripted import PATIENCE, ScriptedEngine, at, box
 from tests.stepping import ImpatientLoop
 from whalewatch import Origin, SignalType, Watcher, moby
 from whalewatch.testing import FakeDocker
@@ -230,7 +230,7 @@ def test_clock_that_is_set_back_costs_no_event_and_no_exit_code() -> None:
             await watcher.ready()
             await asyncio.sleep(60.0)
             inspects = engine.calls["inspect"]
-            async with watcher.events(replay=False) as events:
+            async with watcher.events(replay=False) as events, asyncio.timeout(100.0):
                 new = engine.alive["new"] = box("new", start=10.0)
                 engine.tell(SignalType.STARTED, "new", 10.0)
                 started = await anext(events)
@@ -263,7 +263,8 @@ async def test_events_without_nanoseconds_are_told_apart_by_their_seconds() -> N
             read = fake.requests["inspect"]
             event = {"Type": "container", "Action": "rename", "Actor": actor, "time": now + number}
             fake.emit_raw(json.dumps(event).encode() + b"\n")
-            await fake.until(partial(_more, fake, read))
+            async with asyncio.timeout(PATIENCE):
+                await fake.until(partial(_more, fake, read))
 
 
 def _more(fake: FakeDocker, read: int) -> bool:

@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from asyncio import TaskGroup
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import datetime
 from itertools import count
 from random import Random
@@ -27,6 +27,7 @@ from whalewatch._book import Book
 from whalewatch._engine import Engine, Listing, Signal, SignalType
 from whalewatch._errors import EngineError, EngineTimeout, EngineUnavailable, ProtocolViolation, WhalewatchError
 from whalewatch._feed import Feed
+from whalewatch._places import given_back
 from whalewatch._reconcile import Look
 from whalewatch._status import WatchState
 
@@ -45,10 +46,6 @@ GRACE = 0.5
 EARLY = 0.95
 """The part of `heartbeat` after which the next check begins: timers are late, and an engine that hangs is to be noticed
 within `heartbeat` + `call_timeout` all the same."""
-
-SLOW = 8
-"""The part of `call_timeout` (one eighth) after which an inspect that is not answered is no longer counted among those
-under way. Else containers that hang would hold up all others, and each other: a multiple of `call_timeout`."""
 
 NEWS = 2
 """Failures in a row after which a container that cannot be read is warned about. Once may be the connection's failure,
@@ -127,6 +124,8 @@ class Session:
         self._audit_now = asyncio.Event()
         self._relist: asyncio.TimerHandle | None = None
         self._replay: asyncio.TimerHandle | None = None
+        self._noisy = False
+        """Whether something was lost since the last audit was asked for."""
         self._pause = FIRST_PAUSE
         self._due_at: float | None = None
         """When the next audit is due, by the loop's clock."""
@@ -165,9 +164,9 @@ class Session:
             await self._audit(reread=False)
             self._replay = asyncio.get_running_loop().call_later(REPLAY, self.book.replayed)
             while True:
-                due = await self._until_audit()
+                reread = await self._until_audit()
                 stream = await self._renew(tasks, stream)
-                await self._audit(reread=due)
+                await self._audit(reread=reread)
         raise AssertionError  # the group only ends by an error
 
     async def _call(self, what: str, call: Awaitable[T], *, timeout: float | None = None) -> T:
@@ -232,6 +231,7 @@ class Session:
                 self._tally.signals += 1
                 if signal.type is SignalType.LOST:
                     self._tally.lost += 1
+                    self._noisy = True
                     self._audit_now.set()
                 else:
                     self.book.take(signal)
@@ -295,7 +295,8 @@ class Session:
 
     async def _inspect(self, id: str) -> None:
         try:
-            with self._place():
+            # One that hangs gives its place back: else it would hold up all others by a multiple of `call_timeout`.
+            with given_back(self._places, self._settings.call_timeout):
                 container = await self._call("inspect", self.engine.inspect(id))
             if container is not None and container.id != id:
                 raise ProtocolViolation(self._told(f"asked about {id!r:.80}, it tells of {container.id!r:.80}"))
@@ -309,28 +310,6 @@ class Session:
                 await asyncio.sleep(GRACE)
             self.book.inspected(id, container)
         self._tried(id)
-
-    @contextmanager
-    def _place(self) -> Iterator[None]:
-        """Give the place of an inspect back at its end, or before, once it is slow.
-
-        Those that began within one eighth of the time allowed all had a place at its end: never are more than `SLOW`
-        times as many under way as there are places, though nothing is answered at all.
-        """
-        given_back = False
-
-        def give_back() -> None:
-            nonlocal given_back
-            if not given_back:
-                given_back = True
-                self._places.release()
-
-        slow = asyncio.get_running_loop().call_later(self._settings.call_timeout / SLOW, give_back)
-        try:
-            yield
-        finally:
-            slow.cancel()
-            give_back()
 
     def _unread(self, id: str, error: EngineError) -> None:
         """Keep what is known of a container that cannot be read, and try again later."""
@@ -414,9 +393,13 @@ class Session:
             self.book.suspect(self.book.unverified(unknown, max(REREAD, len(unknown) // 10)))
 
     async def _until_audit(self) -> bool:
-        """Wait until an audit is due, or asked for; return whether it is due."""
+        """Wait until an audit is due, or asked for; return whether it shall read some containers anew.
+
+        What is lost time and again is heard less and less often, and only the first loss has containers read anew;
+        after a while of silence the next is a first one again.
+        """
         loop, settings = asyncio.get_running_loop(), self._settings
-        begun = loop.time()
+        begun, due = loop.time(), False
         if self._due_at is None and settings.audit is not None:
             self._due_at = begun + settings.audit * settings.random.uniform(0.9, 1.1)
         try:
@@ -424,12 +407,12 @@ class Session:
                 await asyncio.sleep(self._pause)
                 await self._audit_now.wait()
         except TimeoutError:
-            self._due_at = None
-            return True
-        # What asks for audits all the time is heard less and less often, and at once after a while of silence.
-        silent = loop.time() - begun > 2 * self._pause
+            self._due_at, due = None, True
+        silent = not self._noisy or loop.time() - begun > 2 * self._pause
+        first = silent or self._pause == FIRST_PAUSE
         self._pause = FIRST_PAUSE if silent else min(LAST_PAUSE, 2 * self._pause)
-        return False
+        self._noisy = False
+        return due or first
 
 
 @asynccontextmanager

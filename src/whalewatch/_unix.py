@@ -52,7 +52,7 @@ def unreachable(refused: OSError, path: str, remedy: str) -> str:
     if refused.errno in {errno.EACCES, errno.EPERM}:
         return f"permission denied on {path}: {remedy}"
     if refused.errno == errno.ECONNREFUSED:
-        if not Path(path).is_socket():
+        if Path(path).exists() and not Path(path).is_socket():
             return f"{path} is no socket: correct the address"
         return "connection refused: the engine is not running"
     return ""

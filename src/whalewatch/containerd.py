@@ -30,6 +30,7 @@ from whalewatch._grpc.address import endpoint
 from whalewatch._grpc.connection import Connection
 from whalewatch._hearing import Hearing
 from whalewatch._model import Container
+from whalewatch._places import given_back
 from whalewatch._rucksack import Packer
 from whalewatch._text import printable
 from whalewatch._watcher import Watcher, WatcherOptions
@@ -45,7 +46,7 @@ IGNORED = ("moby", "k8s.io")
 """Namespaces of Docker and of the CRI: both engines know more of their containers than containerd does."""
 
 BREADTH = 8
-"""Namespaces that are listed at the same time."""
+"""Namespaces that are listed at the same time, without those that are slow."""
 
 PATIENCE = 10.0
 """Seconds that the listing of namespaces may take: less than the watcher gives to the whole by default, so that those
@@ -198,13 +199,14 @@ class ContainerdEngine:
         seen: dict[str, Sighting] = {}
         failed: dict[str, EngineError] = {}
         free = asyncio.Semaphore(BREADTH)
-
         until = asyncio.get_running_loop().time() + PATIENCE
 
         async def look_at(namespace: str) -> None:
             try:
-                async with asyncio.timeout_at(until), free:
-                    seen.update(await self._seen_in(namespace, calls))
+                async with asyncio.timeout_at(until):
+                    await free.acquire()
+                    with given_back(free, PATIENCE):
+                        seen.update(await self._seen_in(namespace, calls))
             except EngineError as error:
                 failed[namespace] = error
             except TimeoutError:

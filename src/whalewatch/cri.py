@@ -46,10 +46,10 @@ CONTAINERD = "containerd"
 """What containerd calls itself."""
 
 BARREN = 2
-"""Streams of pod events in a row that may end by themselves without an event, before polling takes their place."""
+"""Connections in a row whose pod events may end by themselves without an event, before polling takes their place."""
 
 LASTING = 60.0
-"""Seconds after which the end of a stream no longer speaks against it: nothing happened, and the engine was ended."""
+"""Seconds of a connection after which that speaks against them no longer: nothing happened, and the engine ended."""
 
 Pack = Callable[[Container, Inspection], Any]
 
@@ -123,6 +123,8 @@ class CRIEngine:
         self._identity: _Identity | None = None
         self._without_pid = 0
         self._barren = 0
+        self._counted = False
+        self._connected_at = 0.0
         self._said: set[str] = set()
 
     @property
@@ -195,6 +197,7 @@ class CRIEngine:
         await self.close()
         connection = self._connection = self._new()
         self._closing.push_async_callback(connection.close)
+        self._counted, self._connected_at = False, time.monotonic()
         identity = self._identity = await _introduce(connection)
         calls = Calls(connection)
         link = Link(
@@ -253,12 +256,16 @@ class CRIEngine:
 
     async def signals(self) -> AsyncIterator[Signal]:
         """Follow the engine by whatever source was chosen."""
-        told, began = False, time.monotonic()
+        told = False
         async with aclosing(self._following.signals()) as signals:
             async for signal in signals:
                 told = told or signal.type is not SignalType.SUBSCRIBED
                 yield signal
-        self._barren = 0 if told or time.monotonic() - began > LASTING else self._barren + 1
+        if told or time.monotonic() - self._connected_at > LASTING:
+            self._barren = 0
+        elif not self._counted:  # of two that overlap one
+            self._barren += 1
+            self._counted = True
 
     async def listing(self) -> Listing:
         """List what runs."""
