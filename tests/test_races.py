@@ -187,6 +187,7 @@ class Race:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._dice = random.Random()
+        self._later = 0.0  # seconds that starts and deaths wait for watchers, which a busy machine holds up
         self.drift = 0
         self.told = {True: 0, False: 0}
 
@@ -197,15 +198,17 @@ class Race:
         await engine.start(dying)
         for number in range(1, ROUNDS + 1):
             coming = await engine.create(number)
+            told = self.told[True]
             async with asyncio.TaskGroup() as group:
                 happened = group.create_task(self._happen(coming, dying))
                 for _ in range(AT_ONCE):
                     group.create_task(self._watch(coming, dying, happened))
             await engine.remove(dying)
             dying = coming
+            self._later = self._later + SPREAD if self.told[True] == told else max(0.0, self._later - SPREAD)
 
     async def _happen(self, coming: str, dying: str) -> dict[str, Any]:
-        await asyncio.sleep(self._dice.uniform(0, SPREAD / 2))  # engines take some time for it, too
+        await asyncio.sleep(self._later + self._dice.uniform(0, SPREAD / 2))  # engines take some time for it, too
         async with asyncio.TaskGroup() as group:
             started = group.create_task(self._engine.start(coming))
             group.create_task(self._engine.kill(dying))

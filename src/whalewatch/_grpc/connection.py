@@ -77,6 +77,7 @@ class Connection:
         self._endpoint = endpoint
         self._engine = engine
         self._remedy = remedy
+        self._why_not: str | None = None
         self._calls = calls
         self.client = grpc.aio.insecure_channel("unix:" + quote("/" + endpoint.path.lstrip("/")), options=OPTIONS)
 
@@ -199,11 +200,16 @@ class Connection:
         return type_(self.told(f"{kind}: {meaning} ({status.name}: {said})"))
 
     def _unreachable(self) -> str:
-        """Why the socket cannot be reached: gRPC tells one status for everything. "" if it can, by now."""
-        path, refused = self._endpoint.path, refusal(self._endpoint.path)
-        if refused is None:
-            return ""
-        return unreachable(refused, path, self._remedy) or f"cannot connect ({printable(refused)})"
+        """Why the socket cannot be reached: gRPC tells one status for everything. "" if it can, by now.
+
+        Tried once: of a connection that is lost, each call under way asks.
+        """
+        if self._why_not is None:
+            path, refused = self._endpoint.path, refusal(self._endpoint.path)
+            self._why_not = ""
+            if refused is not None:
+                self._why_not = unreachable(refused, path, self._remedy) or f"cannot connect ({printable(refused)})"
+        return self._why_not
 
 
 def _cancellations() -> int:
