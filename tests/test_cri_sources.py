@@ -150,6 +150,24 @@ async def test_stream_that_keeps_ending_late_without_an_event_is_given_up_for_po
         assert watcher.stats.outages == 2
 
 
+async def test_end_of_two_streams_that_overlap_speaks_once_against_pod_events() -> None:
+    async with FakeCRI() as engine:
+        adapter = cri.CRIEngine(engine.address)
+        for source in ("pod-events", "pod-events", "poll"):
+            await adapter.connect()
+            assert adapter.source == source
+            if source == "poll":
+                break
+            streams = [adapter.signals(), adapter.signals()]
+            for stream in streams:
+                await anext(stream)
+            await eventually(lambda: engine.subscribers == 2)
+            engine.faults.end_streams()
+            for stream in streams:
+                assert await anext(stream, None) is None
+        await adapter.close()
+
+
 async def outages(watcher: Watcher, count: int) -> None:
     """Wait until the engine was lost so often."""
     await eventually(lambda: watcher.stats.outages == count)

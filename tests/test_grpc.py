@@ -375,3 +375,17 @@ async def test_new_connection_reaches_an_engine_that_came_back(folder: Path) -> 
                 await version(to)
     async with serving(folder / "s", answer), connected(folder / "s") as to:
         assert await version(to) == "1"
+
+
+async def test_many_calls_that_fail_at_once_ask_the_kernel_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def refusal(path: str) -> OSError:
+        asked.append(path)
+        return FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr("whalewatch._grpc.connection.refusal", refusal)
+    async with connected(folder / "s") as to:
+        errors = await asyncio.gather(*(version(to) for _ in range(20)), return_exceptions=True)
+    assert asked == [str(folder / "s")]
+    assert all(isinstance(error, EngineUnavailable) and "no socket at" in str(error) for error in errors)

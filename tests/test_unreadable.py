@@ -290,3 +290,24 @@ def test_few_of_many_containers_that_cannot_be_read_are_warned_about_and_once_ea
     assert len(warned) == 8 + 1
     assert len(set(warned[:8])) == 8
     assert warned[8].startswith("cannot read container 'c7'")
+
+
+def test_containers_that_an_outage_took_do_not_keep_others_from_being_warned_about(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        engine = ScriptedEngine(*(box(f"c{number}") for number in range(8)))
+        with engine.fail("inspect"):
+            async with Watcher(engine, call_timeout=1.0, audit=None, retry=AT_ONCE) as watcher:
+                await watcher.ready()
+                await asyncio.sleep(10.0)
+                engine.alive = {"new": box("new")}
+                engine.end(lost_engine())
+                await asyncio.sleep(10.0)
+                assert watcher.stats.unresolved == 1
+
+    with asyncio.Runner(loop_factory=ImpatientLoop) as runner:
+        runner.run(main())
+    warned = [r.getMessage() for r in caplog.records if r.levelname == "WARNING" and "cannot read" in r.msg]
+    assert len(warned) == 8 + 1
+    assert warned[8].startswith("cannot read container 'new'")
