@@ -47,7 +47,7 @@ async def test_listing_that_shows_the_former_state_repairs_nothing(
 # ---- what is told while the audit reads
 
 
-@pytest.mark.parametrize(
+each_change = pytest.mark.parametrize(
     ("act", "types"),
     [
         (FakeDocker.pause, ["paused"]),
@@ -57,6 +57,9 @@ async def test_listing_that_shows_the_former_state_repairs_nothing(
     ],
     ids=["pause", "death", "restart", "rename"],
 )
+
+
+@each_change
 async def test_what_the_engine_tells_while_the_audit_reads_is_no_drift(
     act: Callable[[FakeDocker, str], object], types: list[str]
 ) -> None:
@@ -78,16 +81,7 @@ async def test_what_the_engine_tells_while_the_audit_reads_is_no_drift(
             assert follow.shows(fake)
 
 
-@pytest.mark.parametrize(
-    ("act", "types"),
-    [
-        (FakeDocker.pause, ["paused"]),
-        (FakeDocker.kill, ["exited"]),
-        (FakeDocker.restart, ["exited", "started"]),
-        (lambda fake, box: fake.rename(box, "crate"), ["updated"]),
-    ],
-    ids=["pause", "death", "restart", "rename"],
-)
+@each_change
 async def test_what_the_engine_tells_just_after_the_audit_has_read_it_is_no_drift(
     act: Callable[[FakeDocker, str], object], types: list[str]
 ) -> None:

@@ -130,8 +130,10 @@ class Chaos:
         began = time.monotonic()
         report = self.report
         alarms = _Alarms()
-        logging.getLogger("whalewatch").addHandler(alarms)
-        logging.getLogger("whalewatch").setLevel(logging.DEBUG)
+        log = logging.getLogger("whalewatch")
+        level = log.level
+        log.addHandler(alarms)
+        log.setLevel(logging.DEBUG)
         asyncio.get_running_loop().set_exception_handler(alarms.failed)
         try:
             async with crowd(self._world, alarms.unread) as watched:
@@ -151,7 +153,8 @@ class Chaos:
                     report.undated += one.witness.undated
                     report.exit_codes += one.witness.exit_codes
         finally:
-            logging.getLogger("whalewatch").removeHandler(alarms)
+            log.removeHandler(alarms)
+            log.setLevel(level)
             asyncio.get_running_loop().set_exception_handler(None)
         report.seconds = time.monotonic() - began
         return report
