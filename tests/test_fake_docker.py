@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -935,3 +937,16 @@ async def test_ids_are_repeatable_with_a_seed() -> None:
         async with FakeDocker(seed=seed) as docker:
             ids.append(docker.run("web"))
     assert ids[0] == ids[1] != ids[2]
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_connection_that_comes_as_it_ends_is_closed(turns: int) -> None:
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.setblocking(False)
+        async with FakeDocker() as fake:
+            peer.connect(str(fake.path))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        async with asyncio.timeout(5.0):
+            with suppress(ConnectionError):
+                assert await asyncio.get_running_loop().sock_recv(peer, 1) == b""
