@@ -21,6 +21,7 @@ from tests.engines.containerd_control import ContainerdControl
 from tests.engines.control import DockerControl
 from tests.engines.cri_control import CRIControl
 from tests.engines.dockerd import Dockerd, Version
+from tests.followed import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -69,6 +70,17 @@ class Docker:
     kind: str
     fake: FakeDocker | None
     dockerd: Dockerd | None
+
+    async def run_command(self, name: str) -> str:
+        """Run a container, wait until its process has become the command, and return its id.
+
+        When an engine says that a container was started, its process may still be the runtime, which other signals end.
+        """
+        container = await self.control.run(name)
+        if self.fake is None:
+            pid = (await self.control.inspect(container))["State"]["Pid"]
+            await eventually(lambda: Path(f"/proc/{pid}/comm").read_text() == "sleep\n")
+        return container
 
     async def run_and_exit(self, name: str, code: int) -> str:
         """Run a container whose process soon ends by itself with this exit code, wait for that, and return its id."""
