@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,6 +13,7 @@ from whalewatch import (
     Container,
     EngineError,
     Retry,
+    Signal,
     SignalType,
     WatchEnded,
     Watcher,
@@ -19,6 +21,9 @@ from whalewatch import (
     moby,
 )
 from whalewatch.testing import FakeDocker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 QUICKLY = Retry(wait=lambda _: 0.0)
 
@@ -123,3 +128,25 @@ async def test_error_of_an_applications_own_class_reaches_everyone() -> None:
             with pytest.raises(Peculiar, match="7: no") as caught:
                 await watcher.ready(PATIENCE)
             assert caught.value.code == 7
+
+
+class Reluctant(ScriptedEngine):
+    """Takes its time to close a stream."""
+
+    async def signals(self) -> AsyncIterator[Signal]:
+        try:
+            async for signal in super().signals():
+                yield signal
+        finally:
+            await self._called("closing")
+
+
+async def test_picture_is_not_called_true_while_a_stream_closes() -> None:
+    engine = Reluctant(box("a"))
+    async with Watcher(engine, heartbeat=0.01, retry=QUICKLY) as watcher:
+        await watcher.portfolio.in_sync(PATIENCE)
+        with engine.hold("closing") as closing:
+            with engine.fail("ping"):
+                await closing.reached()
+            assert not watcher.portfolio.snapshot().synced
+        await watcher.portfolio.in_sync(PATIENCE)

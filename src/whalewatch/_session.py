@@ -147,7 +147,6 @@ class Session:
             for timer in (*self._later.values(), self._relist, self._replay):
                 if timer is not None:
                     timer.cancel()
-            self.book.disconnected()
 
     async def _follow(self) -> NoReturn:
         self._progress(WatchState.CONNECTING)
@@ -156,17 +155,21 @@ class Session:
         self.book.open()
         self._progress(WatchState.SYNCING)
         async with TaskGroup() as tasks:
-            tasks.create_task(self._heartbeat(), name="whalewatch heartbeat")
-            stream = await self._open(tasks)
-            tasks.create_task(self._dispatch(tasks), name="whalewatch dispatcher")
-            await self._synchronise()
-            self._progress(WatchState.SYNCED)
-            await self._audit(reread=False)
-            self._replay = asyncio.get_running_loop().call_later(REPLAY, self.book.replayed)
-            while True:
-                reread = await self._until_audit()
-                stream = await self._renew(tasks, stream)
-                await self._audit(reread=reread)
+            try:
+                tasks.create_task(self._heartbeat(), name="whalewatch heartbeat")
+                stream = await self._open(tasks)
+                tasks.create_task(self._dispatch(tasks), name="whalewatch dispatcher")
+                await self._synchronise()
+                self._progress(WatchState.SYNCED)
+                await self._audit(reread=False)
+                self._replay = asyncio.get_running_loop().call_later(REPLAY, self.book.replayed)
+                while True:
+                    reread = await self._until_audit()
+                    stream = await self._renew(tasks, stream)
+                    await self._audit(reread=reread)
+            finally:
+                # At the first failure, not when all the others have ended: a stream may take its time to close.
+                self.book.disconnected()
         raise AssertionError  # the group only ends by an error
 
     async def _call(self, what: str, call: Awaitable[T], *, timeout: float | None = None) -> T:
