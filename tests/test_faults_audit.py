@@ -186,6 +186,26 @@ async def test_what_an_audit_finds_does_not_hold_up_what_the_engine_tells() -> N
             assert asyncio.get_running_loop().time() - began < 5.0
 
 
+async def test_start_is_read_before_the_rest_of_what_an_audit_reads_anew() -> None:
+    inspected: list[str] = []
+
+    class Engine(ScriptedEngine):
+        async def inspect(self, id: str, /) -> Container | None:
+            inspected.append(id)
+            return await super().inspect(id)
+
+    engine = Engine(*(box(f"box-{number}") for number in range(30)))
+    async with Watcher(engine, audit=0.1, concurrency=1, call_timeout=60.0) as watcher:
+        await watcher.ready(PATIENCE)
+        with engine.hold("inspect") as audited:
+            await audited.reached()
+            inspected.clear()
+            engine.start(box("new", pid=2, start=1))
+            await eventually(lambda: watcher.stats.signals == 1)
+        await watcher.portfolio.wait_for("new", PATIENCE)
+        assert inspected[0] == "new"
+
+
 async def test_containers_that_keep_failing_do_not_keep_others_from_being_read_anew() -> None:
     async with FakeDocker() as fake:
         ids = [fake.run(f"box-{number}") for number in range(30)]

@@ -49,7 +49,8 @@ class Book:
         self.touched: set[str] = set()
         """Containers of which something was told or read since the stream was opened, or the last audit began."""
         self.drift = 0
-        self._suspects: set[str] = set()
+        self.suspects: set[str] = set()
+        """Containers that are to be read for an audit."""
         self._unverified: dict[str, None] = {}  # every container alive, the longest unread first
 
     # Signals and readings
@@ -76,7 +77,7 @@ class Book:
 
     def surprising(self, id: str, reading: Container | None) -> bool:
         """Whether an inspect for an audit has read what is not in the picture."""
-        return id in self._suspects and self._tracks[id].container != reading
+        return id in self.suspects and self._tracks[id].container != reading
 
     def inspected(self, id: str, reading: Container | None) -> None:
         """Take what an inspect has read; None if the container is gone."""
@@ -84,8 +85,8 @@ class Book:
             self.touched.add(id)
         self._unverified.pop(id, None)
         track = self._tracks[id]
-        audited = track.running is not None and track.running.origin is Origin.RESYNC and id in self._suspects
-        self._suspects.discard(id)
+        audited = track.running is not None and track.running.origin is Origin.RESYNC and id in self.suspects
+        self.suspects.discard(id)
         packed = track.container is not None and track.container == reading
         track, changes = inspected(track, reading, settled=self._settled, since=self._since)
         self._store(id, track)
@@ -108,7 +109,7 @@ class Book:
         """A connection is made anew: nothing is known for certain until a synchronisation has ended."""
         self._since = None
         self._settled = False
-        self._suspects.clear()
+        self.suspects.clear()
         self.touched.clear()
         self.noting = True
         self._tracks = {container.id: Track(container) for container in self._feed.snapshot}
@@ -185,7 +186,7 @@ class Book:
         """Inspect containers that an audit found to differ."""
         for id in ids:
             if self._tracks.get(id, UNKNOWN).at_rest:
-                self._suspects.add(id)
+                self.suspects.add(id)
                 self._ask(id, Look.DECIDES, Origin.RESYNC)
 
     def unverified(self, among: set[str], count: int) -> list[str]:

@@ -114,7 +114,7 @@ class Session:
         self._tally = tally
         self._progress = progress
         self._due: asyncio.PriorityQueue[tuple[bool, int, str]] = asyncio.PriorityQueue()
-        """What is to be read: first what did not fail before, then the longest waiting."""
+        """What is to be read: news before what failed or an audit asks for, then the longest waiting."""
         self._turns = count()
         self._queued: set[str] = set()
         self._places = asyncio.Semaphore(settings.concurrency)
@@ -281,7 +281,8 @@ class Session:
         self._later.pop(id, None)
         if id not in self._queued:
             self._queued.add(id)
-            self._due.put_nowait((id in self.failing, next(self._turns), id))
+            can_wait = id in self.failing or id in self.book.suspects
+            self._due.put_nowait((can_wait, next(self._turns), id))
 
     async def _dispatch(self, tasks: TaskGroup) -> None:
         """Have containers read, as many at a time as there are places."""
