@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -136,6 +137,8 @@ def pytest_configure() -> None:
     if LIVE not in ("require", "auto", "off"):
         message = f"WHALEWATCH_LIVE is {LIVE!r}, but must be require, auto or off"
         raise pytest.UsageError(message)
+    # What a shell runs in the background ignores SIGINT, and so would the programs that tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
