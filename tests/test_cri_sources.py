@@ -71,6 +71,17 @@ def asked(engine: FakeCRI, *kinds: str) -> int:
     return sum(engine.requests[kind] for kind in kinds)
 
 
+async def outages(watcher: Watcher, count: int, meanwhile: Callable[[], None] = lambda: None) -> None:
+    """Wait until the engine was lost so often, and do something again and again before."""
+
+    def lost() -> bool:
+        if watcher.stats.outages < count:
+            meanwhile()
+        return watcher.stats.outages == count
+
+    await eventually(lost)
+
+
 def story(check: Checked) -> list[tuple[str, str]]:
     return [(e.type.value, e.container.id) for e in check.fold.events]
 
@@ -84,7 +95,9 @@ def story(check: Checked) -> list[tuple[str, str]]:
         ("cri-o", "broadcast", "pod-events"),
         ("cri-o", "ended", "poll"),
         ("cri-o", "unimplemented", "poll"),
-        ("cri-dockerd", "refused", "poll"),
+        ("cri-dockerd", "UNKNOWN", "poll"),
+        ("cri-o", "PERMISSION_DENIED", "poll"),
+        ("cri-o", "UNAUTHENTICATED", "poll"),
         # Without its own API; from its pod events the kubelet would miss what we take.
         ("containerd", "broadcast", "poll"),
     ],
@@ -93,9 +106,10 @@ async def test_source_is_chosen_to_fit_the_engine(
     runtime: str, events: Any, source: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "whalewatch")
-    async with FakeCRI(runtime=runtime, pod_events="broadcast" if events == "refused" else events) as engine:
-        if events == "refused":
-            engine.faults.fail("events", "UNKNOWN", "not implemented")
+    refused = events.isupper()
+    async with FakeCRI(runtime=runtime, pod_events="broadcast" if refused else events) as engine:
+        if refused:
+            engine.faults.fail("events", events, "not implemented")
         pod = engine.run_pod("shop")
         async with following(engine) as check:
             assert check.watcher.status.source == source
@@ -150,6 +164,30 @@ async def test_stream_that_keeps_ending_late_without_an_event_is_given_up_for_po
         assert watcher.stats.outages == 2
 
 
+@pytest.mark.parametrize("refusal", ["UNIMPLEMENTED", "UNKNOWN", "PERMISSION_DENIED"])
+async def test_stream_that_keeps_being_refused_late_is_given_up_for_polling(
+    refusal: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "whalewatch.cri")
+    monkeypatch.setattr(pod_events, "PROBE", 0.0)  # no engine is as fast as that
+    async with FakeCRI() as engine:
+        late = engine.faults.pause_at("events")
+        engine.faults.fail("events", refusal)
+        async with following(engine) as check:
+            watcher = check.watcher
+            for lost in (1, 2):
+                await eventually(lambda: watcher.status.state is WatchState.SYNCED)
+                assert watcher.status.source == "pod-events"
+                await outages(watcher, lost, lambda: late.step(late.held))
+            await watcher.portfolio.in_sync(PATIENCE)
+            assert watcher.status.source == "poll"
+            pod = engine.run_pod("shop")
+            await check.until(lambda: story(check) == [("started", pod)])
+            assert watcher.stats.outages == 2
+            late.undo()
+    assert len([r for r in caplog.records if "listing every" in r.getMessage()]) == 1
+
+
 async def test_end_of_two_streams_that_overlap_speaks_once_against_pod_events() -> None:
     async with FakeCRI() as engine:
         adapter = cri.CRIEngine(engine.address)
@@ -166,11 +204,6 @@ async def test_end_of_two_streams_that_overlap_speaks_once_against_pod_events() 
             for stream in streams:
                 assert await anext(stream, None) is None
         await adapter.close()
-
-
-async def outages(watcher: Watcher, count: int) -> None:
-    """Wait until the engine was lost so often."""
-    await eventually(lambda: watcher.stats.outages == count)
 
 
 async def test_restarts_of_an_engine_that_is_idle_do_not_speak_against_its_pod_events(

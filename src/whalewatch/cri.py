@@ -16,7 +16,7 @@ from whalewatch._containerd import calls as containerd
 from whalewatch._containerd.reading import text
 from whalewatch._cri.calls import Calls
 from whalewatch._cri.native import Native
-from whalewatch._cri.pod_events import PodEvents
+from whalewatch._cri.pod_events import PodEvents, refused
 from whalewatch._cri.polling import Polling
 from whalewatch._cri.reading import Inspection
 from whalewatch._cri.records import Records
@@ -46,7 +46,8 @@ CONTAINERD = "containerd"
 """What containerd calls itself."""
 
 BARREN = 2
-"""Connections in a row whose pod events may end by themselves without an event, before polling takes their place."""
+"""Connections in a row whose pod events may end by themselves, or be refused late, without an event, before polling
+takes their place."""
 
 LASTING = 60.0
 """Seconds of a connection after which that speaks against them no longer: nothing happened, and the engine ended."""
@@ -223,9 +224,10 @@ class CRIEngine:
                     "and a kubelet from it; better leave the choice of the source to the library",
                 )
             return PodEvents(link, competing=competing)  # not tried out: a stream that ends takes an event along
-        if wanted == "pod-events" or (wanted is None and not of_containerd and self._barren < BARREN):
+        if wanted == "pod-events" or (wanted is None and not of_containerd):
             events = PodEvents(link)
-            why = await events.missing()
+            given_up = wanted is None and self._barren >= BARREN
+            why = "their streams keep ending without an event" if given_up else await events.missing()
             if not why:
                 return events
             if wanted is not None:
@@ -257,10 +259,21 @@ class CRIEngine:
     async def signals(self) -> AsyncIterator[Signal]:
         """Follow the engine by whatever source was chosen."""
         told = False
-        async with aclosing(self._following.signals()) as signals:
-            async for signal in signals:
-                told = told or signal.type is not SignalType.SUBSCRIBED
-                yield signal
+        try:
+            async with aclosing(self._following.signals()) as signals:
+                async for signal in signals:
+                    told = told or signal.type is not SignalType.SUBSCRIBED
+                    yield signal
+        except EngineError as error:
+            if refused(error):
+                self._stream_ended(told=told)
+            raise
+        self._stream_ended(told=told)
+
+    def _stream_ended(self, *, told: bool) -> None:
+        """Take note of a stream that the engine has ended or refused, and of whether it told anything."""
+        if self._shown != PodEvents.name:
+            return
         if told or time.monotonic() - self._connected_at > LASTING:
             self._barren = 0
         elif not self._counted:  # of two that overlap one

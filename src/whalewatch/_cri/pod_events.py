@@ -29,11 +29,12 @@ from whalewatch._cri.source import Link
 from whalewatch._cri.verbose import Verbose
 from whalewatch._engine import Listing, Signal, SignalType
 from whalewatch._errors import EngineError, UnsupportedEngine
+from whalewatch._grpc.connection import denied
 from whalewatch._model import Container
 from whalewatch._text import printable
 from whalewatch._wire import cri_pb2 as wire
 
-__all__ = ["PodEvents"]
+__all__ = ["PodEvents", "refused"]
 
 PROBE = 0.25
 """Seconds within which an engine that tells no pod events ends their stream."""
@@ -76,7 +77,7 @@ class PodEvents:
                 if not first.done() or first.result() is not None:
                     return ""
             except EngineError as error:
-                if type(error) in {EngineError, UnsupportedEngine}:  # an answer, and no outage
+                if refused(error):
                     return str(error)
                 raise
             finally:
@@ -164,6 +165,11 @@ class PodEvents:
     async def inspect(self, id: str) -> Container | None:
         """Read one container or sandbox."""
         return await self._verbose.inspect(id)
+
+
+def refused(error: EngineError) -> bool:
+    """Whether an error is an engine's answer that it tells no pod events, or none to us; any other is an outage."""
+    return type(error) in {EngineError, UnsupportedEngine} or denied(error)
 
 
 async def _next(messages: AsyncIterator[bytes]) -> bytes | None:
