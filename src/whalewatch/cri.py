@@ -71,8 +71,9 @@ class CRIEngine:
     """Adapter to an engine that speaks Kubernetes' CRI (runtime.v1).
 
     Containers that run and sandboxes that are ready are alive. A container bears its own name, which other pods may use
-    too, and a sandbox that of its pod: of several, ``portfolio.container(name)`` gives the earliest started, and
-    ``portfolio.pod(uid)`` all of one pod. Nothing is ever changed in the engine.
+    too, and a sandbox that of its pod: of several, ``portfolio.container(name)`` gives the earliest started (with
+    source "native", which tells no starts, the one whose id comes first), and ``portfolio.pod(uid)`` all of one pod.
+    Nothing is ever changed in the engine.
 
     Where changes come from is chosen anew with each connection:
 
