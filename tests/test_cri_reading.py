@@ -159,6 +159,25 @@ def test_what_has_no_name_has_its_id() -> None:
     assert "io.kubernetes.container.name" not in container_record(wire.Container(id=b"c1"), {}).labels
 
 
+def test_labels_tell_what_metadata_leave_out() -> None:
+    told = {
+        "io.kubernetes.pod.name": "shop",
+        "io.kubernetes.pod.namespace": "prod",
+        "io.kubernetes.pod.uid": "u1",
+        "io.kubernetes.container.name": "web",
+    }
+    container_told = container_record(wire.Container(id=b"c1", labels=entries(**told)), {})
+    assert (container_told.name, dict(container_told.labels)) == ("web", told)
+    pod_told = sandbox_record(wire.PodSandbox(id=b"s1", labels=entries(**told)))
+    assert (pod_told.name, pod_labels(pod_told.labels)) == ("shop", pod_labels(told))
+    partly = wire.PodSandboxMetadata(uid=b"u2")
+    assert sandbox_record(wire.PodSandbox(metadata=partly, labels=entries(**told))).labels == told | {
+        "io.kubernetes.pod.uid": "u2",
+        "io.kubernetes.sandbox": "",
+    }
+    assert pod_labels(sandbox_record(wire.PodSandbox(id=b"s1")).labels) == dict.fromkeys(pod_labels(told), "")
+
+
 @pytest.mark.parametrize(
     ("state", "running"),
     [

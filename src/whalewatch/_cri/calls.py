@@ -28,8 +28,8 @@ class Calls:
         except UnsupportedEngine as error:
             raise UnsupportedEngine(
                 self.connection.told(
-                    "it does not speak the CRI (runtime.v1): give the socket of a CRI engine, or enable the CRI plugin "
-                    "(see disabled_plugins in containerd's configuration)"
+                    "it does not speak the CRI (runtime.v1): give the socket of a CRI engine, enable the CRI plugin "
+                    "(see disabled_plugins in containerd's configuration), or upgrade what is older than containerd 1.6"
                 )
             ) from error.__cause__
 

@@ -111,10 +111,10 @@ def container_record(found: wire.Container, pod: Mapping[str, str]) -> Record:
         found: as listed.
         pod: the labels that tell its pod; what its sandbox says, not what the container says of itself.
     """
-    id, name = text(found.id), text(found.metadata.name)
     labels = _labels(found)
     labels.pop(SANDBOX, None)
     labels |= pod
+    id, name = text(found.id), text(found.metadata.name) or labels.get(CONTAINER_NAME, "")
     if name:
         labels[CONTAINER_NAME] = name
     return Record(
@@ -130,17 +130,15 @@ def container_record(found: wire.Container, pod: Mapping[str, str]) -> Record:
 
 
 def sandbox_record(found: wire.PodSandbox) -> Record:
-    """Read a listed sandbox."""
-    id, name = text(found.id), text(found.metadata.name)
-    own = {
-        POD_NAME: name,
-        POD_NAMESPACE: text(found.metadata.namespace),
-        POD_UID: text(found.metadata.uid),
-    }
+    """Read a listed sandbox; what its metadata leave out of its pod, its own labels may tell."""
+    id, metadata = text(found.id), found.metadata
+    labels = _labels(found)
+    for label, told in ((POD_NAME, metadata.name), (POD_NAMESPACE, metadata.namespace), (POD_UID, metadata.uid)):
+        labels[label] = text(told) or labels.get(label, "")
     return Record(
         id=id,
-        name=name or id,
-        labels=FrozenMapping({**_labels(found), **own, SANDBOX: ""}),
+        name=labels[POD_NAME] or id,
+        labels=FrozenMapping({**labels, SANDBOX: ""}),
         image="",
         running=found.state == wire.SANDBOX_READY,
         sandbox=True,
