@@ -119,7 +119,7 @@ async def test_source_is_chosen_to_fit_the_engine(
             assert check.watcher.status.state is WatchState.SYNCED
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
     told = [r for r in caplog.records if "listing every" in r.getMessage()]
-    assert [r.levelno for r in told] == ([logging.INFO] if source == "poll" and runtime != "containerd" else [])
+    assert [r.levelno for r in told] == ([logging.INFO] if source == "poll" else [])
 
 
 async def test_missing_pod_events_are_told_once_and_never_an_outage(caplog: pytest.LogCaptureFixture) -> None:

@@ -235,6 +235,9 @@ class CRIEngine:
                 raise UnsupportedEngine(why)
             # Why may be in words of the engine's that differ each time.
             self._say_once("polling", logging.INFO, f"no pod events, listing every {self._poll:g} s instead ({why})")
+        elif wanted is None:
+            why = "its own events are not to be had, and its pod events are a kubelet's"
+            self._say_once("polling", logging.INFO, f"listing every {self._poll:g} s: {why}")
         self._barren = 0
         return Polling(link, self._poll)
 
