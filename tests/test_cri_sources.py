@@ -191,11 +191,11 @@ async def test_stream_that_keeps_being_refused_late_is_given_up_for_polling(
 async def test_end_of_two_streams_that_overlap_speaks_once_against_pod_events() -> None:
     async with FakeCRI() as engine:
         adapter = cri.CRIEngine(engine.address)
-        for source in ("pod-events", "pod-events", "poll"):
+        for source in ("pod-events", "pod-events", "poll", "pod-events"):  # which have another chance
             await adapter.connect()
             assert adapter.source == source
             if source == "poll":
-                break
+                continue
             streams = [adapter.signals(), adapter.signals()]
             for stream in streams:
                 await anext(stream)
@@ -408,6 +408,42 @@ async def test_container_without_a_pid_is_alive_told_once_and_counted(
             await check.until(lambda: ("exited", ids[0]) in story(check))
     warned = [r.getMessage() for r in caplog.records if "no PID" in r.getMessage()]
     assert len(warned) == 1
+
+
+@BOTH
+async def test_pid_that_is_told_late_is_found_by_an_audit(source: str) -> None:
+    async with FakeCRI() as engine:
+        c1 = engine.run(bare(engine), "c1")
+        untold = engine.faults.tell_info(None, c1)
+        async with following(engine, source=source, audit=0.1) as check:
+            assert pids(check) == {c1: None}
+            untold.undo()
+            await check.until(lambda: story(check)[-1:] == [("updated", c1)])
+            assert pids(check) == {c1: engine.containers[c1].pid}
+
+
+@EACH
+async def test_what_has_exited_is_forgotten(source: str) -> None:
+    async with Containerd() as engine:
+        adapter = cri.CRIEngine(engine.address, source=source)  # type: ignore[arg-type]
+        await adapter.connect()
+        signals = adapter.signals()
+        await anext(signals)
+        await adapter.listing()
+        for id in (engine.web, engine.pod):
+            assert await adapter.inspect(id) is not None
+        engine.native.exit(engine.web, namespace=NAMESPACE)
+        engine.exit(engine.web)
+        async with asyncio.timeout(PATIENCE):
+            signal = await anext(signals)
+        assert (signal.type.value, signal.id) == ("exited", engine.web)
+        if source == "poll":
+            engine.remove(engine.web)
+            await adapter.listing()
+        known = adapter._following._link.records._known  # type: ignore[attr-defined]
+        assert known.keys() == {engine.pod}
+        await signals.aclose()  # type: ignore[attr-defined]
+        await adapter.close()
 
 
 @BOTH
@@ -679,6 +715,14 @@ async def test_stop_after_its_deletion_still_tells_its_exit_code() -> None:
             assert check.fold.events[-1].exit_code == 5
 
 
+async def test_start_of_a_sandbox_is_read_as_such() -> None:
+    async with FakeCRI() as engine, following(engine) as check:
+        pod = engine.run_pod("shop")
+        await check.until(lambda: story(check) == [("started", pod)])
+        calls = check.watcher.stats.calls
+        assert (calls.get("container", 0), calls["sandbox"], calls["sandbox-status"]) == (0, 1, 1)
+
+
 async def test_dropped_event_is_found_by_an_audit() -> None:
     async with FakeCRI() as engine, following(engine, audit=0.1) as check:
         with engine.faults.silently():
@@ -896,6 +940,17 @@ async def test_task_whose_shim_is_silent_keeps_what_is_known() -> None:
         assert pids(check) == {engine.pod: engine.pids[engine.pod]}
 
 
+async def test_task_of_which_a_silent_shim_leaves_the_state_unknown_is_not_taken_for_dead() -> None:
+    unknown = containerd_pb2.GetTaskResponse(process=containerd_pb2.Task(status=containerd_pb2.UNKNOWN))
+    async with Containerd() as engine:
+        adapter = cri.CRIEngine(engine.address)
+        await adapter.connect()
+        engine.native.faults.garble("task_get", unknown.SerializeToString(), id=engine.web)
+        with pytest.raises(EngineTimeout, match=f"the shim of {engine.web} does not answer"):
+            await adapter.inspect(engine.web)
+        await adapter.close()
+
+
 async def test_task_that_is_left_out_of_the_listing_of_an_outage_is_not_taken_for_dead() -> None:
     async with Containerd() as engine, following(engine) as check:
         tasks = engine.native._state.tasks
@@ -942,6 +997,9 @@ async def test_poll_that_fails_is_an_outage() -> None:
                     if status.state is WatchState.DISCONNECTED:
                         break
             assert isinstance(check.watcher.status.error, EngineError)
+            adapter = check.watcher.engine
+            assert isinstance(adapter, cri.CRIEngine)
+            assert adapter._barren == 0  # it says nothing of pod events
             engine.remove(c1)
             engine.faults.clear()
             await check.until(lambda: story(check)[-1:] == [("exited", c1)])
@@ -972,6 +1030,32 @@ async def test_change_of_what_runs_is_told_as_an_update() -> None:
             engine.faults.garble("container_list", listing.SerializeToString())
             await check.until(lambda: story(check)[-1:] == [("updated", c1)])
             assert check.fold.alive[c1].labels["a"] == "b"
+
+
+async def test_differences_are_told_once() -> None:
+    async with FakeCRI() as engine:
+        pod = bare(engine)
+        async with following(engine, source="poll") as check:
+            c1 = engine.run(pod, "c1")
+            await check.until(lambda: ("started", c1) in story(check))
+            engine.exit(c1)
+            await check.until(lambda: ("exited", c1) in story(check))
+            looks = engine.requests["pod_list"]
+            await engine.until(lambda: engine.requests["pod_list"] > looks + 3)
+            assert check.watcher.stats.signals == 2
+
+
+async def test_container_of_a_pod_that_is_no_longer_listed_keeps_the_labels_of_its_pod() -> None:
+    async with FakeCRI() as engine:
+        pod = engine.run_pod("shop", uid="u1")
+        c1 = engine.run(pod, "c1")
+        async with following(engine, source="poll") as check:
+            engine.faults.garble("pod_list", b"")
+            await check.until(lambda: ("exited", pod) in story(check))
+            looks = engine.requests["pod_list"]
+            await engine.until(lambda: engine.requests["pod_list"] > looks + 3)
+            assert check.fold.alive[c1].labels["io.kubernetes.pod.uid"] == "u1"
+            assert ("updated", c1) not in story(check)
 
 
 async def test_looks_never_overlap() -> None:
