@@ -997,13 +997,23 @@ async def test_poll_that_fails_is_an_outage() -> None:
                     if status.state is WatchState.DISCONNECTED:
                         break
             assert isinstance(check.watcher.status.error, EngineError)
-            adapter = check.watcher.engine
-            assert isinstance(adapter, cri.CRIEngine)
-            assert adapter._barren == 0  # it says nothing of pod events
             engine.remove(c1)
             engine.faults.clear()
             await check.until(lambda: story(check)[-1:] == [("exited", c1)])
             assert check.fold.events[-1].origin is Origin.RESYNC
+
+
+async def test_poll_that_fails_says_nothing_of_pod_events() -> None:
+    async with FakeCRI(pod_events="ended") as engine:
+        adapter = cri.CRIEngine(engine.address, poll=0.01)
+        for _ in range(2):
+            await adapter.connect()
+            signals = adapter.signals()
+            await anext(signals)
+            with engine.faults.fail("pod_list", "INTERNAL"), pytest.raises(EngineError, match="INTERNAL"):
+                await anext(signals)
+            assert adapter._barren == 0
+        await adapter.close()
 
 
 async def test_poll_that_hangs_while_other_calls_are_answered_is_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
