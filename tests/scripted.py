@@ -281,6 +281,10 @@ class Publisher:
             [Change(before._get(id), after, origin, told_at, exit_code) for id, after in changes.items()]
         )
 
+    def lose(self) -> None:
+        """Publish that the engine is lost."""
+        self._book.disconnected()
+
     def start(self, container: Container) -> None:
         """Publish the start of one container."""
         self.publish({container.id: container})

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import logging
 import socket
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tenacity import wait_fixed
 
 import whalewatch.containerd
 from tests.containerd_checker import CheckedContainerd, checked
@@ -23,6 +25,7 @@ from whalewatch import (
     Listing,
     Origin,
     ProtocolViolation,
+    Retry,
     SignalType,
     UnsupportedEngine,
     WatchState,
@@ -111,6 +114,28 @@ async def test_failing_namespace_keeps_its_last_known_containers(
             fake.delete("web", "bad")  # its events are heard all the same
             await check.expect("bad/web", "exited")
         await eventually(lambda: check.watcher.stats.unresolved == 0)
+
+
+async def test_namespace_that_fails_is_warned_about_once_however_often_the_connection_is_cut(
+    fake: FakeContainerd, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.run("web", "bad")
+    fake.run("web")
+
+    def warnings() -> int:
+        return sum("cannot list 'bad'" in r.getMessage() for r in caplog.records if r.levelno == logging.WARNING)
+
+    async with watch(fake.address, retry=Retry(wait=wait_fixed(0))) as watcher:
+        with fake.faults.fail("task_list", "INTERNAL", namespace="bad"):
+            for cuts in range(3):
+                await eventually(lambda: watcher.stats.syncs == cuts + 1)  # noqa: B023 - awaited at once
+                fake.faults.cut_streams()
+            await eventually(lambda: watcher.stats.outages == 3)
+            assert warnings() == 1
+        await eventually(lambda: watcher.stats.unresolved == 0 and watcher.status.state is WatchState.SYNCED)
+        with fake.faults.fail("task_list", "INTERNAL", namespace="bad"):
+            fake.faults.cut_streams()
+            await eventually(lambda: warnings() == 2)
 
 
 async def test_namespace_that_could_not_be_listed_at_first_is_seen_later(

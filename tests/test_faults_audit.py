@@ -228,6 +228,20 @@ async def test_lost_start_is_found_though_the_container_keeps_telling_of_changes
         assert follow.types("lost") == ["started"]
 
 
+async def test_exit_told_while_an_audit_reads_is_published_with_the_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = ScriptedEngine(box("box"))
+    async with followed(Watcher(engine, audit=0.1)) as follow:
+        with engine.hold("inspect box") as hold:
+            await hold.reached()
+            monkeypatch.setattr("whalewatch._session.GRACE", 3600.0)  # nothing is waited for
+            engine.exit("box", 3)
+            engine.start(box("marker"))
+            await follow.until(lambda: follow.types("marker") == ["started"])
+        await follow.until(lambda: follow.types("box") == ["exited"])
+        assert follow.news()[-1].exit_code == 3
+        assert follow.watcher.stats.drift == 0
+
+
 async def test_restart_told_without_times_while_the_audit_reads_is_told_once() -> None:
     engine = ScriptedEngine(box("box", pid=1, start=None))
     async with followed(Watcher(engine, audit=0.1)) as follow:

@@ -255,6 +255,26 @@ async def test_exposed_ports_are_told(docker: Docker) -> None:
         assert container.ports == (Port(53, "udp"), Port(80, "tcp"))
 
 
+async def test_container_is_seen_whatever_its_image_calls_a_port(docker: Docker) -> None:
+    odd = (
+        "",
+        "/tcp",
+        "x/tcp",
+        "$PORT/tcp",
+        "8080-8090/tcp",
+        "1.5/tcp",
+        "-1/tcp",
+        "80 /tcp",
+        "99999999999999999999/tcp",
+    )
+    async with checked(docker.address, docker.control) as check:
+        for number, port in enumerate(odd):
+            id = await docker.control.run(f"odd-{number}", ports={port: None, "80/sctp": None})
+            (started,) = await check.expect(id, "started")
+            assert started.container.ports == (Port(80, "sctp"),)
+        assert check.watcher.stats.unresolved == 0
+
+
 async def test_network_changes_are_updates_with_addresses(docker: Docker) -> None:
     control = docker.control
     network = await control.network_create("blue")

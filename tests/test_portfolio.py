@@ -413,6 +413,19 @@ async def test_in_sync_waits_for_the_end_of_an_outage() -> None:
         assert watcher.portfolio.snapshot().synced
 
 
+async def test_in_sync_is_true_though_the_next_outage_follows_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    publisher = Publisher(box("a"))
+    until = publisher.feed.changed.until
+
+    async def overtaken(condition: Callable[[], bool]) -> None:
+        await until(condition)
+        publisher.lose()
+
+    monkeypatch.setattr(publisher.feed.changed, "until", overtaken)
+    await within(Portfolio(publisher.feed).in_sync())
+    assert not publisher.snapshot.synced
+
+
 # ---- snapshots
 
 

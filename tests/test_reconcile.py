@@ -246,6 +246,20 @@ def test_signals_are_kept_while_an_inspect_is_under_way_and_taken_after_it_in_or
     assert track.idle
 
 
+def test_restarts_told_while_an_inspect_is_under_way_date_the_run_that_was_read() -> None:
+    first, second, third = (box("a", pid=number, start=10 * number) for number in (1, 2, 3))
+    track = inspecting(Track(first, checks_health=False), Look.CHANGED)
+    for signal in (told(EXITED, 15), told(STARTED, 20.1), told(EXITED, 25), told(STARTED, 30.1)):
+        track, _ = take(track, signal)
+    track, changes = inspected(track, second)
+    assert changes == (
+        Change(first, None, Origin.ENGINE, at(15)),
+        Change(None, second, Origin.ENGINE, at(20.1)),
+    )
+    track, changes = inspected(begin(track), third)
+    assert changes == (Change(second, third, Origin.ENGINE, at(30.1)),)
+
+
 def test_kept_signal_that_the_reading_contains_already_is_nothing_new() -> None:
     known = box("a")
     track, _ = take(inspecting(Track(known), Look.CHANGED), told(PAUSED, 5))

@@ -12,7 +12,7 @@ from itertools import islice
 
 import attrs
 
-from whalewatch._engine import Listing, Signal
+from whalewatch._engine import Listing, Signal, SignalType
 from whalewatch._feed import Feed
 from whalewatch._model import Container, ContainerEvent, EventType, Origin
 from whalewatch._reconcile import Change, Look, Track, begin, differences, failed, inspected, look, take
@@ -76,8 +76,10 @@ class Book:
         return True
 
     def surprising(self, id: str, reading: Container | None) -> bool:
-        """Whether an inspect for an audit has read what is not in the picture."""
-        return id in self.suspects and self._tracks[id].container != reading
+        """Whether an inspect for an audit has read what neither is in the picture nor was told meanwhile."""
+        track = self._tracks[id]
+        exited = reading is None and any(signal.type is SignalType.EXITED for signal in track.kept or ())
+        return id in self.suspects and track.container != reading and not exited
 
     def inspected(self, id: str, reading: Container | None) -> None:
         """Take what an inspect has read; None if the container is gone."""

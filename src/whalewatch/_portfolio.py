@@ -138,9 +138,16 @@ class Portfolio:
         Raises:
             NotSynced: it was not, for `timeout` seconds.
         """
+        synced = False
+
+        def looked() -> bool:
+            nonlocal synced
+            synced = self._feed.snapshot.synced  # in another thread the next outage may begin before a second look
+            return synced or self._feed.ended
+
         async with deadline(self._feed, timeout, "the picture was not in sync"):
-            await self._feed.changed.until(lambda: self._feed.snapshot.synced or self._feed.ended)
-        if not self._feed.snapshot.synced:
+            await self._feed.changed.until(looked)
+        if not synced:
             self._feed.raise_ended()
 
     async def _picture(self) -> Snapshot:

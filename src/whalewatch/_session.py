@@ -92,6 +92,8 @@ class Tally:
     audits: int = 0
     unread: set[str] = attrs.field(factory=set)
     """Containers that were warned about and could not be read since."""
+    unlisted: set[str] = attrs.field(factory=set)
+    """Parts of the engine that were warned about and could not be listed since."""
     fault: str = ""
     """The latest internal error."""
 
@@ -365,8 +367,9 @@ class Session:
         listing = await self._call("the listing of containers", self.engine.listing(), timeout=allowed)
         self.unlisted = {part: self.unlisted.get(part, 0) + 1 for part in listing.failed}
         for part, error in listing.failed.items():
-            level = logging.WARNING if self.unlisted[part] == 1 else logging.DEBUG
+            level = logging.DEBUG if part in self._tally.unlisted else logging.WARNING
             log.log(level, "cannot list %r: %s", part, error)
+        self._tally.unlisted = set(listing.failed)
         if self._relist is not None:
             self._relist.cancel()
         if self.unlisted:

@@ -163,6 +163,8 @@ def _ports(published: Mapping[str, Any], exposed: Mapping[str, Any]) -> Iterator
     unpublished: Mapping[str, Any] = {}
     for spec in sorted({*published, *exposed}):
         number, _, protocol = spec.partition("/")
+        if not fullmatch("[0-9]{1,5}", number):
+            continue  # an engine takes any text for an exposed port, also from an image, which must hide no container
         for binding in published.get(spec) or [unpublished]:
             host_ip, host_port = binding.get("HostIp"), binding.get("HostPort")
             yield Port(
