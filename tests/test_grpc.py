@@ -377,6 +377,18 @@ async def test_new_connection_reaches_an_engine_that_came_back(folder: Path) -> 
         assert await version(to) == "1"
 
 
+async def test_connection_that_was_lost_meanwhile_is_not_made_anew(folder: Path) -> None:
+    async def answer(request: bytes, context: Any) -> bytes:
+        return wire.VersionResponse(version=b"1").SerializeToString()
+
+    async with connected(folder / "s") as to:
+        async with serving(folder / "s", answer):
+            assert await version(to) == await version(to) == "1"
+        async with serving(folder / "s", answer):  # another one, perhaps
+            with pytest.raises(EngineUnavailable, match="the connection was lost"):
+                await version(to)
+
+
 async def test_many_calls_that_fail_at_once_ask_the_kernel_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 

@@ -78,6 +78,7 @@ class Connection:
         self._engine = engine
         self._remedy = remedy
         self._why_not: str | None = None
+        self._answered = False
         self._calls = calls
         self.client = grpc.aio.insecure_channel("unix:" + quote("/" + endpoint.path.lstrip("/")), options=OPTIONS)
 
@@ -99,7 +100,9 @@ class Connection:
             EngineError: as `MEANING` tells.
         """
         with self._translated(kind):
-            return self.parsed(kind, answer, await self._call(kind, self.client.unary_unary(method), request, metadata))
+            message = await self._call(kind, self.client.unary_unary(method), request, metadata)
+            self._answered = True
+            return self.parsed(kind, answer, message)
 
     async def find(self, kind: str, method: str, request: Message, answer: type[M], **metadata: str) -> M | None:
         """Make one call as `get` does; None if there is no such thing."""
@@ -162,6 +165,9 @@ class Connection:
         return listener(self._endpoint.path)
 
     def _call(self, kind: str, call: Any, request: Message, metadata: dict[str, str]) -> Any:
+        if self._answered and self.client.get_state() is not grpc.ChannelConnectivity.READY:
+            # gRPC would connect anew by itself, to an engine that may be another one by now.
+            raise self._meaning(kind, grpc.StatusCode.UNAVAILABLE, "the connection was lost")
         self._calls[kind] += 1
         sent = tuple((name.replace("_", "-"), value) for name, value in metadata.items())
         return call(request.SerializeToString(), metadata=sent)
