@@ -939,14 +939,22 @@ async def test_ids_are_repeatable_with_a_seed() -> None:
     assert ids[0] == ids[1] != ids[2]
 
 
-@pytest.mark.parametrize("turns", range(5))
-async def test_connection_that_comes_as_it_ends_is_closed(turns: int) -> None:
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("how", ["ends", "is killed"])
+async def test_connection_that_comes_as_it_ends_is_closed(how: str, turns: int) -> None:
+    async def closed() -> None:
+        async with asyncio.timeout(PATIENCE):
+            with suppress(ConnectionError):
+                assert await asyncio.get_running_loop().sock_recv(peer, 1) == b""
+
     with socket.socket(socket.AF_UNIX) as peer:
         peer.setblocking(False)
         async with FakeDocker() as fake:
             peer.connect(str(fake.path))
+            peer.send(b"GET /_ping HTTP/1.1\r\nHost: docker\r\n\r\n")
             for _ in range(turns):
                 await asyncio.sleep(0)
-        async with asyncio.timeout(5.0):
-            with suppress(ConnectionError):
-                assert await asyncio.get_running_loop().sock_recv(peer, 1) == b""
+            if how == "is killed":
+                fake.faults.refuse()
+                await closed()
+        await closed()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,8 @@ class Server:
         self._handler = handler
         self._ssl = ssl_context
         self._http: web.Server | None = None
-        self._listening: list[asyncio.Server] = []
+        self._listening: list[socket.socket] = []
+        self._arriving: set[asyncio.Task[None]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def listen(self, path: Path | None = None) -> None:
@@ -49,7 +51,6 @@ class Server:
         self._path = path or self._path
         if self._listening:
             return
-        loop = asyncio.get_running_loop()
         if self._http is None:
             # A handler must learn that its client has gone: it may be hanging on purpose.
             self._http = web.Server(self._handle, access_log=None, handler_cancellation=True)
@@ -61,12 +62,36 @@ class Server:
             unix.close()
             raise
         self._bound = True
-        # With a bound socket asyncio leaves the file alone, so that a dead engine's stays behind as it does in life.
-        self._listening.append(await loop.create_server(self._http, sock=unix, backlog=_BACKLOG))
+        self._serve(unix, None)
         if self.host is not None:
             tcp = socket.create_server((self.host, self.port))
             self.port = tcp.getsockname()[1]
-            self._listening.append(await loop.create_server(self._http, sock=tcp, backlog=_BACKLOG, ssl=self._ssl))
+            self._serve(tcp, self._ssl)
+
+    def _serve(self, listening: socket.socket, tls: ssl.SSLContext | None) -> None:
+        """Accept connections: asyncio's own server, closed just then, loses what it has accepted, or lets it live."""
+        listening.settimeout(0)
+        listening.listen(_BACKLOG)
+        asyncio.get_running_loop().add_reader(listening, self._accept, listening, tls)
+        self._listening.append(listening)
+
+    def _accept(self, listening: socket.socket, tls: ssl.SSLContext | None) -> None:
+        with suppress(BlockingIOError, ConnectionAbortedError):
+            while True:
+                connection, _ = listening.accept()
+                task = asyncio.create_task(self._arrive(connection, listening, tls))
+                self._arriving.add(task)
+                task.add_done_callback(self._arriving.discard)
+
+    async def _arrive(self, connection: socket.socket, listening: socket.socket, tls: ssl.SSLContext | None) -> None:
+        """Make a connection of what has been accepted, unless the engine is gone by now."""
+        if self._http is None or listening not in self._listening:
+            connection.close()
+            return
+        with suppress(OSError):  # the other side has thought better of it
+            transport, _ = await asyncio.get_running_loop().connect_accepted_socket(self._http, connection, ssl=tls)
+            if listening not in self._listening:
+                transport.abort()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         # The request's task is the connection's: closing waits for it.
@@ -78,6 +103,7 @@ class Server:
     def refuse(self) -> None:
         """Close the listening sockets and cut all connections; the socket's file stays."""
         for listening in self._listening:
+            asyncio.get_running_loop().remove_reader(listening)
             listening.close()
         self._listening.clear()
         for connection in self._http.connections if self._http is not None else ():
@@ -91,8 +117,10 @@ class Server:
         if http is not None:
             for _ in range(_TURNS):
                 await asyncio.sleep(0)
-                if not http.connections and not self._tasks:
+                if not http.connections and not self._tasks and not self._arriving:
                     break
+            for arriving in self._arriving:  # in a handshake that does not end
+                arriving.cancel()
             await http.shutdown(_SHUTDOWN_SECONDS)
         if self._bound:
             self._path.unlink(missing_ok=True)

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
-_ACCEPTING = 5  # turns of the loop, within which a server makes a connection of what it has accepted
-
-
 class _Subscriber(Protocol):
     @property
     def pending(self) -> int: ...
@@ -86,9 +83,6 @@ class FakeEngine(ABC):
         await self._close()
 
     async def _close(self) -> None:
-        # A server that is closed while it makes a connection of what it has accepted loses the socket.
-        for _ in range(_ACCEPTING):
-            await asyncio.sleep(0)
         try:
             await self._stop()
         finally:
