@@ -23,12 +23,20 @@ from whalewatch._render import cells, painted
 from whalewatch.testing import FakeContainerd, FakeCRI, FakeDocker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 PATIENCE = 30.0
 """Seconds after which something that should have come is missing: a loaded machine starts processes slowly."""
+
+
+@pytest.fixture(autouse=True)
+def interrupts_are_heeded() -> Iterator[None]:
+    """Let programs be interrupted, though these tests may run in the background, where shells have that ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @asynccontextmanager
@@ -151,9 +159,9 @@ async def test_demo_ends_silently_when_nobody_reads_it() -> None:
     reading, writing = os.pipe()
     async with FakeDocker() as fake, example("demo.py", stdout=writing, DOCKER_HOST=fake.address) as program:
         os.close(writing)
+        await fake.until(lambda: fake.subscribers)
         assert await asyncio.to_thread(os.read, reading, 1000)
         os.close(reading)
-        await fake.until(lambda: fake.subscribers)
         fake.run("web")
         code, _, err = await ended(program)
     assert (code, err) == (0, "")
