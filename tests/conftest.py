@@ -78,10 +78,14 @@ class Docker:
         When an engine says that a container was started, its process may still be the runtime, which other signals end.
         """
         container = await self.control.run(name)
+        await self.become_command(container)
+        return container
+
+    async def become_command(self, container: str) -> None:
+        """Wait until the process of a container that has been started has become the command."""
         if self.fake is None:
             pid = (await self.control.inspect(container))["State"]["Pid"]
             await eventually(lambda: Path(f"/proc/{pid}/comm").read_text() == "sleep\n")
-        return container
 
     async def run_and_exit(self, name: str, code: int) -> str:
         """Run a container whose process soon ends by itself with this exit code, wait for that, and return its id."""

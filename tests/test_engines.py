@@ -16,7 +16,7 @@ import pytest
 
 from tests.engines.control import ControlError, DockerControl
 from tests.engines.dockerd import Dockerd
-from tests.engines.process import EngineFailedError
+from tests.engines.process import EngineFailedError, alive
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -423,8 +423,10 @@ def _traces(engine: Dockerd, pid: int) -> list[str]:
         if folder.name.isdigit() and int(folder.name) != os.getpid():
             with contextlib.suppress(OSError):  # it has just ended
                 line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                if root in line or int(folder.name) == pid:
+                if root in line:
                     traces.append(f"{folder.name} {line}")
+    if alive(pid):
+        traces.append(f"process {pid}")
     return traces + ([root] if engine.root.exists() else [])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from ipaddress import ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiodocker
@@ -81,6 +82,7 @@ async def test_every_operation_is_followed_by_its_events(docker: Docker) -> None
         assert events[-2].exit_code == 137
         assert events[-2].container.pid != events[-1].container.pid
         await check.settled()
+        await docker.become_command(id)
 
         await control.stop(id)
         await control.start(id)
@@ -118,11 +120,12 @@ async def test_every_operation_is_followed_by_its_events(docker: Docker) -> None
 async def test_container_that_exits_by_itself_tells_its_exit_code(docker: Docker) -> None:
     control = docker.control
     async with checked(docker.address, control) as check:
+        # It must not be gone before it was read, however late that is.
+        id = await control.run("once", cmd=["/bin/sh", "-c", "until test -e /end; do sleep 0.05; done; exit 7"])
+        (started,) = await check.expect(id, "started")
         if docker.fake is None:
-            id = await control.run("once", cmd=["/bin/sh", "-c", "sleep 0.5; exit 7"])
+            await asyncio.to_thread(Path(f"/proc/{started.container.pid}/root/end").touch)
         else:
-            id = await control.run("once")
-            await check.expect(id, "started")
             docker.fake.exit(id, 7)
         events = await check.expect(id, "started", "exited")
         assert events[-1].exit_code == 7
@@ -186,7 +189,7 @@ async def test_what_does_not_concern_life_costs_nothing(docker: Docker) -> None:
 async def test_engine_calls_are_as_few_as_promised(docker: Docker) -> None:
     control = docker.control
     ids = [await control.run(f"c{i}") for i in range(5)]
-    async with checked(docker.address, control) as check:
+    async with checked(docker.address, control, heartbeat=60.0) as check:
         await check.watcher.ready()
         assert check.watcher.stats.calls["inspect"] == 5
         await control.pause(ids[0])
