@@ -50,6 +50,7 @@ async def test_engine_is_killed(make_containerd: Callable[..., Containerd], vers
             async with outage(check) as one:
                 for pid in pids:
                     os.kill(pid, signal.SIGKILL)
+                await eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))  # shims know by then
                 signals = check.watcher.stats.signals
                 await asyncio.to_thread(engine.start)
             assert story(one.told) == [("exited", "other/victim"), ("exited", "victim")]

@@ -268,8 +268,9 @@ async def test_half_open_tcp_connection_is_noticed(docker: Docker) -> None:
         before = len(check.fold.events)
         proxy.stall()
         hung_at = asyncio.get_running_loop().time()
-        await control.kill(victim)
-        await noticed(check, hung_at, NOTICED["docker"])
+        async with asyncio.TaskGroup() as group:
+            group.create_task(control.kill(victim))
+            await noticed(check, hung_at, NOTICED["docker"])
         began = time.monotonic()
         async with moby.watch(proxy.address) as other:
             with pytest.raises(NotSynced):

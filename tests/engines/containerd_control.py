@@ -215,7 +215,9 @@ class ContainerdControl(GrpcControl):
     async def remove(self, id: str, namespace: str = NAMESPACE) -> None:
         """Remove a container, whatever it does: kill it, wait for its exit, remove task and container."""
         with _gone():
-            await self.kill_and_wait(id, namespace)
+            await self.kill(id, namespace)
+        with _gone():  # what cannot be killed any more may not have been seen to end yet
+            await self.wait(id, namespace)
         with _gone():
             await self.task_delete(id, namespace)
         with _gone():

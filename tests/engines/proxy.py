@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _CHUNK = 65_536
+_ACCEPTING = 5  # turns of the loop, within which asyncio's server makes a connection of what it has accepted
 _EVENTS = re.compile(rb"GET \S*/events\?")
 
 Event = dict[str, Any]
@@ -93,6 +94,8 @@ class Proxy:
         """
         server, self._server = self._server, None
         if server is not None:
+            for _ in range(_ACCEPTING):  # closed while it makes a connection of what it has accepted, it loses that
+                await asyncio.sleep(0)
             server.close()
         await self.cut()
         if missing:
