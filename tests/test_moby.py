@@ -12,7 +12,7 @@ import aiodocker
 import pytest
 
 from tests.checker import checked
-from whalewatch import Container, Health, Origin, Port, WatchState, moby
+from whalewatch import Container, Health, Origin, Port, WatchState, _session, moby
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -186,6 +186,13 @@ async def test_what_does_not_concern_life_costs_nothing(docker: Docker) -> None:
         assert check.watcher.stats.revisions == before.revisions + 1
 
 
+@pytest.fixture
+def settling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave an engine more time to tell of a death: Docker 26 under load took up to 0.2 s after the networks' end."""
+    monkeypatch.setattr(_session, "SETTLING", 1.0)
+
+
+@pytest.mark.usefixtures("settling")
 async def test_engine_calls_are_as_few_as_promised(docker: Docker) -> None:
     control = docker.control
     ids = [await control.run(f"c{i}") for i in range(5)]
@@ -278,6 +285,7 @@ async def test_container_is_seen_whatever_its_image_calls_a_port(docker: Docker)
         assert check.watcher.stats.unresolved == 0
 
 
+@pytest.mark.usefixtures("settling")
 async def test_network_changes_are_updates_with_addresses(docker: Docker) -> None:
     control = docker.control
     network = await control.network_create("blue")
