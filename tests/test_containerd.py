@@ -36,6 +36,14 @@ def spent(watcher: Any, kinds: set[str]) -> dict[str, int]:
     return {kind: count for kind, count in watcher.stats.calls.items() if kind in kinds}
 
 
+async def run_and_tell(control: ContainerdControl, id: str, namespace: str = "default") -> int:
+    """Run a container, wait until that is told, which may be later, and return its PID."""
+    async with control.events('topic=="/tasks/start"') as starts:
+        pid = await control.run(id, namespace)
+        await anext(starts)
+    return pid
+
+
 async def test_initial_picture_is_what_containerd_says(containerd: ContainerdUnderTest) -> None:
     control = containerd.control
     await control.run("web", labels={"nerdctl/name": "shop-web", PROJECT: "shop"}, image="registry.example/web:1")
@@ -132,7 +140,7 @@ async def test_exit_of_a_process_executed_in_a_container_leaves_it_in_the_pictur
 
 async def test_many_executed_processes_cost_no_call_and_no_event(containerd: ContainerdUnderTest) -> None:
     control = containerd.control
-    await control.run("web")
+    await run_and_tell(control, "web")
     async with checked(containerd.address, control) as check:
         before = check.watcher.stats
         for number in range(5):
@@ -170,7 +178,7 @@ async def test_namespaces_come_and_go_while_watched(containerd: ContainerdUnderT
 
 async def test_ignored_namespaces_are_neither_asked_for_nor_told_of(containerd: ContainerdUnderTest) -> None:
     control = containerd.control
-    await control.run("web")
+    await run_and_tell(control, "web")
     for namespace in ("moby", "k8s.io"):
         await control.run("early", namespace)
     async with checked(containerd.address, control) as check:
@@ -215,8 +223,8 @@ async def test_calls_are_few(containerd: ContainerdUnderTest) -> None:
     control = containerd.control
     for namespace in ("default", "one", "two"):
         for number in range(3):
-            await control.run(f"web{number}", namespace)
-    async with checked(containerd.address, control) as check:
+            await run_and_tell(control, f"web{number}", namespace)
+    async with checked(containerd.address, control, heartbeat=60.0) as check:
         watcher = check.watcher
         await eventually(lambda: watcher.stats.calls["containers"] == 6)
         # Two per namespace and a constant, and the same again to confirm.
