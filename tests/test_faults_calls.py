@@ -195,7 +195,7 @@ UNREADABLE = {
 async def test_listing_that_fails_is_made_again_and_proves_no_death(how: str, first: bool) -> None:
     async with FakeDocker() as fake:
         ids = [fake.run(f"c{i}") for i in range(3)]
-        watcher = moby.watch(fake.address, retry=AT_ONCE, audit=None, call_timeout=0.6, heartbeat=0.1)
+        watcher = moby.watch(fake.address, retry=AT_ONCE, audit=None, call_timeout=2.0, heartbeat=0.1)
         broken = fault(fake, "list", how) if first else None
         async with followed(watcher, ready=False) as follow:
             if not first:
