@@ -19,14 +19,14 @@ from whalewatch import Signal, SignalType, Stats, WatchEnded, Watcher, WatchStat
 from whalewatch._watcher import CLOSING
 from whalewatch.testing import FakeDocker
 
-SAMPLING = 5.0
-"""Seconds that may be spent on ending watches over real sockets."""
-
 PATIENCE = 100.0
 """Seconds, of a clock that nobody waits for, after which something that should have come is missing."""
 
 SAMPLING = 5.0
-"""Seconds that may be spent on ending watches over real sockets."""
+"""Seconds that are spent on ending watches over real sockets."""
+
+PLAYS = 3
+"""Watches that are ended over real sockets at least, however long that takes on a busy machine."""
 
 
 class SlowEngine(ScriptedEngine):
@@ -346,7 +346,7 @@ async def test_watch_of_real_sockets_ends_cleanly_at_any_step(monkeypatch: pytes
     begun, plays = loop.time(), 0
     with Complaints() as complaints:
         longest = await wire_play(leaving_the_wire, 10**9)
-        while loop.time() < begun + SAMPLING:
+        while loop.time() < begun + SAMPLING or plays < PLAYS:
             way, step = dice.choice([leaving_the_wire, cancelling_run_over_the_wire]), dice.randint(1, longest)
             try:
                 await wire_play(way, step)
@@ -356,7 +356,6 @@ async def test_watch_of_real_sockets_ends_cleanly_at_any_step(monkeypatch: pytes
             assert complaints.told == [], (step, way)
             plays += 1
         assert complaints.none(), complaints.told
-    assert plays > 2
 
 
 async def leaving_the_wire(watcher: Watcher, told: asyncio.Task[None], steps: Steps, step: int) -> None:

@@ -506,7 +506,7 @@ async def test_missing_permission_is_told_with_its_remedy() -> None:
     )
     async with FakeDocker() as fake:
         fake.path.chmod(0o600)
-        async with child("-c", program, "watch", fake.address, "--seconds", "1") as watch:
+        async with child("-c", program, "watch", fake.address, "--seconds", "3") as watch:
             code, out, err = await watch.ended()
         assert (code, out) == (1, "")
         assert err.startswith(f"whalewatch: Docker engine at {fake.address}: permission denied on {fake.path}: ")
@@ -523,7 +523,7 @@ async def test_missing_permission_for_containerd_is_told_with_its_remedy() -> No
     async with FakeContainerd() as fake:
         fake.path.parent.chmod(0o755)
         fake.path.chmod(0o600)
-        async with child("-c", program, "watch", f"containerd://{fake.path}", "--seconds", "1") as watch:
+        async with child("-c", program, "watch", f"containerd://{fake.path}", "--seconds", "3") as watch:
             code, out, err = await watch.ended()
     assert (code, out) == (1, "")
     assert err.startswith(

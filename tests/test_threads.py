@@ -321,7 +321,7 @@ async def test_waiter_of_a_closed_loop_may_be_collected_at_any_moment() -> None:
 
     thread = threading.Thread(target=collect, daemon=True)
     thread.start()
-    await asyncio.to_thread(thread.join, 2.0)
+    await asyncio.to_thread(thread.join, PATIENCE)
     assert not thread.is_alive(), "it waits for itself"
 
 

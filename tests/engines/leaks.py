@@ -9,11 +9,13 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-SETTLE = 2.0
-"""Seconds that closing may take: a transport closes in the loop's next turn, a thread when it can."""
+TURNS = 200
+"""Looks within which all must have closed: a transport closes in the loop's next turn, a thread when it can."""
 
 _TURN = 0.01
+"""Seconds between two looks at least: a machine that stands still in between is no leak."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +37,12 @@ class Held:
 
     def leaked(self) -> list[str]:
         """Wait, within bounds, until nothing is held that was not held then; return what still is, told for people."""
-        deadline = time.monotonic() + SETTLE
-        while (left := self._left()) and time.monotonic() < deadline:
+        for _ in range(TURNS):
+            if not self._left():
+                return []
             gc.collect()
             time.sleep(_TURN)
-        return left
+        return self._left()
 
     def _left(self) -> list[str]:
         now = Held.now()
@@ -51,13 +54,17 @@ class Held:
 
 async def leaked_tasks() -> list[str]:
     """Wait, within bounds, until the running loop has no task but this one; return those it still has."""
-    deadline = time.monotonic() + SETTLE
-    while left := asyncio.all_tasks() - {asyncio.current_task()}:
-        if time.monotonic() > deadline:
-            break
+    for _ in range(TURNS):
+        if not _other_tasks():
+            return []
         gc.collect()
         await asyncio.sleep(_TURN)
-    return sorted(f"task {task!r}" for task in left)
+    return sorted(f"task {task!r}" for task in _other_tasks())
+
+
+def _other_tasks() -> set[asyncio.Task[Any]]:
+    current = asyncio.current_task()
+    return {task for task in asyncio.all_tasks() if task is not current}
 
 
 def _descriptors() -> frozenset[tuple[int, str]]:
