@@ -71,6 +71,12 @@ def at_once(query: Coroutine[Any, Any, T]) -> T:
 
 def still_readable(watcher: Watcher, picture: Snapshot) -> None:
     """The picture is what it was, marked as out of date, and every query answers from it without waiting."""
+    # Of several attempts, each of which may be interrupted by what else the machine does.
+    assert min(_read_in(watcher, picture) for _ in range(3)) < PROMPT
+
+
+def _read_in(watcher: Watcher, picture: Snapshot) -> float:
+    """Ask for all of a picture, and return the seconds that took."""
     portfolio = watcher.portfolio
     began = time.perf_counter()
     now = portfolio.snapshot()
@@ -85,7 +91,7 @@ def still_readable(watcher: Watcher, picture: Snapshot) -> None:
         assert at_once(portfolio.container(container.id)) is container
         assert at_once(portfolio.wait_for(container.id)) is container
     assert at_once(portfolio.wait_gone("nobody")) is None
-    assert time.perf_counter() - began < PROMPT
+    return time.perf_counter() - began
 
 
 async def read(events: Subscription, count: int) -> list[ContainerEvent]:

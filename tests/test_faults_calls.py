@@ -67,7 +67,7 @@ async def test_container_of_which_only_garbage_is_told_keeps_its_last_known_stat
 
 @pytest.mark.parametrize("how", ["fail", "hang", "halve", *GARBAGE])
 async def test_container_that_starts_and_cannot_be_read_is_told_once_it_can(how: str) -> None:
-    async with FakeDocker() as fake, followed(moby.watch(fake.address, call_timeout=0.2, audit=None)) as follow:
+    async with FakeDocker() as fake, followed(moby.watch(fake.address, call_timeout=1.0, audit=None)) as follow:
         with fault(fake, "inspect", how, "late"):
             late = fake.run("late")
             other = fake.run("other")
@@ -166,7 +166,7 @@ async def test_inspect_that_is_answered_after_a_whole_life_was_told(after: bool)
 async def test_inspect_that_is_answered_after_its_time_is_over_changes_nothing() -> None:
     async with FakeDocker() as fake:
         id = fake.run("box")
-        async with followed(moby.watch(fake.address, call_timeout=0.2, audit=None)) as follow:
+        async with followed(moby.watch(fake.address, call_timeout=1.0, audit=None)) as follow:
             with fake.faults.pause_after("inspect", id):  # holds what was read while it still lived
                 fake.rename(id, "renamed")
                 await eventually(lambda: follow.watcher.stats.unresolved == 1)

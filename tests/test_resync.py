@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 async def test_engine_that_hangs_is_noticed_told_and_forgiven() -> None:
     async with FakeDocker() as fake:
         kept, doomed = fake.run("kept"), fake.run("doomed")
-        async with followed(moby.watch(fake.address, heartbeat=0.2, call_timeout=0.3, retry=AT_ONCE)) as follow:
+        async with followed(moby.watch(fake.address, heartbeat=0.8, call_timeout=1.2, retry=AT_ONCE)) as follow:
             watcher = follow.watcher
             begun = asyncio.get_running_loop().time()
             with fake.faults.freeze():
                 await follow.until(lambda: follow.states[-1].error is not None)
-                assert asyncio.get_running_loop().time() - begun < 1.5
+                assert asyncio.get_running_loop().time() - begun < 6.0
                 error = watcher.status.error
                 assert isinstance(error, EngineTimeout)
                 assert fake.address in str(error)

@@ -178,7 +178,7 @@ async def test_ssh_to_nowhere_is_a_clear_error(home: Path) -> None:
 async def test_calls_of_the_application_leave_room_for_the_watcher() -> None:
     async with FakeDocker() as fake, AsyncExitStack() as stack:
         fake.run("web")
-        async with moby.watch(fake.address, heartbeat=0.2, call_timeout=2.0) as watcher:
+        async with moby.watch(fake.address, heartbeat=0.2, call_timeout=10.0) as watcher:
             await watcher.ready(10.0)
             client = watcher.engine.client
             assert isinstance(client, aiodocker.Docker)

@@ -26,9 +26,9 @@ async def test_container_that_cannot_be_read_delays_nothing_but_itself(how: str)
         else:
             fault = stack.enter_context(fake.faults.garble("inspect", b'{"Id": 7}', id=bad))
         begun = asyncio.get_running_loop().time()
-        async with followed(moby.watch(fake.address, call_timeout=0.3)) as follow:
+        async with followed(moby.watch(fake.address, call_timeout=1.5)) as follow:
             watcher = follow.watcher
-            assert asyncio.get_running_loop().time() - begun < 1.0
+            assert asyncio.get_running_loop().time() - begun < 5.0
             assert picture(watcher.portfolio.snapshot()) == {good: truth(fake)[good]}
             assert watcher.stats.unresolved == 1
             later = fake.run("later")
