@@ -23,20 +23,12 @@ from whalewatch._render import cells, painted
 from whalewatch.testing import FakeContainerd, FakeCRI, FakeDocker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 PATIENCE = 30.0
 """Seconds after which something that should have come is missing: a loaded machine starts processes slowly."""
-
-
-@pytest.fixture(autouse=True)
-def interrupts_are_heeded() -> Iterator[None]:
-    """Let programs be interrupted, though these tests may run in the background, where shells have that ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @asynccontextmanager
