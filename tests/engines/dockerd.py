@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import http.client
 import json
+import random
 import signal
 import socket
 import subprocess
@@ -228,9 +229,12 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Choose a port that the kernel gives to nobody before the engine takes it: its own choice begins at 32768."""
+    while True:
+        port = random.randrange(20_000, 32_768)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _make_certificates(folder: Path) -> None:
