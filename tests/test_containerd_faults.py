@@ -102,7 +102,7 @@ async def test_failing_namespace_keeps_its_last_known_containers(
 ) -> None:
     fake.run("web", "bad")
     fake.run("web")
-    async with checked(fake.address, control, heartbeat=0.5, call_timeout=1) as check:
+    async with checked(fake.address, control) as check:
         with fake.faults.fail("task_list", "INTERNAL", namespace="bad"):
             fake.faults.cut_streams()
             await check.watcher.portfolio.in_sync(PATIENCE)
