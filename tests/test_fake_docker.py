@@ -717,7 +717,7 @@ async def test_garbled_answers(client: Client, docker: FakeDocker) -> None:
 
 async def test_answers_that_are_cut_in_the_middle(client: Client, docker: FakeDocker) -> None:
     docker.run("web")
-    whole = await client.get("/containers/json")
+    (whole,) = await client.get("/containers/json")
     docker.faults.halve("list", count=1)
     async with client.session.get("/containers/json") as response:
         assert response.status == 200
@@ -725,7 +725,8 @@ async def test_answers_that_are_cut_in_the_middle(client: Client, docker: FakeDo
             await response.read()
     with docker.faults.halve("inspect", "web"), pytest.raises(aiohttp.ClientPayloadError):
         await client.get("/containers/web/json")
-    assert await client.get("/containers/json") == whole
+    (again,) = await client.get("/containers/json")
+    assert again | {"Status": _at_once(again["Status"])} == whole | {"Status": _at_once(whole["Status"])}
 
 
 async def test_a_stale_listing(client: Client, docker: FakeDocker) -> None:
