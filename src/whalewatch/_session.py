@@ -37,8 +37,9 @@ T = TypeVar("T")
 
 log = logging.getLogger("whalewatch.watcher")
 
-SETTLING = 0.1
-"""Seconds to wait before reading a container that is likely to exit: its exit then needs no reading."""
+SETTLING = 0.25
+"""Seconds to wait before reading a container that is likely to exit: its exit then needs no reading. Docker 26 under
+load tells it up to 0.18 s after the end of its networks."""
 
 GRACE = 0.5
 """Seconds that an audit leaves to the stream to tell of a difference by itself (Podman tells up to 0.2 s late)."""
