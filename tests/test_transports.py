@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import json
 import shutil
 import ssl
+import weakref
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from http import HTTPStatus
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiodocker
 import asyncssh
 import pytest
+from yarl import URL
 
 from tests.checker import PATIENCE
 from tests.engines import install
-from whalewatch import EngineUnavailable, UnsupportedEngine, WatchState, moby
+from tests.engines.dockerd import make_certificates
+from tests.engines.leaks import Held
+from tests.engines.proxy import Proxy
+from tests.followed import eventually, leave
+from tests.outage import lost
+from whalewatch import EngineTimeout, EngineUnavailable, UnsupportedEngine, WatchState, moby
+from whalewatch._docker.connection import TLSConnector
 from whalewatch.testing import FakeDocker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
 
     from tests.conftest import Docker
     from tests.engines.dockerd import Dockerd
+    from whalewatch import Watcher
 
 
 async def version_at(address: str | None, **options: Any) -> str:
@@ -113,6 +123,87 @@ async def test_tls_with_certificates(
     make_context(home, "far", address, certificates)
     monkeypatch.setenv("DOCKER_CONTEXT", "far")
     assert (await version_at(None)).startswith(version)
+
+
+def connections(address: str) -> set[str]:
+    """This process's sockets that are connected to a port of 127.0.0.1."""
+    held = {target for _, target in Held.now().descriptors}
+    rows = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
+    remote = f"0100007F:{URL(address).port:04X}"
+    return {f"socket:[{row[9]}]" for row in rows if row[2] == remote} & held
+
+
+@pytest.fixture(params=["fake", *(pytest.param(version, marks=pytest.mark.live) for version in ("20.10", "26.1"))])
+async def hanging(
+    request: pytest.FixtureRequest, make_dockerd: Callable[..., Dockerd], tmp_path: Path
+) -> AsyncIterator[tuple[Watcher, Callable[[], None]]]:
+    """A watcher over TLS that is not yet entered, and what makes its engine hang, or the way to the fake one."""
+    async with AsyncExitStack() as stack:
+        if request.param == "fake":
+            certificates = tmp_path / "tls"
+            make_certificates(certificates)
+            served = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            served.load_cert_chain(certificates / "server-cert.pem", certificates / "server-key.pem")
+            fake = await stack.enter_async_context(FakeDocker(host="127.0.0.1", ssl_context=served))
+            proxy = await stack.enter_async_context(Proxy(URL(fake.tcp_address).port or 0, tcp=True))
+            address, hang = proxy.address, proxy.stall
+        else:
+            dockerd = await asyncio.to_thread(make_dockerd, request.param, tls=True)
+            assert dockerd.tcp_address is not None
+            assert dockerd.certificates is not None
+            address, hang, certificates = dockerd.tcp_address, dockerd.freeze, dockerd.certificates
+            stack.callback(dockerd.thaw)
+        tls = ssl.create_default_context(cafile=str(certificates / "ca.pem"))
+        tls.load_cert_chain(certificates / "cert.pem", certificates / "key.pem")
+        yield moby.watch(address, tls=tls, heartbeat=0.5, call_timeout=2.0), hang
+
+
+async def test_leaving_lets_go_of_tls_connections_to_a_hung_engine(
+    hanging: tuple[Watcher, Callable[[], None]],
+) -> None:
+    watcher, hang = hanging
+    await watcher.__aenter__()
+    await watcher.ready(PATIENCE)
+    client = watcher.engine.client
+    assert isinstance(client, aiodocker.Docker)
+    async with client.session.get(f"{client.docker_host}/events"):
+        assert len(connections(watcher.engine.address)) > 1
+        hang()
+        await leave(watcher)
+        await eventually(lambda: not connections(watcher.engine.address))
+
+
+async def test_outage_lets_go_of_tls_connections_to_a_hung_engine(
+    hanging: tuple[Watcher, Callable[[], None]],
+) -> None:
+    watcher, hang = hanging
+    async with watcher:
+        await watcher.ready(PATIENCE)
+        before = connections(watcher.engine.address)
+        assert before
+        hang()
+        await lost(watcher, EngineTimeout)
+        await eventually(lambda: not before & connections(watcher.engine.address))
+
+
+@pytest.mark.parametrize("hanging", ["fake"], indirect=True)
+async def test_tls_connections_that_ended_are_not_kept(hanging: tuple[Watcher, Callable[[], None]]) -> None:
+    watcher, _ = hanging
+    async with watcher:
+        await watcher.ready(PATIENCE)
+        client = watcher.engine.client
+        assert isinstance(client, aiodocker.Docker)
+        connector = client.session.connector
+        assert isinstance(connector, TLSConnector)
+        made = weakref.WeakSet[asyncio.BaseProtocol]()
+        for _ in range(20):
+            async with client.session.get(f"{client.docker_host}/events") as response:
+                assert response.connection is not None
+                assert response.connection.protocol is not None
+                made.add(response.connection.protocol)
+                assert response.connection.protocol in connector.given
+        del response
+        await eventually(lambda: gc.collect() and not made & {*connector.given})
 
 
 @asynccontextmanager

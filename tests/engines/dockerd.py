@@ -107,7 +107,7 @@ class Dockerd(PrivateEngine):
     def _start(self) -> None:
         (self.root / "daemon.json").write_text("{}")  # or it would read the machine's own
         if self.certificates is not None and not self.certificates.exists():
-            _make_certificates(self.certificates)
+            make_certificates(self.certificates)
         if self._network is None and self.port is None:
             self._network = self._spawn_network()
         self._containerd.start()
@@ -237,7 +237,7 @@ def _free_port() -> int:
             return port
 
 
-def _make_certificates(folder: Path) -> None:
+def make_certificates(folder: Path) -> None:
     """Make an authority, a server certificate for 127.0.0.1 and a client certificate."""
     folder.mkdir()
     config = folder / "openssl.cnf"

@@ -27,12 +27,12 @@ def passed_on(event: Event) -> list[Event]:
 
 
 class Proxy:
-    """Passes bytes between an engine's Unix socket and one of its own, or a TCP port.
+    """Passes bytes between an engine's Unix socket or TCP port and one of its own.
 
     An async context manager; belongs to the event loop in which it was entered.
 
     Args:
-        upstream: the engine's socket.
+        upstream: the engine's socket, or its port of 127.0.0.1.
         tcp: listen on a port of 127.0.0.1 instead of a Unix socket.
 
     Attributes:
@@ -43,7 +43,7 @@ class Proxy:
         connections: connections that were accepted so far.
     """
 
-    def __init__(self, upstream: Path, *, tcp: bool = False) -> None:
+    def __init__(self, upstream: Path | int, *, tcp: bool = False) -> None:
         """Prepare; nothing listens yet."""
         self._upstream = upstream
         self._folder = tempfile.TemporaryDirectory(prefix="ww-proxy-")
@@ -139,7 +139,7 @@ class Proxy:
         # A cancelled task that serves a connection would be told of as an error, so this one never ends cancelled.
         with suppress(OSError, asyncio.CancelledError):
             try:
-                answers, engine = await asyncio.open_unix_connection(self._upstream)
+                answers, engine = await self._dial()
                 events = self._open[writer] = _Events(self)
                 async with asyncio.TaskGroup() as pumps:
                     asked = pumps.create_task(self._pump(reader, engine, events.asked))
@@ -154,6 +154,11 @@ class Proxy:
             if end is not None:
                 end.transport.abort()
         self._serving.discard(task)
+
+    async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if isinstance(self._upstream, int):
+            return await asyncio.open_connection("127.0.0.1", self._upstream)
+        return await asyncio.open_unix_connection(self._upstream)
 
     async def _pump(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, through: Callable[[bytes], bytes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import ssl
@@ -10,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import aiodocker
 import aiohttp
@@ -108,6 +110,8 @@ class Connection:
 
     async def close(self) -> None:
         """Let go of all connections; closing twice is fine."""
+        if isinstance(self._session.connector, TLSConnector):
+            self._session.connector.abort()
         await self._session.close()
 
     def pid(self) -> int | None:
@@ -185,6 +189,32 @@ class _Missing(EngineError):
     """404 for one container; never leaves this module."""
 
 
+class TLSConnector(aiohttp.TCPConnector):
+    """A connector that can let go of its connections at once, of those too that were given back to it.
+
+    Else each that was given back waits half a minute for the goodbye of an engine that may hang, and in older releases
+    of aiohttp all others do too.
+
+    Attributes:
+        given: the transports of all connections that have not ended, by their protocols, which live as long: not every
+            event loop has transports that take weak references.
+    """
+
+    def __init__(self, tls: ssl.SSLContext) -> None:
+        super().__init__(ssl=tls, limit=0)
+        self.given: WeakKeyDictionary[asyncio.BaseProtocol, asyncio.Transport] = WeakKeyDictionary()
+
+    async def connect(self, *args: Any, **kwargs: Any) -> aiohttp.connector.Connection:
+        connection = await super().connect(*args, **kwargs)
+        if connection.protocol is not None and connection.transport is not None:
+            self.given[connection.protocol] = connection.transport
+        return connection
+
+    def abort(self) -> None:
+        for transport in [*self.given.values()]:
+            transport.abort()
+
+
 def _connector(endpoint: Endpoint) -> aiohttp.BaseConnector:
     """A connector of any number of connections: the application may hold as many as it likes, and we need ours."""
     if endpoint.path is not None:
@@ -193,7 +223,7 @@ def _connector(endpoint: Endpoint) -> aiohttp.BaseConnector:
         from aiodocker.ssh import SSHConnector  # noqa: PLC0415 - ssh is an extra of aiodocker's
 
         return SSHConnector(endpoint.ssh)  # which takes no limit: it stays at aiohttp's 100
-    return aiohttp.TCPConnector(ssl=endpoint.tls or True, limit=0)
+    return aiohttp.TCPConnector(limit=0) if endpoint.tls is None else TLSConnector(endpoint.tls)
 
 
 async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes | None]:
