@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import threading
 import tracemalloc
 import weakref
@@ -18,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fold import Fold
-from tests.scripted import PATIENCE, Publisher, ScriptedEngine, alive, box, lost_engine
+from tests.scripted import PATIENCE, Publisher, ScriptedEngine, alive, at, box, lost_engine
 from whalewatch import (
     Container,
     ContainerEvent,
@@ -396,6 +397,7 @@ async def test_update_after_a_collapse_has_the_readers_own_state_as_previous() -
     assert paused.type is EventType.PAUSED
     assert paused.container == box("a", name="three", paused=True)
     assert (updated.last, paused.last) == (False, True)
+    assert updated.timestamp == paused.timestamp == at(publisher.seconds - 1), "of the latest change"
 
 
 async def test_health_that_comes_and_goes_with_a_pause_is_part_of_it_after_a_collapse() -> None:
@@ -452,6 +454,152 @@ async def test_collapse_before_the_replay_was_begun_leaves_one_replay_of_what_is
     told = await drain(events)
     assert brief(told) == [("started", "b"), ("started", "c"), ("started", "d")]
     assert [event.last for event in told] == [False, False, True]
+
+
+async def test_replay_that_collapses_twice_while_it_is_read_is_told_once() -> None:
+    publisher = Publisher(*(box(id) for id in "abcdef"))
+    since = publisher.snapshot.revision
+    events, fold = publisher.events(buffer=1), Fold()
+
+    async def told(count: int) -> list[ContainerEvent]:
+        found = await read(events, count)
+        for event in found:
+            fold.take(event)
+        return found
+
+    (first,) = await told(1)
+    publisher.exit("a", exit_code=1)
+    publisher.change("c", name="new")
+    assert (events.stats.collapses, events.stats.pending) == (1, 6)
+    second = await told(3)
+    assert brief(second) == [("exited", "a"), ("started", "b"), ("started", "c")]
+    publisher.exit("b", exit_code=2)
+    publisher.start(box("g"))
+    publisher.exit("d")
+    assert (events.stats.collapses, events.stats.pending) == (2, 4)
+    fold._open = False  # the revision was cut short
+    third = await told(4)
+    assert brief(third) == [("exited", "b"), ("started", "e"), ("started", "f"), ("started", "g")]
+    assert fold.alive == alive(publisher.snapshot)
+    assert events.stats.pending == 0
+
+    replayed = [first, second[1], *third[1:3]]
+    assert {(event.origin, event.timestamp) for event in replayed} == {(Origin.SYNC, first.timestamp)}
+    assert [event.origin for event in (second[2], third[3])] == [Origin.ENGINE] * 2, "they have changed since"
+    assert [event.revision - since for event in (first, *second, *third)] == [0, *[2] * 3, *[5] * 4]
+    assert [event.last for event in (*second, *third)] == [False] * 6 + [True]
+
+
+async def test_restart_of_which_the_exit_was_read_before_another_collapse_is_told_as_a_start() -> None:
+    publisher = Publisher(box("a", pid=1), box("b", pid=1))
+    events = publisher.events(replay=False, buffer=1)
+    for id in ("a", "b"):
+        publisher.restart(id, pid=2, exit_code=2)
+    (exited,) = await read(events, 1)
+    assert (exited.type, exited.container, exited.exit_code) == (EXITED, box("a", pid=1), 2)
+    assert events.stats.pending == 2, "neither of the two was told in full"
+    for id in ("a", "b"):
+        publisher.restart(id, pid=3, exit_code=3)
+    told = await drain(events)
+    assert [(e.type.value, e.container.id, e.container.pid, e.exit_code) for e in told] == [
+        ("exited", "b", 1, 2),
+        ("started", "b", 3, None),
+        ("started", "a", 3, None),
+    ]
+    assert events.stats.collapses == 2
+
+
+def befall(publisher: Publisher, id: str, deed: str) -> None:
+    """Let something happen to a container; one that is not alive can only start."""
+    known, pid = publisher.snapshot._get(id), publisher.snapshot.revision + 10
+    if known is None and deed != "nothing":
+        publisher.start(box(id, pid=pid))
+    elif known is not None and deed == "restart":
+        publisher.restart(id, pid=pid, exit_code=1)
+    elif known is not None and deed in {"rename", "pause", "rename and pause"}:
+        name = known.name + "x" if "rename" in deed else known.name
+        publisher.change(id, name=name, paused=known.paused is not ("pause" in deed))
+    if deed in {"exit", "start and exit"} and id in publisher.snapshot:
+        publisher.exit(id)
+
+
+DEEDS = ["nothing", "exit", "start and exit", "restart", "rename", "pause", "rename and pause"]
+
+
+async def cut_short(after: int, *, replay: bool) -> bool:
+    """Collapse after a replay that was read by half, again after so many events, and read the rest.
+
+    All pairs of deeds befall containers of both kinds, alive at first or not, the first deed before the first collapse
+    and the second before the other. False if there were no more than so many events.
+    """
+    deeds = {f"c{number}": pair for number, pair in enumerate([*itertools.product(DEEDS, DEEDS)] * 2)}
+    alive_at_first = list(deeds)[: len(deeds) // 2]
+    publisher = Publisher(*(box(id) for id in alive_at_first))
+    history = History(publisher.feed)
+    events, fold = publisher.events(replay=replay, buffer=1), _NetFold()
+    if replay:
+        for event in await read(events, len(alive_at_first) // 2):
+            fold.take(event)
+    else:
+        fold.revision, fold.alive = events.revision, alive(publisher.snapshot)
+    for id, (first, _) in deeds.items():
+        befall(publisher, id, first)
+    for _ in range(after):
+        assert await fold.read(events, history)
+    if not events.stats.pending:
+        return False
+    known, told = dict(fold.alive), len(fold.events)
+    for id, (_, second) in deeds.items():
+        befall(publisher, id, second)
+    while await fold.read(events, history):
+        pass
+    assert events.stats.collapses == 1 + (after > 0)
+    assert events.stats.pending == 0
+    assert fold.alive == alive(publisher.snapshot)
+    for id, container in known.items():
+        types = [event.type for event in fold.events[told:] if event.container.id == id]
+        now = fold.alive.get(id)
+        lives = [] if now and now.pid == container.pid else [EXITED] if now is None else [EXITED, STARTED]
+        assert [type_ for type_ in types if type_ in {EXITED, STARTED}] == lives
+    return True
+
+
+@pytest.mark.parametrize("replay", [True, False])
+async def test_wherever_the_reading_of_a_net_difference_is_cut_short_another_one_completes_it(replay: bool) -> None:
+    after = 0
+    while await cut_short(after, replay=replay):
+        after += 1
+    assert after > 70
+
+
+async def test_events_of_a_replay_or_net_difference_are_made_when_they_are_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = []
+    original = ContainerEvent.__init__
+
+    def counted(self: ContainerEvent, *args: Any, **attributes: Any) -> None:
+        made.append(attributes)
+        original(self, *args, **attributes)
+
+    monkeypatch.setattr(ContainerEvent, "__init__", counted)
+    publisher = Publisher(*(box(f"c{number}") for number in range(10_000)))
+    made.clear()
+    events = publisher.events(buffer=1)
+    assert made == [], "it has joined"
+    for number in range(3):
+        publisher.change(f"c{number}", name="new")
+    stats = events.stats
+    assert (stats.collapses, stats.pending, stats.merged) == (1, 10_000, 10_003)
+    assert len(made) == 3, "those that were published"
+    await read(events, 10)
+    assert len(made) <= 3 + 10 + 1, "one more, to know which is the last"
+    made.clear()
+    for number in range(3):
+        publisher.exit(f"c{number}")
+    assert (events.stats.collapses, events.stats.pending) == (2, 9_993)
+    assert len(made) == 3
+    assert len(await drain(events)) == 9_993
 
 
 async def test_one_large_revision_is_delivered_as_it_is_whatever_the_buffer() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from itertools import chain
 from types import TracebackType
 from typing import Self
 
@@ -26,7 +27,7 @@ class SubscriptionStats:
 
     Attributes:
         delivered: events handed to the reader, those that its filters kept back included.
-        pending: events that wait for the reader; while collapsed, containers that have changed.
+        pending: events that wait for the reader; of a net difference, containers that have changed.
         collapses: how often its buffer overflowed, so that it was collapsed to net differences.
         merged: events that were not delivered as they came, but as part of a net difference.
     """
@@ -39,25 +40,11 @@ class SubscriptionStats:
 
 @attrs.define
 class _Batch:
-    """The events that lead to one picture. The picture is not kept: each would take room for all containers.
-
-    A replay's events are made when it is read: many never are.
-    """
+    """The events that lead to one picture. The picture is not kept: each would take room for all containers."""
 
     revision: int
-    events: deque[ContainerEvent]
+    events: Iterator[ContainerEvent]
     counts: bool = True  # towards the buffer; replays and net differences are bounded by the number of containers
-    replay: tuple[Snapshot, datetime] | None = None
-
-    def __len__(self) -> int:
-        return len(self.events) if self.replay is None else len(self.replay[0])
-
-    def unpack(self) -> deque[ContainerEvent]:
-        if self.replay is not None:
-            snapshot, now = self.replay
-            started = [(EventType.STARTED, container, None, now, Origin.SYNC) for container in snapshot]
-            self.events, self.replay = deque(_numbered(started, self.revision)), None
-        return self.events
 
 
 @attrs.define
@@ -65,23 +52,51 @@ class _Net:
     """What has become of one container since the reader last heard of it."""
 
     current: Container | None
+    timestamp: datetime
+    origin: Origin
     exited: ContainerEvent | None = None
-    latest: ContainerEvent | None = None
+
+    def ends_with(self, event: ContainerEvent) -> bool:
+        """Whether nothing is told of it after this event."""
+        return self.current is (None if event.type is EventType.EXITED else event.container)
 
 
-def _numbered(
-    events: Sequence[tuple[EventType, Container, Container | None, datetime, Origin]], revision: int
-) -> Iterable[ContainerEvent]:
-    for position, (type_, container, previous, timestamp, origin) in enumerate(events, start=1):
-        yield ContainerEvent(
-            type=type_,
-            container=container,
-            previous=previous,
-            timestamp=timestamp,
-            origin=origin,
-            revision=revision,
-            last=position == len(events),
-        )
+def _spread(
+    net: Mapping[str, _Net],
+    replay: Mapping[str, Container],
+    joined: datetime,
+    received: Mapping[str, Container],
+    revision: int,
+) -> Iterator[ContainerEvent]:
+    """Tell net differences, and as STARTED what they leave out of a picture that was to be replayed.
+
+    What has exited is told as the reader knows it: a reader that keeps names must find the one to forget. Each event is
+    made when it is read: the watcher must not wait for thousands.
+    """
+    for id, entry in net.items():
+        if entry.exited is not None:
+            yield attrs.evolve(entry.exited, container=received[id], revision=revision, last=False)
+    new = (id for id in replay if id not in received)
+    for id in chain(new, (id for id in net if id in received or id not in replay)):
+        entry = net.get(id) or _Net(replay[id], joined, Origin.SYNC)
+        for type_, container, previous in differences(None if entry.exited else received.get(id), entry.current):
+            yield ContainerEvent(
+                type=type_,
+                container=container,
+                previous=previous,
+                timestamp=entry.timestamp,
+                origin=entry.origin,
+                revision=revision,
+                last=False,
+            )
+
+
+def _ended(events: Iterator[ContainerEvent]) -> Iterator[ContainerEvent]:
+    """Mark the last of them as such."""
+    ahead = next(events, None)
+    while ahead is not None:
+        event, ahead = ahead, next(events, None)
+        yield event if ahead is not None else attrs.evolve(event, last=True)
 
 
 class Subscription(AsyncIterator[ContainerEvent]):
@@ -129,7 +144,9 @@ class Subscription(AsyncIterator[ContainerEvent]):
         self._partly: list[ContainerEvent] = []  # what it has of the batch that is being read
         self._batches: deque[_Batch] = deque()
         self._pending = 0
-        self._net: dict[str, _Net] | None = None  # instead of batches, while collapsed; told from `_received`
+        self._collapsed = False  # instead of batches there is only what follows; when read, it is the first of them
+        self._net: dict[str, _Net] = {}  # what leads from `_received` to a picture
+        self._replayed: Mapping[str, Container] = {}  # that picture, if what is in neither of them is of the replay
         self._delivered = self._collapses = self._merged = 0
         feed.join(self)
 
@@ -142,7 +159,7 @@ class Subscription(AsyncIterator[ContainerEvent]):
     def stats(self) -> SubscriptionStats:
         """Counters as of now; from any thread."""
         with self._feed.lock:
-            pending = sum(len(batch) for batch in self._batches) if self._net is None else len(self._net)
+            pending = self._pending + len(self._untold())
             return SubscriptionStats(self._delivered, pending, self._collapses, self._merged)
 
     # The feed's side
@@ -150,9 +167,10 @@ class Subscription(AsyncIterator[ContainerEvent]):
     def joined(self, snapshot: Snapshot) -> None:
         """Begin with this picture; called by the feed under its lock, before any `push`."""
         self.start = snapshot
+        self._joined = datetime.now(UTC)
         if self._replay and snapshot:
-            replay = (snapshot, datetime.now(UTC))
-            self._batches.append(_Batch(snapshot.revision, deque(), counts=False, replay=replay))
+            self._replayed = snapshot._by_id
+            self._tell()
         else:
             self._revision, self._received = snapshot.revision, snapshot._by_id
 
@@ -160,12 +178,14 @@ class Subscription(AsyncIterator[ContainerEvent]):
         """Take note of a new picture; called by the feed under its lock."""
         if self._closed:
             return
-        if self._net is None and self._pending and self._pending + len(events) > self._buffer:
+        if not self._collapsed and self._pending and self._pending + len(events) > self._buffer:
             self._collapse()
-        if self._net is not None:
-            self._merge(self._net, events)
+        if self._collapsed:
+            self._merge(events)
+            if self._replayed:
+                self._replayed = snapshot._by_id
             return
-        self._batches.append(_Batch(snapshot.revision, deque(events)))
+        self._batches.append(_Batch(snapshot.revision, iter(events)))
         self._pending += len(events)
 
     def wake(self) -> None:
@@ -175,14 +195,37 @@ class Subscription(AsyncIterator[ContainerEvent]):
             self._woken = sleeper
             wake(sleeper)
 
+    def _tell(self) -> None:
+        """Let the reader begin with what leads from `_received` to the current picture."""
+        revision = self._feed.snapshot.revision
+        events = _spread(self._net, self._replayed, self._joined, self._received, revision)
+        self._batches.append(_Batch(revision, _ended(events), counts=False))
+
+    def _untold(self) -> set[str]:
+        """Containers of which a replay or a net difference has yet to tell, or to tell all."""
+        told = {
+            event.container.id
+            for event in self._partly
+            if (entry := self._net.get(event.container.id)) is None or entry.ends_with(event)
+        }
+        return (self._net.keys() | (self._replayed.keys() - self._received.keys())) - told
+
     def _collapse(self) -> None:
+        """Keep the net difference of all that waits; of a replay that waits, that it does."""
+        untold = self._untold()
         self._collapses += 1
+        self._merged += len(untold)
+        self._net = {id: entry for id, entry in self._net.items() if id in untold}
+        for event in self._partly:
+            if event.type is EventType.EXITED and (entry := self._net.get(event.container.id)) is not None:
+                entry.exited = None  # it was read; what it has started as was not
         self._fold()
-        net = self._net = {}
-        for batch in tuple(self._batches):
-            self._merge(net, batch.unpack())
+        for batch in self._batches:
+            if batch.counts:
+                self._merge(batch.events)
         self._batches.clear()
         self._pending = 0
+        self._collapsed = True
 
     def _fold(self) -> None:
         """Count what was read of a batch as received."""
@@ -195,40 +238,20 @@ class Subscription(AsyncIterator[ContainerEvent]):
                 self._received[event.container.id] = event.container
         self._partly = []
 
-    def _merge(self, net: dict[str, _Net], events: Iterable[ContainerEvent]) -> None:
+    def _merge(self, events: Iterable[ContainerEvent]) -> None:
         for event in events:
             self._merged += 1
             id = event.container.id
             received = self._received.get(id)
-            entry = net.setdefault(id, _Net(received))
-            entry.latest = event
+            entry = self._net.setdefault(id, _Net(received, event.timestamp, event.origin))
+            entry.timestamp, entry.origin = event.timestamp, event.origin
             if event.type is not EventType.EXITED:
                 entry.current = event.container
             elif received is None:
-                del net[id]
+                del self._net[id]
             else:
                 entry.current = None
                 entry.exited = entry.exited or event
-
-    def _spread(self, net: dict[str, _Net]) -> Iterable[ContainerEvent]:
-        """Tell the net differences as one revision, the current one.
-
-        What has exited is told as the reader knows it: a reader that keeps names must find the one to forget.
-        """
-        exited = [(entry.exited, self._received[id]) for id, entry in net.items() if entry.exited is not None]
-        rest = [
-            (type_, container, previous, entry.latest.timestamp, entry.latest.origin)
-            for id, entry in net.items()
-            if entry.latest is not None
-            for type_, container, previous in differences(
-                None if entry.exited else self._received.get(id), entry.current
-            )
-        ]
-        revision = self._feed.snapshot.revision
-        for position, (event, known) in enumerate(exited, start=1):
-            last = position == len(exited) and not rest
-            yield attrs.evolve(event, container=known, revision=revision, last=last)
-        yield from _numbered(rest, revision)
 
     # The reader's side
 
@@ -266,21 +289,19 @@ class Subscription(AsyncIterator[ContainerEvent]):
     def _next(self) -> ContainerEvent | None:
         """Take the next event, or None if there is none yet."""
         with self._feed.lock:
-            if self._net is not None:
-                events = deque(self._spread(self._net))
-                self._batches.append(_Batch(self._feed.snapshot.revision, events, counts=False))
-                self._net = None
+            if self._collapsed:
+                self._collapsed = False
+                self._tell()
             while self._batches:
                 batch = self._batches[0]
-                events = batch.unpack()
-                event = events.popleft() if events else None
+                event = next(batch.events, None)
                 if event is not None:
                     self._pending -= batch.counts
                     self._delivered += 1
                     self._partly.append(event)
-                if not events:
+                if event is None or event.last:
                     self._batches.popleft()
-                    self._revision = batch.revision
+                    self._net, self._replayed, self._revision = {}, {}, batch.revision
                     if batch.revision == self._feed.snapshot.revision:  # one dictionary for all who keep up
                         self._received, self._lags, self._partly = self._feed.snapshot._by_id, False, []
                     else:
@@ -302,7 +323,7 @@ class Subscription(AsyncIterator[ContainerEvent]):
         sleeper = self._sleeper = loop.create_future()
         self._feed.keep(self, waiting=True)
         try:
-            if not (self._batches or self._net is not None or self._closed or self._feed.ended):
+            if not (self._batches or self._collapsed or self._closed or self._feed.ended):
                 await sleeper
         finally:
             self._sleeper = None
@@ -314,7 +335,7 @@ class Subscription(AsyncIterator[ContainerEvent]):
         with self._feed.lock:
             self._closed = True
             self._batches.clear()
-            self._net = None
+            self._collapsed, self._net, self._replayed = False, {}, {}
             self._pending = 0
         self.wake()
 
