@@ -206,6 +206,32 @@ async def test_start_is_read_before_the_rest_of_what_an_audit_reads_anew() -> No
         assert inspected[0] == "new"
 
 
+async def test_what_is_told_of_a_container_waits_for_no_audit_that_is_about_to_read_it() -> None:
+    inspected: list[str] = []
+
+    class Engine(ScriptedEngine):
+        async def inspect(self, id: str, /) -> Container | None:
+            inspected.append(id)
+            return await super().inspect(id)
+
+    engine = Engine(*(box(f"box-{number:02}") for number in range(20)))
+    async with followed(Watcher(engine, audit=0.1, concurrency=1, call_timeout=60.0)) as follow:
+        with engine.hold("inspect") as audited:
+            await audited.reached()
+            inspected.clear()
+            engine.pause("box-17")
+            engine.pause("box-17", paused=False)
+            engine.exit("box-18", 3)
+            engine.exit("box-19")
+            engine.start(box("box-19", pid=2, start=1))
+            await follow.until(lambda: follow.types("box-19") == ["exited"])
+            assert follow.types("box-17") == ["paused", "unpaused"]
+            assert [(e.exit_code, e.origin) for e in follow.news("box-18")] == [(3, Origin.ENGINE)]
+        await follow.until(lambda: follow.types("box-19") == ["exited", "started"])
+        assert inspected[0] == "box-19"
+        assert follow.watcher.stats.drift == 0
+
+
 async def test_containers_that_keep_failing_do_not_keep_others_from_being_read_anew() -> None:
     async with FakeDocker() as fake:
         ids = [fake.run(f"box-{number}") for number in range(30)]

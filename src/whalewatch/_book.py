@@ -62,6 +62,8 @@ class Book:
         track, change = take(known, signal, settled=self._settled, since=self._since)
         if track is known and not self._settled:
             return  # stale, and no reason to doubt the listing
+        if track.origin is Origin.ENGINE or track.at_rest:
+            self.suspects.discard(id)  # the engine has told of it: no audit waits for it any more
         if self.noting and (change or not track.at_rest):
             self.touched.add(id)  # what is told in passing of what is not known is no answer to an audit
         self._store(id, track)
@@ -184,12 +186,12 @@ class Book:
         }
         return differing - self.touched
 
-    def suspect(self, ids: Iterable[str]) -> None:
-        """Inspect containers that an audit found to differ."""
+    def suspect(self, ids: Iterable[str], why: Look = Look.DECIDES) -> None:
+        """Inspect containers for an audit: those that it found to differ, or some that it has no reason to doubt."""
         for id in ids:
             if self._tracks.get(id, UNKNOWN).at_rest:
                 self.suspects.add(id)
-                self._ask(id, Look.DECIDES, Origin.RESYNC)
+                self._ask(id, why, Origin.RESYNC)
 
     def unverified(self, among: set[str], count: int) -> list[str]:
         """Of these containers, those that were not read for the longest time, and are not about to be read."""

@@ -119,7 +119,7 @@ class Session:
         self._due: asyncio.PriorityQueue[tuple[bool, int, str]] = asyncio.PriorityQueue()
         """What is to be read: news before what failed or an audit asks for, then the longest waiting."""
         self._turns = count()
-        self._queued: set[str] = set()
+        self._queued: dict[str, bool] = {}  # whether it can wait
         self._places = asyncio.Semaphore(settings.concurrency)
         self._later: dict[str, asyncio.TimerHandle] = {}
         self._awaited: set[str] = set()
@@ -282,17 +282,20 @@ class Session:
 
     def _queue(self, id: str) -> None:
         self._later.pop(id, None)
-        if id not in self._queued:
-            self._queued.add(id)
-            can_wait = id in self.failing or id in self.book.suspects
+        can_wait = id in self.failing or id in self.book.suspects
+        if id not in self._queued or (self._queued[id] and not can_wait):
+            self._queued[id] = can_wait
             self._due.put_nowait((can_wait, next(self._turns), id))
 
     async def _dispatch(self, tasks: TaskGroup) -> None:
         """Have containers read, as many at a time as there are places."""
         while True:
             await self._places.acquire()
-            _, _, id = await self._due.get()
-            self._queued.discard(id)
+            can_wait, _, id = await self._due.get()
+            if self._queued.get(id) is not can_wait:
+                self._places.release()  # it could wait no longer, and was read before
+                continue
+            del self._queued[id]
             if self.book.due(id):
                 tasks.create_task(self._inspect(id), name="whalewatch inspect")
             else:
@@ -398,7 +401,7 @@ class Session:
         self.book.touched.clear()
         if reread and unknown:
             # A restart whose events were lost shows in no listing without PIDs: read some anew each time.
-            self.book.suspect(self.book.unverified(unknown, max(REREAD, len(unknown) // 10)))
+            self.book.suspect(self.book.unverified(unknown, max(REREAD, len(unknown) // 10)), Look.CHANGED)
 
     async def _until_audit(self) -> bool:
         """Wait until an audit is due, or asked for; return whether it shall read some containers anew.
