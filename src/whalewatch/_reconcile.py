@@ -188,10 +188,12 @@ def _its_exit(known: Container, signal: Signal) -> bool:
     return signal.timestamp is None or known.started_at is None or signal.timestamp >= known.started_at
 
 
-def _its_start(reading: Container, told: Sequence[Signal]) -> Signal:
-    """Which of the starts that were told is that of the run that was read: it is told once the run has its time."""
+def _its_start(reading: Container, told: Sequence[Signal]) -> datetime | None:
+    """When the start of the run that was read was told: after the run has its time. None if that is still to come."""
     began = reading.started_at
-    return next((s for s in told if began and s.timestamp and s.timestamp >= began), told[-1])
+    if began is None:
+        return told[-1].timestamp
+    return next((s.timestamp for s in told if s.timestamp is None or s.timestamp >= began), None)
 
 
 def inspected(
@@ -215,8 +217,8 @@ def inspected(
         # what the engine told by itself was not found by an audit, though the audit's inspect read it first.
         fits = [s for s in track.kept or () if s.type is type_]
         if fits and (asked.origin is not Origin.ENGINE or reborn or type_ in {SignalType.PAUSED, SignalType.UNPAUSED}):
-            fit = _its_start(latter, fits) if latter and type_ is SignalType.STARTED else fits[0]
-            changes.append(Change(former, latter, Origin.ENGINE, fit.timestamp))
+            told_at = _its_start(latter, fits) if latter and type_ is SignalType.STARTED else fits[0].timestamp
+            changes.append(Change(former, latter, Origin.ENGINE, told_at))
         else:
             changes.append(Change(former, latter, asked.origin, None if reborn else asked.told_at))
     checks = track.checks_health if reading is None or reading.paused else reading.health is not None
