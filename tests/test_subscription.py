@@ -381,6 +381,7 @@ async def test_pause_and_unpause_leave_nothing_after_a_collapse() -> None:
     with collapsed(publisher, events):
         publisher.change("a", paused=True)
         publisher.change("a", paused=False)
+        assert events.stats.pending == 1, "nothing waits but the noise"
     assert await drain(events) == []
 
 

@@ -247,6 +247,8 @@ class Subscription(AsyncIterator[ContainerEvent]):
             entry.timestamp, entry.origin = event.timestamp, event.origin
             if event.type is not EventType.EXITED:
                 entry.current = event.container
+                if entry.exited is None and entry.current == received:
+                    del self._net[id]  # as the reader knows it
             elif received is None:
                 del self._net[id]
             else:
