@@ -43,7 +43,7 @@ class Server:
         self._ssl = ssl_context
         self._http: web.Server | None = None
         self._listening: list[socket.socket] = []
-        self._arriving: set[asyncio.Task[None]] = set()
+        self._arriving: dict[asyncio.Task[None], socket.socket] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def listen(self, path: Path | None = None) -> None:
@@ -80,8 +80,8 @@ class Server:
             while True:
                 connection, _ = listening.accept()
                 task = asyncio.create_task(self._arrive(connection, listening, tls))
-                self._arriving.add(task)
-                task.add_done_callback(self._arriving.discard)
+                self._arriving[task] = connection
+                task.add_done_callback(self._arriving.pop)
 
     async def _arrive(self, connection: socket.socket, listening: socket.socket, tls: ssl.SSLContext | None) -> None:
         """Make a connection of what has been accepted, unless the engine is gone by now."""
@@ -106,6 +106,9 @@ class Server:
             asyncio.get_running_loop().remove_reader(listening)
             listening.close()
         self._listening.clear()
+        for arriving in self._arriving.values():
+            with suppress(OSError):
+                arriving.shutdown(socket.SHUT_RDWR)  # ends a handshake, which might never end by itself
         for connection in self._http.connections if self._http is not None else ():
             if connection.transport is not None:
                 connection.transport.abort()
@@ -119,8 +122,6 @@ class Server:
                 await asyncio.sleep(0)
                 if not http.connections and not self._tasks and not self._arriving:
                     break
-            for arriving in self._arriving:  # in a handshake that does not end
-                arriving.cancel()
             await http.shutdown(_SHUTDOWN_SECONDS)
         if self._bound:
             self._path.unlink(missing_ok=True)
