@@ -32,6 +32,8 @@ OPTIONS = [
     ("grpc.use_local_subchannel_pool", 1),
     # What may be tried again is for the watcher to decide.
     ("grpc.enable_retries", 0),
+    # By default a channel without calls is given up after half an hour, and here a lost connection is an outage.
+    ("grpc.client_idle_timeout_ms", 2**31 - 1),
     # gRPC would take the path of the socket, which a strict server refuses.
     ("grpc.default_authority", "localhost"),
     ("grpc.enable_http_proxy", 0),
