@@ -269,6 +269,18 @@ def test_start_that_is_still_to_be_told_is_not_dated_by_that_of_the_run_before()
     assert changes == (Change(first, None, Origin.ENGINE, at(15)), Change(None, third, Origin.ENGINE, None))
 
 
+def test_restart_that_is_over_when_an_inspect_reads_the_next_run_does_not_date_it() -> None:
+    first, third = box("a", pid=1, start=10), box("a", pid=3, start=30)
+    track = inspecting(Track(first, checks_health=False), Look.CHANGED)
+    for signal in (told(EXITED, 15), told(STARTED, 20.1), told(EXITED, 25), told(STARTED, 30.1), told(PAUSED, 35)):
+        track, _ = take(track, signal)
+    _, changes = inspected(track, third)
+    assert changes[:2] == (
+        Change(first, None, Origin.ENGINE, at(15)),
+        Change(None, third, Origin.ENGINE, at(30.1)),
+    )
+
+
 def test_kept_signal_that_the_reading_contains_already_is_nothing_new() -> None:
     known = box("a")
     track, _ = take(inspecting(Track(known), Look.CHANGED), told(PAUSED, 5))

@@ -389,7 +389,7 @@ async def test_update_after_a_collapse_has_the_readers_own_state_as_previous() -
     publisher = Publisher(box("a", name="one"))
     events = publisher.events(replay=False, buffer=1)
     with collapsed(publisher, events):
-        publisher.change("a", name="two")
+        publisher.publish({"a": box("a", name="two")}, origin=Origin.RESYNC)
         publisher.change("a", name="three", paused=True)
     updated, paused = await drain(events)
     assert updated.type is UPDATED
@@ -399,6 +399,7 @@ async def test_update_after_a_collapse_has_the_readers_own_state_as_previous() -
     assert paused.container == box("a", name="three", paused=True)
     assert (updated.last, paused.last) == (False, True)
     assert updated.timestamp == paused.timestamp == at(publisher.seconds - 1), "of the latest change"
+    assert updated.origin is paused.origin is Origin.ENGINE, "that of the latest change too"
 
 
 async def test_health_that_comes_and_goes_with_a_pause_is_part_of_it_after_a_collapse() -> None:
@@ -872,6 +873,27 @@ def test_it_exists_from_the_call_on_and_binds_to_the_loop_that_reads_it_first() 
         assert brief(loop.run_until_complete(drain(events))) == [("started", "a"), ("exited", "a")]
     finally:
         loop.close()
+
+
+@pytest.mark.parametrize("told", [1, 2])
+async def test_what_another_thread_tells_just_before_a_reader_waits_is_not_waited_for(
+    told: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher = Publisher(box("a"))
+    events = publisher.events(replay=False, buffer=1)
+    looked = events._next
+
+    def told_after_the_look() -> ContainerEvent | None:
+        event = looked()
+        monkeypatch.setattr(events, "_next", looked)
+        for number in range(told):
+            publisher.change("a", name=f"{number}")
+        return event
+
+    monkeypatch.setattr(events, "_next", told_after_the_look)
+    (updated,) = await read(events, 1)
+    assert updated.container.name == f"{told - 1}"
+    assert events.stats.collapses == told - 1
 
 
 async def test_cancelled_wait_loses_nothing_and_ends_nothing() -> None:
