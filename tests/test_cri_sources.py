@@ -164,6 +164,20 @@ async def test_stream_that_keeps_ending_late_without_an_event_is_given_up_for_po
         assert watcher.stats.outages == 2
 
 
+async def test_connections_that_are_lost_do_not_speak_against_pod_events() -> None:
+    async with FakeCRI() as engine:
+        adapter = cri.CRIEngine(engine.address)
+        for _ in range(4):
+            await adapter.connect()
+            assert adapter.source == "pod-events"
+            stream = adapter.signals()
+            await anext(stream)
+            await engine.faults.restart()
+            with pytest.raises(EngineUnavailable):
+                await anext(stream)
+        await adapter.close()
+
+
 @pytest.mark.parametrize("refusal", ["UNIMPLEMENTED", "UNKNOWN", "PERMISSION_DENIED"])
 async def test_stream_that_keeps_being_refused_late_is_given_up_for_polling(
     refusal: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
