@@ -6,12 +6,14 @@ import asyncio
 import json
 import re
 import socket
+import ssl
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from whalewatch.testing import FakeDocker, FakeDockerError
 
@@ -965,3 +967,16 @@ async def test_connection_that_comes_as_it_ends_is_closed(how: str, turns: int) 
                 fake.faults.refuse()
                 await closed()
         await closed()
+
+
+async def test_handshake_that_does_not_end_ends_with_the_engine() -> None:
+    with socket.socket() as peer:
+        async with FakeDocker(host="127.0.0.1", ssl_context=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)) as fake:
+            peer.connect(("127.0.0.1", URL(fake.tcp_address).port))
+            peer.setblocking(False)
+            for _ in range(20):  # turns of the loop, within which it is accepted and the handshake begun
+                await asyncio.sleep(0)
+            assert len(asyncio.all_tasks()) > 1
+        async with asyncio.timeout(PATIENCE):
+            with suppress(ConnectionError):
+                assert await asyncio.get_running_loop().sock_recv(peer, 1) == b""
