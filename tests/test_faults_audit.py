@@ -151,15 +151,22 @@ async def test_audit_of_an_engine_that_told_everything_changes_nothing() -> None
             assert follow.types() == []
 
 
+class Recording(ScriptedEngine):
+    """Notes which containers are inspected, in their order."""
+
+    def __init__(self, *containers: Container) -> None:
+        super().__init__(*containers)
+        self.inspected: list[str] = []
+
+    async def inspect(self, id: str, /) -> Container | None:
+        self.inspected.append(id)
+        return await super().inspect(id)
+
+
 async def test_audit_reads_anew_only_what_its_listing_leaves_open() -> None:
     told, open_ = box("told"), box("open")
-    inspected: set[str] = set()
 
-    class Engine(ScriptedEngine):
-        async def inspect(self, id: str, /) -> Container | None:
-            inspected.add(id)
-            return await super().inspect(id)
-
+    class Engine(Recording):
         async def listing(self) -> Listing:
             await super().listing()
             return Listing(sightings={"told": Sighting(told), "open": Sighting()}, absence_is_death=True)
@@ -168,7 +175,7 @@ async def test_audit_reads_anew_only_what_its_listing_leaves_open() -> None:
     async with Watcher(engine, audit=0.05) as watcher:
         await watcher.ready(PATIENCE)
         await engine.until(lambda: engine.calls["inspect"] > 3)
-        assert inspected == {"open"}
+        assert set(engine.inspected) == {"open"}
 
 
 async def test_what_an_audit_finds_does_not_hold_up_what_the_engine_tells() -> None:
@@ -187,38 +194,24 @@ async def test_what_an_audit_finds_does_not_hold_up_what_the_engine_tells() -> N
 
 
 async def test_start_is_read_before_the_rest_of_what_an_audit_reads_anew() -> None:
-    inspected: list[str] = []
-
-    class Engine(ScriptedEngine):
-        async def inspect(self, id: str, /) -> Container | None:
-            inspected.append(id)
-            return await super().inspect(id)
-
-    engine = Engine(*(box(f"box-{number}") for number in range(30)))
+    engine = Recording(*(box(f"box-{number}") for number in range(30)))
     async with Watcher(engine, audit=0.1, concurrency=1, call_timeout=60.0) as watcher:
         await watcher.ready(PATIENCE)
         with engine.hold("inspect") as audited:
             await audited.reached()
-            inspected.clear()
+            engine.inspected.clear()
             engine.start(box("new", pid=2, start=1))
             await eventually(lambda: watcher.stats.signals == 1)
         await watcher.portfolio.wait_for("new", PATIENCE)
-        assert inspected[0] == "new"
+        assert engine.inspected[0] == "new"
 
 
 async def test_what_is_told_of_a_container_waits_for_no_audit_that_is_about_to_read_it() -> None:
-    inspected: list[str] = []
-
-    class Engine(ScriptedEngine):
-        async def inspect(self, id: str, /) -> Container | None:
-            inspected.append(id)
-            return await super().inspect(id)
-
-    engine = Engine(*(box(f"box-{number:02}") for number in range(20)))
+    engine = Recording(*(box(f"box-{number:02}") for number in range(20)))
     async with followed(Watcher(engine, audit=0.1, concurrency=1, call_timeout=60.0)) as follow:
         with engine.hold("inspect") as audited:
             await audited.reached()
-            inspected.clear()
+            engine.inspected.clear()
             engine.pause("box-17")
             engine.pause("box-17", paused=False)
             engine.exit("box-18", 3)
@@ -228,7 +221,7 @@ async def test_what_is_told_of_a_container_waits_for_no_audit_that_is_about_to_r
             assert follow.types("box-17") == ["paused", "unpaused"]
             assert [(e.exit_code, e.origin) for e in follow.news("box-18")] == [(3, Origin.ENGINE)]
         await follow.until(lambda: follow.types("box-19") == ["exited", "started"])
-        assert inspected[0] == "box-19"
+        assert engine.inspected[0] == "box-19"
         assert follow.watcher.stats.drift == 0
 
 
