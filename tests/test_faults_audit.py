@@ -261,6 +261,25 @@ async def test_exit_told_while_an_audit_reads_is_published_with_the_reading(monk
         assert follow.watcher.stats.drift == 0
 
 
+@pytest.mark.parametrize("fails", [True, False], ids=["read in vain", "not read at all"])
+async def test_container_that_exits_before_an_audit_has_read_it_is_no_suspect_any_more(*, fails: bool) -> None:
+    engine = ScriptedEngine(box("box"), box("other"))
+    async with followed(Watcher(engine, audit=0.1, concurrency=1, call_timeout=60.0)) as follow:
+        with engine.hold("inspect") as hold:
+            await hold.reached()
+            session = follow.watcher._session
+            assert session is not None
+            assert session.book.suspects == {"box", "other"}
+            if fails:
+                engine.errors["inspect"] = EngineError("in vain")
+            engine.exit("box")
+            engine.exit("other")
+            await follow.until(follow.types)  # one is being read, the other waits for that
+        await follow.until(lambda: len(follow.types()) == 2)
+        assert session.book.suspects == set()
+        assert follow.types() == ["exited"] * 2
+
+
 async def test_restart_told_without_times_while_the_audit_reads_is_told_once() -> None:
     engine = ScriptedEngine(box("box", pid=1, start=None))
     async with followed(Watcher(engine, audit=0.1)) as follow:

@@ -62,8 +62,8 @@ class Book:
         track, change = take(known, signal, settled=self._settled, since=self._since)
         if track is known and not self._settled:
             return  # stale, and no reason to doubt the listing
-        if track.origin is Origin.ENGINE or track.at_rest:
-            self.suspects.discard(id)  # the engine has told of it: no audit waits for it any more
+        if track.origin is Origin.ENGINE:
+            self.suspects.discard(id)  # what the engine has told of is read for it, and no more for an audit
         if self.noting and (change or not track.at_rest):
             self.touched.add(id)  # what is told in passing of what is not known is no answer to an audit
         self._store(id, track)
@@ -80,8 +80,9 @@ class Book:
     def surprising(self, id: str, reading: Container | None) -> bool:
         """Whether an inspect for an audit has read what neither is in the picture nor was told meanwhile."""
         track = self._tracks[id]
-        exited = reading is None and any(signal.type is SignalType.EXITED for signal in track.kept or ())
-        return id in self.suspects and track.container != reading and not exited
+        if id not in self.suspects or track.container == reading:
+            return False
+        return reading is not None or all(signal.type is not SignalType.EXITED for signal in track.kept or ())
 
     def inspected(self, id: str, reading: Container | None) -> None:
         """Take what an inspect has read; None if the container is gone."""
@@ -211,6 +212,7 @@ class Book:
         if track.idle:
             self._tracks.pop(id, None)
             self._unverified.pop(id, None)
+            self.suspects.discard(id)
             return
         self._tracks[id] = track
         if track.container is not None:

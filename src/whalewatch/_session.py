@@ -119,7 +119,7 @@ class Session:
         self._due: asyncio.PriorityQueue[tuple[bool, int, str]] = asyncio.PriorityQueue()
         """What is to be read: news before what failed or an audit asks for, then the longest waiting."""
         self._turns = count()
-        self._queued: dict[str, bool] = {}  # whether it can wait
+        self._queued: dict[str, bool] = {}  # by container, whether its reading can wait
         self._places = asyncio.Semaphore(settings.concurrency)
         self._later: dict[str, asyncio.TimerHandle] = {}
         self._awaited: set[str] = set()
