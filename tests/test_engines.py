@@ -231,6 +231,7 @@ async def _networks(docker: Docker) -> None:
 # say, as regular expressions. Docker 23 and later tell "stop" before "die" as a rule; both orders are taken for one.
 # An engine that ends a paused container thaws it too. What containerd says of a pause reaches the engine once more: if
 # the container was thawed meanwhile, a second pair is told, each half of it before or after the signal that comes next.
+# Of these races all outcomes are listed, the rarest though they were not seen.
 _KILLED = "kill 9, die 137"
 _STOPPED = "kill 15, kill 9, die 137, stop"
 
