@@ -32,6 +32,7 @@ from whalewatch import (
     WhalewatchError,
     moby,
 )
+from whalewatch._core.text import printable
 from whalewatch._render import (
     BOLD,
     CYAN,
@@ -56,7 +57,6 @@ from whalewatch._render import (
     summary,
     widths,
 )
-from whalewatch._text import printable
 from whalewatch.testing import FakeContainer, FakeDocker
 
 PATIENCE = 3.0

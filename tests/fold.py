@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from whalewatch import Container, ContainerEvent, EventType, Snapshot
-from whalewatch._feed import Feed
+from whalewatch._core.feed import Feed
 
 
 class Fold:

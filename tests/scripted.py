@@ -23,9 +23,9 @@ from whalewatch import (
     Snapshot,
     Subscription,
 )
-from whalewatch._book import Book
-from whalewatch._feed import Feed
-from whalewatch._reconcile import Change
+from whalewatch._core.book import Book
+from whalewatch._core.feed import Feed
+from whalewatch._core.reconcile import Change
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping

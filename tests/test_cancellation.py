@@ -15,8 +15,9 @@ from tests.engines.leaks import Held
 from tests.followed import AT_ONCE, eventually
 from tests.scripted import Hold, ScriptedEngine, box, lost_engine
 from tests.stepping import Complaints, ImpatientLoop, Steps
-from whalewatch import Signal, SignalType, Stats, WatchEnded, Watcher, WatchState, _session, moby
-from whalewatch._watcher import CLOSING
+from whalewatch import Signal, SignalType, Stats, WatchEnded, Watcher, WatchState, moby
+from whalewatch._core import session
+from whalewatch._core.watcher import CLOSING
 from whalewatch.testing import FakeDocker
 
 PATIENCE = 100.0
@@ -338,7 +339,7 @@ async def wire_play(way: Callable[..., Any], step: int) -> int:
 
 async def test_watch_of_real_sockets_ends_cleanly_at_any_step(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in {"GRACE": 0.01, "SETTLING": 0.01, "FIRST_RETRY": 0.02}.items():
-        monkeypatch.setattr(_session, name, seconds)
+        monkeypatch.setattr(session, name, seconds)
     seed = Random().randrange(10**6)
     print(f"seed {seed}")  # noqa: T201 - pytest shows it if the test fails
     dice = Random(seed)

@@ -10,7 +10,8 @@ import pytest
 
 from tests.followed import AT_ONCE, Followed, eventually, followed
 from tests.scripted import PATIENCE
-from whalewatch import EngineError, Origin, _session, moby
+from whalewatch import EngineError, Origin, moby
+from whalewatch._core import session
 from whalewatch.testing import FakeDocker
 from whalewatch.testing._docker_undo import Fault
 
@@ -35,7 +36,7 @@ GARBAGE = {
 @pytest.fixture(autouse=True)
 def retried_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try again sooner than is good for an engine."""
-    monkeypatch.setattr(_session, "FIRST_RETRY", 0.05)
+    monkeypatch.setattr(session, "FIRST_RETRY", 0.05)
 
 
 def fault(fake: FakeDocker, kind: str, how: str, id: str | None = None) -> Fault:

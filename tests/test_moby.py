@@ -12,7 +12,8 @@ import aiodocker
 import pytest
 
 from tests.checker import checked
-from whalewatch import Container, Health, Origin, Port, WatchState, _session, moby
+from whalewatch import Container, Health, Origin, Port, WatchState, moby
+from whalewatch._core import session
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -189,7 +190,7 @@ async def test_what_does_not_concern_life_costs_nothing(docker: Docker) -> None:
 @pytest.fixture
 def settling(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave an engine more time to tell of a death: Docker 26 under load took up to 0.2 s after the networks' end."""
-    monkeypatch.setattr(_session, "SETTLING", 1.0)
+    monkeypatch.setattr(session, "SETTLING", 1.0)
 
 
 @pytest.mark.usefixtures("settling")

@@ -30,7 +30,7 @@ from whalewatch import (
     WatchEnded,
     Watcher,
 )
-from whalewatch._feed import Feed
+from whalewatch._core.feed import Feed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable

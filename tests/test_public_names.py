@@ -33,9 +33,9 @@ from whalewatch import (
     cri,
     moby,
 )
+from whalewatch._core.feed import Subscriber
 from whalewatch._docker.address import endpoint
 from whalewatch._docker.connection import Connection
-from whalewatch._feed import Subscriber
 
 SPECIAL = {"__aenter__", "__aexit__", "__aiter__", "__anext__", "__contains__", "__getitem__", "__iter__", "__len__"}
 
@@ -299,7 +299,7 @@ def loaded_by(statement: str) -> set[str]:
 
 def test_importing_the_core_loads_no_wire() -> None:
     loaded = loaded_by("import whalewatch")
-    assert "whalewatch._watcher" in loaded
+    assert "whalewatch._core.watcher" in loaded
     assert loaded.isdisjoint({"aiohttp", "aiodocker", "grpc", "google.protobuf"})
     adapters = {f"whalewatch.{name}" for name in ("moby", "containerd", "cri", "_docker", "_containerd", "_cri")}
     others = {f"whalewatch.{name}" for name in ("_grpc", "_wire", "testing")}

@@ -9,7 +9,7 @@ import pytest
 
 from tests.scripted import at, box
 from whalewatch import Container, EventType, Health, Origin, Signal, SignalType
-from whalewatch._reconcile import MAX_KEPT, Change, Look, Track, begin, differences, failed, inspected, look, take
+from whalewatch._core.reconcile import MAX_KEPT, Change, Look, Track, begin, differences, failed, inspected, look, take
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -18,8 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.fold import Fold
 from whalewatch import Container, Listing, Sighting, Signal, SignalType
-from whalewatch._book import Book
-from whalewatch._feed import Feed
+from whalewatch._core.book import Book
+from whalewatch._core.feed import Feed
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 IDS = ("a", "b", "c")

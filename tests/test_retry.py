@@ -14,7 +14,7 @@ from tests.followed import AT_ONCE, eventually, followed, picture, truth
 from tests.scripted import PATIENCE, ScriptedEngine, lost_engine
 from tests.stepping import ImpatientLoop
 from whalewatch import EngineUnavailable, Retry, Watcher, WatchState, moby
-from whalewatch._retry import Backoff
+from whalewatch._core.retry import Backoff
 from whalewatch.testing import FakeDocker
 
 if TYPE_CHECKING:

@@ -8,14 +8,15 @@ import logging
 import pytest
 
 from tests.scripted import box
-from whalewatch import Container, _rucksack
-from whalewatch._rucksack import Packer
+from whalewatch import Container
+from whalewatch._adapter import rucksack
+from whalewatch._adapter.rucksack import Packer
 
 
 @pytest.fixture
 def packer(monkeypatch: pytest.MonkeyPatch) -> Packer[None]:
     """One that remembers few."""
-    monkeypatch.setattr(_rucksack, "MEMORY", 10)
+    monkeypatch.setattr(rucksack, "MEMORY", 10)
 
     def fails(container: Container, _: None) -> None:
         raise LookupError(container.id)

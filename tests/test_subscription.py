@@ -35,7 +35,7 @@ from whalewatch import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from whalewatch._feed import Feed
+    from whalewatch._core.feed import Feed
 
 STARTED, EXITED, UPDATED = EventType.STARTED, EventType.EXITED, EventType.UPDATED
 

@@ -17,7 +17,7 @@ import pytest
 from tests.fold import Fold
 from tests.scripted import PATIENCE, alive
 from whalewatch import EngineUnavailable, Origin, Snapshot, WatchEnded, Watcher, WatchState, moby
-from whalewatch._wakeup import Wakeup
+from whalewatch._core.wakeup import Wakeup
 from whalewatch.testing import FakeDocker
 
 T = TypeVar("T")

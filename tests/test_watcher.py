@@ -25,14 +25,14 @@ from whalewatch import (
     WhalewatchError,
     moby,
 )
-from whalewatch._book import Book
+from whalewatch._core.book import Book
 from whalewatch.testing import FakeDocker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from datetime import datetime
 
-    from whalewatch._watcher import WatcherOptions
+    from whalewatch._core.watcher import WatcherOptions
 
 CONNECTING, SYNCING, SYNCED = WatchState.CONNECTING, WatchState.SYNCING, WatchState.SYNCED
 DISCONNECTED, CLOSED = WatchState.DISCONNECTED, WatchState.CLOSED

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from whalewatch._engine import Engine, Listing, Sighting, Signal, SignalType
-from whalewatch._errors import (
+from whalewatch._core.engine import Engine, Listing, Sighting, Signal, SignalType
+from whalewatch._core.errors import (
     AddressError,
     EngineError,
     EngineTimeout,
@@ -14,13 +14,23 @@ from whalewatch._errors import (
     WatchEnded,
     WhalewatchError,
 )
-from whalewatch._model import Container, ContainerEvent, EventType, FrozenMapping, Health, Origin, Pod, Port, Project
-from whalewatch._portfolio import Portfolio
-from whalewatch._retry import Retry
-from whalewatch._snapshot import Snapshot
-from whalewatch._status import Stats, Status, WatchState
-from whalewatch._subscription import Subscription, SubscriptionStats
-from whalewatch._watcher import Watcher
+from whalewatch._core.model import (
+    Container,
+    ContainerEvent,
+    EventType,
+    FrozenMapping,
+    Health,
+    Origin,
+    Pod,
+    Port,
+    Project,
+)
+from whalewatch._core.portfolio import Portfolio
+from whalewatch._core.retry import Retry
+from whalewatch._core.snapshot import Snapshot
+from whalewatch._core.status import Stats, Status, WatchState
+from whalewatch._core.subscription import Subscription, SubscriptionStats
+from whalewatch._core.watcher import Watcher
 
 __all__ = [
     "AddressError",

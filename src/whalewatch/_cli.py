@@ -19,14 +19,14 @@ from typing import Any, Protocol, TextIO
 
 import attrs
 
-from whalewatch._errors import AddressError, WhalewatchError
-from whalewatch._model import Container, ContainerEvent
+from whalewatch._core.errors import AddressError, WhalewatchError
+from whalewatch._core.model import Container, ContainerEvent
+from whalewatch._core.snapshot import Snapshot
+from whalewatch._core.status import Status, WatchState
+from whalewatch._core.subscription import Subscription
+from whalewatch._core.text import printable
+from whalewatch._core.watcher import Watcher
 from whalewatch._render import DIM, Line, back, event_line, lost, painted, picture
-from whalewatch._snapshot import Snapshot
-from whalewatch._status import Status, WatchState
-from whalewatch._subscription import Subscription
-from whalewatch._text import printable
-from whalewatch._watcher import Watcher
 
 __all__ = ["main"]
 

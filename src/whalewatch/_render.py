@@ -12,10 +12,10 @@ from unicodedata import combining, east_asian_width
 
 import attrs
 
-from whalewatch._model import Container, ContainerEvent, EventType, Health, Origin, Port
-from whalewatch._snapshot import Snapshot
-from whalewatch._status import Stats, Status
-from whalewatch._text import printable
+from whalewatch._core.model import Container, ContainerEvent, EventType, Health, Origin, Port
+from whalewatch._core.snapshot import Snapshot
+from whalewatch._core.status import Stats, Status
+from whalewatch._core.text import printable
 
 __all__ = [
     "BOLD",

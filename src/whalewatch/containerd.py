@@ -11,6 +11,8 @@ from typing import Any, Unpack
 import grpc.aio
 from google.protobuf.message import DecodeError
 
+from whalewatch._adapter.hearing import Hearing
+from whalewatch._adapter.rucksack import Packer
 from whalewatch._containerd.calls import Calls
 from whalewatch._containerd.reading import (
     Inspection,
@@ -24,16 +26,14 @@ from whalewatch._containerd.reading import (
     text,
     within,
 )
-from whalewatch._engine import Listing, Sighting, Signal, SignalType
-from whalewatch._errors import EngineError, EngineTimeout, EngineUnavailable
+from whalewatch._core.engine import Listing, Sighting, Signal, SignalType
+from whalewatch._core.errors import EngineError, EngineTimeout, EngineUnavailable
+from whalewatch._core.model import Container
+from whalewatch._core.places import given_back
+from whalewatch._core.text import printable
+from whalewatch._core.watcher import Watcher, WatcherOptions
 from whalewatch._grpc.address import endpoint
 from whalewatch._grpc.connection import Connection
-from whalewatch._hearing import Hearing
-from whalewatch._model import Container
-from whalewatch._places import given_back
-from whalewatch._rucksack import Packer
-from whalewatch._text import printable
-from whalewatch._watcher import Watcher, WatcherOptions
 from whalewatch._wire import containerd_pb2 as wire
 
 __all__ = ["ContainerdEngine", "Inspection", "watch"]

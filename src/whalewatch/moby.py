@@ -13,16 +13,16 @@ from urllib.parse import quote
 
 import aiodocker
 
+from whalewatch._adapter.hearing import Hearing
+from whalewatch._adapter.rucksack import Packer
+from whalewatch._core.engine import Listing, Sighting, Signal, SignalType
+from whalewatch._core.errors import EngineUnavailable, ProtocolViolation, UnsupportedEngine
+from whalewatch._core.model import Container
+from whalewatch._core.text import printable
+from whalewatch._core.watcher import Watcher, WatcherOptions
 from whalewatch._docker.address import default_endpoint, endpoint
 from whalewatch._docker.connection import Connection
 from whalewatch._docker.reading import container, moment, sighting, signal, text
-from whalewatch._engine import Listing, Sighting, Signal, SignalType
-from whalewatch._errors import EngineUnavailable, ProtocolViolation, UnsupportedEngine
-from whalewatch._hearing import Hearing
-from whalewatch._model import Container
-from whalewatch._rucksack import Packer
-from whalewatch._text import printable
-from whalewatch._watcher import Watcher, WatcherOptions
 
 __all__ = ["MobyEngine", "watch"]
 

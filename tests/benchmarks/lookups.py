@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from tests.benchmarks.figures import Row, Spread
 from whalewatch import Container, Portfolio, Snapshot
-from whalewatch._feed import Feed
+from whalewatch._core.feed import Feed
 
 SIZES = (10, 10_000)
 CALLS = 20_000

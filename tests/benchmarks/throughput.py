@@ -13,8 +13,8 @@ from tests.benchmarks.figures import Row, Spread, paired
 from tests.benchmarks.lookups import container
 from tests.benchmarks.programs import bare, fake
 from whalewatch import Container, EventType, Listing, Sighting, Signal, SignalType, Subscription, moby
-from whalewatch._book import Book
-from whalewatch._feed import Feed
+from whalewatch._core.book import Book
+from whalewatch._core.feed import Feed
 
 EVENTS = 5_000
 CONTAINERS = 100

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 
-from whalewatch._errors import EngineError, UnsupportedEngine
+from whalewatch._core.errors import EngineError, UnsupportedEngine
 from whalewatch._grpc.connection import Connection, missing
 from whalewatch._wire import containerd_pb2 as wire
 

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 import attrs
 
-from whalewatch._engine import Signal, SignalType
-from whalewatch._model import Container, FrozenMapping
+from whalewatch._core.engine import Signal, SignalType
+from whalewatch._core.model import Container, FrozenMapping
 from whalewatch._wire import containerd_pb2 as wire
 
 __all__ = ["Inspection", "alive", "container", "filters", "inspection", "namespace_of", "signal", "split", "text"]

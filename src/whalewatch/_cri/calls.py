@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 
-from whalewatch._errors import UnsupportedEngine
+from whalewatch._core.errors import UnsupportedEngine
 from whalewatch._grpc.connection import Connection
 from whalewatch._wire import cri_pb2 as wire
 

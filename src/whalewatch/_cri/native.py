@@ -26,12 +26,12 @@ from google.protobuf.message import DecodeError
 from whalewatch._containerd import calls as containerd
 from whalewatch._containerd.reading import EVENTS, alive, split, text
 from whalewatch._containerd.reading import signal as signal_of
+from whalewatch._core.engine import Listing, Sighting, Signal, SignalType
+from whalewatch._core.errors import EngineError, EngineTimeout
+from whalewatch._core.model import Container
+from whalewatch._core.text import printable
 from whalewatch._cri.reading import Record, container, process_id
 from whalewatch._cri.source import Link
-from whalewatch._engine import Listing, Sighting, Signal, SignalType
-from whalewatch._errors import EngineError, EngineTimeout
-from whalewatch._model import Container
-from whalewatch._text import printable
 from whalewatch._wire import containerd_pb2 as wire
 
 __all__ = ["Native"]

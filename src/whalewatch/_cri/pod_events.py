@@ -24,14 +24,14 @@ from datetime import UTC, datetime
 
 from google.protobuf.message import DecodeError
 
+from whalewatch._core.engine import Listing, Signal, SignalType
+from whalewatch._core.errors import EngineError, UnsupportedEngine
+from whalewatch._core.model import Container
+from whalewatch._core.text import printable
 from whalewatch._cri.reading import signal, tells_sandbox
 from whalewatch._cri.source import Link
 from whalewatch._cri.verbose import Verbose
-from whalewatch._engine import Listing, Signal, SignalType
-from whalewatch._errors import EngineError, UnsupportedEngine
 from whalewatch._grpc.connection import denied
-from whalewatch._model import Container
-from whalewatch._text import printable
 from whalewatch._wire import cri_pb2 as wire
 
 __all__ = ["PodEvents", "refused"]

@@ -19,12 +19,12 @@ from collections.abc import AsyncGenerator, Iterator, Mapping
 
 import attrs
 
+from whalewatch._core.engine import Listing, Signal, SignalType
+from whalewatch._core.errors import EngineTimeout
+from whalewatch._core.model import Container
 from whalewatch._cri.reading import Record
 from whalewatch._cri.source import Link
 from whalewatch._cri.verbose import Verbose
-from whalewatch._engine import Listing, Signal, SignalType
-from whalewatch._errors import EngineTimeout
-from whalewatch._model import Container
 
 __all__ = ["Polling"]
 

@@ -11,8 +11,8 @@ import attrs
 from google.protobuf.message import DecodeError
 
 from whalewatch._containerd.reading import text
-from whalewatch._engine import Signal, SignalType
-from whalewatch._model import POD_NAME, POD_NAMESPACE, POD_UID, SANDBOX, Container, FrozenMapping
+from whalewatch._core.engine import Signal, SignalType
+from whalewatch._core.model import POD_NAME, POD_NAMESPACE, POD_UID, SANDBOX, Container, FrozenMapping
 from whalewatch._wire import cri_pb2 as wire
 
 __all__ = [

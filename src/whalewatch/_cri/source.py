@@ -8,13 +8,13 @@ from typing import Any, Protocol
 
 import attrs
 
+from whalewatch._adapter.hearing import Hearing
+from whalewatch._adapter.rucksack import Packer
+from whalewatch._core.engine import Listing, Signal
+from whalewatch._core.model import Container
 from whalewatch._cri.calls import Calls
 from whalewatch._cri.reading import Inspection, Record, inspection
 from whalewatch._cri.records import Records
-from whalewatch._engine import Listing, Signal
-from whalewatch._hearing import Hearing
-from whalewatch._model import Container
-from whalewatch._rucksack import Packer
 
 __all__ = ["Link", "Source"]
 

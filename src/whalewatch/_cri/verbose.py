@@ -5,12 +5,12 @@ from __future__ import annotations
 import attrs
 
 from whalewatch._containerd.reading import text
+from whalewatch._core.engine import Listing, Sighting
+from whalewatch._core.errors import EngineError, ProtocolViolation
+from whalewatch._core.model import Container, FrozenMapping
+from whalewatch._core.text import printable
 from whalewatch._cri.reading import Record, container, pid, verbose
 from whalewatch._cri.source import Link
-from whalewatch._engine import Listing, Sighting
-from whalewatch._errors import EngineError, ProtocolViolation
-from whalewatch._model import Container, FrozenMapping
-from whalewatch._text import printable
 from whalewatch._wire import cri_pb2 as wire
 
 __all__ = ["Verbose"]

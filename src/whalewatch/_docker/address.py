@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from whalewatch._errors import AddressError
-from whalewatch._text import printable
+from whalewatch._core.errors import AddressError
+from whalewatch._core.text import printable
 
 __all__ = ["Endpoint", "default_endpoint", "endpoint"]
 

@@ -17,10 +17,10 @@ import aiodocker
 import aiohttp
 from yarl import URL
 
+from whalewatch._adapter.unix import listener, unreachable
+from whalewatch._core.errors import EngineError, EngineTimeout, EngineUnavailable, ProtocolViolation, UnsupportedEngine
+from whalewatch._core.text import printable
 from whalewatch._docker.address import Endpoint
-from whalewatch._errors import EngineError, EngineTimeout, EngineUnavailable, ProtocolViolation, UnsupportedEngine
-from whalewatch._text import printable
-from whalewatch._unix import listener, unreachable
 
 __all__ = ["Connection"]
 

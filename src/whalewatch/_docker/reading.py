@@ -8,8 +8,8 @@ from ipaddress import ip_address
 from re import fullmatch
 from typing import Any
 
-from whalewatch._engine import Sighting, Signal, SignalType
-from whalewatch._model import Container, FrozenMapping, Health, IPAddress, Port
+from whalewatch._core.engine import Sighting, Signal, SignalType
+from whalewatch._core.model import Container, FrozenMapping, Health, IPAddress, Port
 
 __all__ = ["container", "moment", "sighting", "signal"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import attrs
 
-from whalewatch._errors import AddressError
-from whalewatch._text import printable
+from whalewatch._core.errors import AddressError
+from whalewatch._core.text import printable
 
 __all__ = ["Endpoint", "endpoint"]
 

@@ -14,10 +14,10 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
-from whalewatch._errors import EngineError, EngineTimeout, EngineUnavailable, ProtocolViolation, UnsupportedEngine
+from whalewatch._adapter.unix import listener, refusal, unreachable
+from whalewatch._core.errors import EngineError, EngineTimeout, EngineUnavailable, ProtocolViolation, UnsupportedEngine
+from whalewatch._core.text import printable
 from whalewatch._grpc.address import Endpoint
-from whalewatch._text import printable
-from whalewatch._unix import listener, refusal, unreachable
 
 __all__ = ["Connection", "denied", "missing"]
 

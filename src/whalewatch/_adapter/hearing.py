@@ -6,7 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Hashable
 
-from whalewatch._engine import Signal, SignalType
+from whalewatch._core.engine import Signal, SignalType
 
 __all__ = ["Hearing"]
 

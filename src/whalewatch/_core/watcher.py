@@ -11,15 +11,15 @@ from random import Random
 from types import MappingProxyType, TracebackType
 from typing import Self, TypedDict
 
-from whalewatch._engine import Engine
-from whalewatch._errors import WhalewatchError
-from whalewatch._feed import Feed
-from whalewatch._model import ContainerEvent, EventType
-from whalewatch._portfolio import Portfolio, deadline
-from whalewatch._retry import Backoff, Retry
-from whalewatch._session import Session, Settings, Tally, cancellations, heed_cancellation
-from whalewatch._status import Stats, Status, WatchState
-from whalewatch._subscription import Subscription
+from whalewatch._core.engine import Engine
+from whalewatch._core.errors import WhalewatchError
+from whalewatch._core.feed import Feed
+from whalewatch._core.model import ContainerEvent, EventType
+from whalewatch._core.portfolio import Portfolio, deadline
+from whalewatch._core.retry import Backoff, Retry
+from whalewatch._core.session import Session, Settings, Tally, cancellations, heed_cancellation
+from whalewatch._core.status import Stats, Status, WatchState
+from whalewatch._core.subscription import Subscription
 
 __all__ = ["Watcher", "WatcherOptions"]
 

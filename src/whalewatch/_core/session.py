@@ -23,13 +23,13 @@ from typing import NoReturn, TypeVar
 
 import attrs
 
-from whalewatch._book import Book
-from whalewatch._engine import Engine, Listing, Signal, SignalType
-from whalewatch._errors import EngineError, EngineTimeout, EngineUnavailable, ProtocolViolation, WhalewatchError
-from whalewatch._feed import Feed
-from whalewatch._places import given_back
-from whalewatch._reconcile import Look
-from whalewatch._status import WatchState
+from whalewatch._core.book import Book
+from whalewatch._core.engine import Engine, Listing, Signal, SignalType
+from whalewatch._core.errors import EngineError, EngineTimeout, EngineUnavailable, ProtocolViolation, WhalewatchError
+from whalewatch._core.feed import Feed
+from whalewatch._core.places import given_back
+from whalewatch._core.reconcile import Look
+from whalewatch._core.status import WatchState
 
 __all__ = ["Session", "Settings", "Tally", "cancellations", "heed_cancellation"]
 

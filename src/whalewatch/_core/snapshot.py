@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from whalewatch._model import POD_UID, Container, Pod, Project, by_name, earliest
+from whalewatch._core.model import POD_UID, Container, Pod, Project, by_name, earliest
 
 __all__ = ["Snapshot"]
 

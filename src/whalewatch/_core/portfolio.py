@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 
-from whalewatch._errors import NotSynced
-from whalewatch._feed import Feed
-from whalewatch._model import Container, EventType, Pod, Project
-from whalewatch._snapshot import Snapshot
-from whalewatch._subscription import Subscription
+from whalewatch._core.errors import NotSynced
+from whalewatch._core.feed import Feed
+from whalewatch._core.model import Container, EventType, Pod, Project
+from whalewatch._core.snapshot import Snapshot
+from whalewatch._core.subscription import Subscription
 
 __all__ = ["Portfolio", "deadline"]
 

@@ -22,8 +22,8 @@ from enum import IntEnum
 
 import attrs
 
-from whalewatch._engine import Signal, SignalType
-from whalewatch._model import Container, EventType, Origin, same_run
+from whalewatch._core.engine import Signal, SignalType
+from whalewatch._core.model import Container, EventType, Origin, same_run
 
 __all__ = ["Change", "Look", "Track", "begin", "differences", "failed", "inspected", "look", "take"]
 

@@ -7,7 +7,7 @@ from tenacity import AsyncRetrying, RetryCallState, stop_never, wait_random_expo
 from tenacity.stop import StopBaseT
 from tenacity.wait import WaitBaseT
 
-from whalewatch._errors import WhalewatchError
+from whalewatch._core.errors import WhalewatchError
 
 __all__ = ["Backoff", "Retry"]
 

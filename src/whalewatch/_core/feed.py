@@ -7,10 +7,10 @@ import weakref
 from datetime import UTC, datetime
 from typing import NoReturn, Protocol
 
-from whalewatch._errors import WatchEnded, WhalewatchError, another
-from whalewatch._model import ContainerEvent
-from whalewatch._snapshot import Snapshot
-from whalewatch._wakeup import Wakeup
+from whalewatch._core.errors import WatchEnded, WhalewatchError, another
+from whalewatch._core.model import ContainerEvent
+from whalewatch._core.snapshot import Snapshot
+from whalewatch._core.wakeup import Wakeup
 
 __all__ = ["Feed", "Subscriber"]
 

@@ -8,7 +8,7 @@ from enum import Enum
 
 import attrs
 
-from whalewatch._errors import WhalewatchError
+from whalewatch._core.errors import WhalewatchError
 
 __all__ = ["Stats", "Status", "WatchState"]
 

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 import attrs
 
-from whalewatch._model import Container
+from whalewatch._core.model import Container
 
 __all__ = ["Packer"]
 

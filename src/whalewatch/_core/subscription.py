@@ -12,11 +12,11 @@ from typing import Self
 
 import attrs
 
-from whalewatch._feed import Feed
-from whalewatch._model import Container, ContainerEvent, EventType, Origin
-from whalewatch._reconcile import differences
-from whalewatch._snapshot import Snapshot
-from whalewatch._wakeup import wake
+from whalewatch._core.feed import Feed
+from whalewatch._core.model import Container, ContainerEvent, EventType, Origin
+from whalewatch._core.reconcile import differences
+from whalewatch._core.snapshot import Snapshot
+from whalewatch._core.wakeup import wake
 
 __all__ = ["Subscription", "SubscriptionStats"]
 

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import attrs
 
-from whalewatch._errors import EngineError
-from whalewatch._model import NOTHING, Container, FrozenMapping
+from whalewatch._core.errors import EngineError
+from whalewatch._core.model import NOTHING, Container, FrozenMapping
 
 __all__ = ["Engine", "Listing", "Sighting", "Signal", "SignalType"]
 

@@ -12,10 +12,10 @@ from itertools import islice
 
 import attrs
 
-from whalewatch._engine import Listing, Signal, SignalType
-from whalewatch._feed import Feed
-from whalewatch._model import Container, ContainerEvent, EventType, Origin
-from whalewatch._reconcile import Change, Look, Track, begin, differences, failed, inspected, look, take
+from whalewatch._core.engine import Listing, Signal, SignalType
+from whalewatch._core.feed import Feed
+from whalewatch._core.model import Container, ContainerEvent, EventType, Origin
+from whalewatch._core.reconcile import Change, Look, Track, begin, differences, failed, inspected, look, take
 
 __all__ = ["Book"]
 
