@@ -31,7 +31,7 @@ from whalewatch import (
     WatchState,
     moby,
 )
-from whalewatch._docker.address import default_endpoint, endpoint
+from whalewatch.moby.address import default_endpoint, endpoint
 from whalewatch.testing import FakeDocker
 
 if TYPE_CHECKING:

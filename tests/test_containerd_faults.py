@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tenacity import wait_fixed
 
-import whalewatch.containerd
 from tests.containerd_checker import CheckedContainerd, checked
 from tests.engines.containerd_control import ContainerdControl
 from whalewatch import (
@@ -30,9 +29,9 @@ from whalewatch import (
     UnsupportedEngine,
     WatchState,
 )
-from whalewatch._containerd.reading import alive, container, filters, moment, signal, split
 from whalewatch._wire import containerd_pb2 as wire
 from whalewatch.containerd import ContainerdEngine, watch
+from whalewatch.containerd.reading import alive, container, filters, moment, signal, split
 from whalewatch.testing import FakeContainerd
 
 if TYPE_CHECKING:
@@ -762,7 +761,7 @@ async def test_watchers_that_are_kept_keep_no_socket(fake: FakeContainerd) -> No
 async def test_many_namespaces_that_hang_take_no_longer_than_one(
     fake: FakeContainerd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(whalewatch.containerd, "PATIENCE", 2.0)
+    monkeypatch.setattr("whalewatch.containerd.engine.PATIENCE", 2.0)
     for number in range(20):
         fake.run("job", f"batch{number}")
     fake.run("web")  # listed last

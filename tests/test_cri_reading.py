@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from whalewatch import FrozenMapping, Signal, SignalType
-from whalewatch._cri import reading
-from whalewatch._cri.reading import (
+from whalewatch._wire import cri_pb2 as wire
+from whalewatch.cri import reading
+from whalewatch.cri.reading import (
     container,
     container_record,
     inspection,
@@ -22,7 +23,6 @@ from whalewatch._cri.reading import (
     tells_sandbox,
     verbose,
 )
-from whalewatch._wire import cri_pb2 as wire
 
 SECOND = 1_000_000_000
 

@@ -25,10 +25,10 @@ from whalewatch import (
     WatchState,
     cri,
 )
-from whalewatch._cri import native, pod_events, polling
-from whalewatch._cri.records import Records
 from whalewatch._wire import containerd_pb2
 from whalewatch._wire import cri_pb2 as wire
+from whalewatch.cri import native, pod_events, polling
+from whalewatch.cri.records import Records
 from whalewatch.testing import FakeContainerd, FakeCRI
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ async def test_end_of_two_streams_that_overlap_speaks_once_against_pod_events() 
 async def test_restarts_of_an_engine_that_is_idle_do_not_speak_against_its_pod_events(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("whalewatch.cri.LASTING", 0.0)
+    monkeypatch.setattr("whalewatch.cri.engine.LASTING", 0.0)
     async with FakeCRI() as engine, following(engine) as check:
         watcher = check.watcher
         for restarts in range(1, 5):

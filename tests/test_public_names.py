@@ -34,8 +34,8 @@ from whalewatch import (
     moby,
 )
 from whalewatch._core.feed import Subscriber
-from whalewatch._docker.address import endpoint
-from whalewatch._docker.connection import Connection
+from whalewatch.moby.address import endpoint
+from whalewatch.moby.connection import Connection
 
 SPECIAL = {"__aenter__", "__aexit__", "__aiter__", "__anext__", "__contains__", "__getitem__", "__iter__", "__len__"}
 
@@ -301,7 +301,7 @@ def test_importing_the_core_loads_no_wire() -> None:
     loaded = loaded_by("import whalewatch")
     assert "whalewatch._core.watcher" in loaded
     assert loaded.isdisjoint({"aiohttp", "aiodocker", "grpc", "google.protobuf"})
-    adapters = {f"whalewatch.{name}" for name in ("moby", "containerd", "cri", "_docker", "_containerd", "_cri")}
+    adapters = {f"whalewatch.{name}" for name in ("moby", "containerd", "cri")}
     others = {f"whalewatch.{name}" for name in ("_grpc", "_wire", "testing")}
     assert loaded.isdisjoint(adapters | others)
 

@@ -27,7 +27,7 @@ from tests.engines.proxy import Proxy
 from tests.followed import eventually, leave
 from tests.outage import lost
 from whalewatch import EngineTimeout, EngineUnavailable, UnsupportedEngine, WatchState, moby
-from whalewatch._docker.connection import TLSConnector
+from whalewatch.moby.connection import TLSConnector
 from whalewatch.testing import FakeDocker
 
 if TYPE_CHECKING:

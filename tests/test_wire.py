@@ -111,7 +111,7 @@ def test_method_takes_and_returns_these_messages(path: str) -> None:
     service, _, method = path.partition("/")
     request, answer = upstream.request_and_answer(f"containerd.services.{service}", method)
     assert (request.DESCRIPTOR.full_name, answer.DESCRIPTOR.full_name) == tuple(NAMES[n] for n in METHODS[path])
-    assert f"{service}/{method}" in (ROOT / "src/whalewatch/_containerd/calls.py").read_text()
+    assert f"{service}/{method}" in (ROOT / "src/whalewatch/containerd/calls.py").read_text()
 
 
 def test_message_of_upstreams_is_understood() -> None:

@@ -12,8 +12,8 @@ from google.protobuf.message import DecodeError
 from tests.engines.cri_wire import ENUMS
 from tests.engines.cri_wire import message as upstream
 from tests.test_wire import in_a_new_interpreter, repeated
-from whalewatch._cri import calls
 from whalewatch._wire import cri_pb2 as wire
+from whalewatch.cri import calls
 
 METHODS = {"Version", "ListContainers", "ListPodSandbox", "ContainerStatus", "PodSandboxStatus", "GetContainerEvents"}
 

@@ -12,22 +12,19 @@ from whalewatch._adapter.hearing import Hearing
 from whalewatch._adapter.rucksack import Packer
 from whalewatch._core.engine import Listing, Signal
 from whalewatch._core.model import Container
-from whalewatch._cri.calls import Calls
-from whalewatch._cri.reading import Inspection, Record, inspection
-from whalewatch._cri.records import Records
+from whalewatch.cri.calls import Calls
+from whalewatch.cri.reading import Inspection, Record, inspection
+from whalewatch.cri.records import Records
 
 __all__ = ["Link", "Source"]
 
 
 class Source(Protocol):
-    """One way to follow a CRI engine, for the time of one connection.
-
-    Attributes:
-        name: as `Status.source` tells it.
-    """
+    """One way to follow a CRI engine, for the time of one connection."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """As `Status.source` tells it."""
 
     def signals(self) -> AsyncGenerator[Signal, None]:
         """As `Engine.signals`."""

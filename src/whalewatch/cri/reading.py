@@ -10,10 +10,10 @@ from typing import Any
 import attrs
 from google.protobuf.message import DecodeError
 
-from whalewatch._containerd.reading import text
 from whalewatch._core.engine import Signal, SignalType
 from whalewatch._core.model import POD_NAME, POD_NAMESPACE, POD_UID, SANDBOX, Container, FrozenMapping
 from whalewatch._wire import cri_pb2 as wire
+from whalewatch.containerd.reading import text
 
 __all__ = [
     "Inspection",

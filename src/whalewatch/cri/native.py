@@ -23,16 +23,16 @@ from collections.abc import AsyncGenerator
 import attrs
 from google.protobuf.message import DecodeError
 
-from whalewatch._containerd import calls as containerd
-from whalewatch._containerd.reading import EVENTS, alive, split, text
-from whalewatch._containerd.reading import signal as signal_of
 from whalewatch._core.engine import Listing, Sighting, Signal, SignalType
 from whalewatch._core.errors import EngineError, EngineTimeout
 from whalewatch._core.model import Container
 from whalewatch._core.text import printable
-from whalewatch._cri.reading import Record, container, process_id
-from whalewatch._cri.source import Link
 from whalewatch._wire import containerd_pb2 as wire
+from whalewatch.containerd import calls as containerd
+from whalewatch.containerd.reading import EVENTS, alive, split, text
+from whalewatch.containerd.reading import signal as signal_of
+from whalewatch.cri.reading import Record, container, process_id
+from whalewatch.cri.source import Link
 
 __all__ = ["Native"]
 

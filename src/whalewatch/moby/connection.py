@@ -20,7 +20,7 @@ from yarl import URL
 from whalewatch._adapter.unix import listener, unreachable
 from whalewatch._core.errors import EngineError, EngineTimeout, EngineUnavailable, ProtocolViolation, UnsupportedEngine
 from whalewatch._core.text import printable
-from whalewatch._docker.address import Endpoint
+from whalewatch.moby.address import Endpoint
 
 __all__ = ["Connection"]
 

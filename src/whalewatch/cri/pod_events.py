@@ -28,11 +28,11 @@ from whalewatch._core.engine import Listing, Signal, SignalType
 from whalewatch._core.errors import EngineError, UnsupportedEngine
 from whalewatch._core.model import Container
 from whalewatch._core.text import printable
-from whalewatch._cri.reading import signal, tells_sandbox
-from whalewatch._cri.source import Link
-from whalewatch._cri.verbose import Verbose
 from whalewatch._grpc.connection import denied
 from whalewatch._wire import cri_pb2 as wire
+from whalewatch.cri.reading import signal, tells_sandbox
+from whalewatch.cri.source import Link
+from whalewatch.cri.verbose import Verbose
 
 __all__ = ["PodEvents", "refused"]
 

@@ -13,8 +13,17 @@ from google.protobuf.message import DecodeError
 
 from whalewatch._adapter.hearing import Hearing
 from whalewatch._adapter.rucksack import Packer
-from whalewatch._containerd.calls import Calls
-from whalewatch._containerd.reading import (
+from whalewatch._core.engine import Listing, Sighting, Signal, SignalType
+from whalewatch._core.errors import EngineError, EngineTimeout, EngineUnavailable
+from whalewatch._core.model import Container
+from whalewatch._core.places import given_back
+from whalewatch._core.text import printable
+from whalewatch._core.watcher import Watcher, WatcherOptions
+from whalewatch._grpc.address import endpoint
+from whalewatch._grpc.connection import Connection
+from whalewatch._wire import containerd_pb2 as wire
+from whalewatch.containerd.calls import Calls
+from whalewatch.containerd.reading import (
     Inspection,
     alive,
     container,
@@ -26,15 +35,6 @@ from whalewatch._containerd.reading import (
     text,
     within,
 )
-from whalewatch._core.engine import Listing, Sighting, Signal, SignalType
-from whalewatch._core.errors import EngineError, EngineTimeout, EngineUnavailable
-from whalewatch._core.model import Container
-from whalewatch._core.places import given_back
-from whalewatch._core.text import printable
-from whalewatch._core.watcher import Watcher, WatcherOptions
-from whalewatch._grpc.address import endpoint
-from whalewatch._grpc.connection import Connection
-from whalewatch._wire import containerd_pb2 as wire
 
 __all__ = ["ContainerdEngine", "Inspection", "watch"]
 

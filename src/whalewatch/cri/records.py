@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from whalewatch._containerd.reading import text
-from whalewatch._cri.calls import Calls
-from whalewatch._cri.reading import Record, container_record, pod_labels, sandbox_record
+from whalewatch.containerd.reading import text
+from whalewatch.cri.calls import Calls
+from whalewatch.cri.reading import Record, container_record, pod_labels, sandbox_record
 
 __all__ = ["Records"]
 

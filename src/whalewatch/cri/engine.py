@@ -14,22 +14,22 @@ import grpc.aio
 
 from whalewatch._adapter.hearing import Hearing
 from whalewatch._adapter.rucksack import Packer
-from whalewatch._containerd import calls as containerd
-from whalewatch._containerd.reading import text
 from whalewatch._core.engine import Listing, Signal, SignalType
 from whalewatch._core.errors import AddressError, EngineError, EngineUnavailable, UnsupportedEngine
 from whalewatch._core.model import Container
 from whalewatch._core.text import printable
 from whalewatch._core.watcher import Watcher, WatcherOptions
-from whalewatch._cri.calls import Calls
-from whalewatch._cri.native import Native
-from whalewatch._cri.pod_events import PodEvents, refused
-from whalewatch._cri.polling import Polling
-from whalewatch._cri.reading import Inspection
-from whalewatch._cri.records import Records
-from whalewatch._cri.source import Link, Source
 from whalewatch._grpc.address import endpoint
 from whalewatch._grpc.connection import Connection, denied
+from whalewatch.containerd import calls as containerd
+from whalewatch.containerd.reading import text
+from whalewatch.cri.calls import Calls
+from whalewatch.cri.native import Native
+from whalewatch.cri.pod_events import PodEvents, refused
+from whalewatch.cri.polling import Polling
+from whalewatch.cri.reading import Inspection
+from whalewatch.cri.records import Records
+from whalewatch.cri.source import Link, Source
 
 __all__ = ["CRIEngine", "Inspection", "watch"]
 

@@ -22,9 +22,9 @@ import attrs
 from whalewatch._core.engine import Listing, Signal, SignalType
 from whalewatch._core.errors import EngineTimeout
 from whalewatch._core.model import Container
-from whalewatch._cri.reading import Record
-from whalewatch._cri.source import Link
-from whalewatch._cri.verbose import Verbose
+from whalewatch.cri.reading import Record
+from whalewatch.cri.source import Link
+from whalewatch.cri.verbose import Verbose
 
 __all__ = ["Polling"]
 

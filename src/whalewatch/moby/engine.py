@@ -20,9 +20,9 @@ from whalewatch._core.errors import EngineUnavailable, ProtocolViolation, Unsupp
 from whalewatch._core.model import Container
 from whalewatch._core.text import printable
 from whalewatch._core.watcher import Watcher, WatcherOptions
-from whalewatch._docker.address import default_endpoint, endpoint
-from whalewatch._docker.connection import Connection
-from whalewatch._docker.reading import container, moment, sighting, signal, text
+from whalewatch.moby.address import default_endpoint, endpoint
+from whalewatch.moby.connection import Connection
+from whalewatch.moby.reading import container, moment, sighting, signal, text
 
 __all__ = ["MobyEngine", "watch"]
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import attrs
 
-from whalewatch._containerd.reading import text
 from whalewatch._core.engine import Listing, Sighting
 from whalewatch._core.errors import EngineError, ProtocolViolation
 from whalewatch._core.model import Container, FrozenMapping
 from whalewatch._core.text import printable
-from whalewatch._cri.reading import Record, container, pid, verbose
-from whalewatch._cri.source import Link
 from whalewatch._wire import cri_pb2 as wire
+from whalewatch.containerd.reading import text
+from whalewatch.cri.reading import Record, container, pid, verbose
+from whalewatch.cri.source import Link
 
 __all__ = ["Verbose"]
 
