@@ -33,7 +33,7 @@ from whalewatch import (
     moby,
 )
 from whalewatch._core.text import printable
-from whalewatch._render import (
+from whalewatch.cli.render import (
     BOLD,
     CYAN,
     DIM,

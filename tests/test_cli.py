@@ -32,8 +32,8 @@ from whalewatch import (
     WatchState,
     moby,
 )
-from whalewatch._cli import _JsonLines, _Text, follow, main
-from whalewatch._render import Column, aligned, back, cells, event_line, lost, painted, picture, summary, widths
+from whalewatch.cli.command import _JsonLines, _Text, follow, main
+from whalewatch.cli.render import Column, aligned, back, cells, event_line, lost, painted, picture, summary, widths
 from whalewatch.testing import FakeContainerd, FakeCRI, FakeDocker
 
 if TYPE_CHECKING:
@@ -501,7 +501,7 @@ async def test_an_engine_that_comes_later_is_found(tmp_path: Path) -> None:
 async def test_missing_permission_is_told_with_its_remedy() -> None:
     # What is to be loaded is loaded before: another user need not be able to read this Python.
     program = (
-        "import os, sys, encodings.idna, whalewatch.moby; from whalewatch._cli import main; "
+        "import os, sys, encodings.idna, whalewatch.moby; from whalewatch.cli.command import main; "
         f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY}); sys.exit(main(sys.argv[1:]))"
     )
     async with FakeDocker() as fake:
@@ -517,7 +517,7 @@ async def test_missing_permission_is_told_with_its_remedy() -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 async def test_missing_permission_for_containerd_is_told_with_its_remedy() -> None:
     program = (
-        "import os, sys, encodings.idna, whalewatch.containerd; from whalewatch._cli import main; "
+        "import os, sys, encodings.idna, whalewatch.containerd; from whalewatch.cli.command import main; "
         f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY}); sys.exit(main(sys.argv[1:]))"
     )
     async with FakeContainerd() as fake:
@@ -573,7 +573,7 @@ def test_arguments_that_make_no_sense_are_misuse(arguments: list[str], capsys: p
 
 async def test_help_and_version_load_no_client() -> None:
     program = (
-        "import sys\nfrom whalewatch._cli import main\n"
+        "import sys\nfrom whalewatch.cli.command import main\n"
         "try: code = main(sys.argv[1:])\nexcept SystemExit as end: code = end.code\n"
         "print(sorted({'aiohttp', 'aiodocker', 'grpc'} & sys.modules.keys()), code)"
     )

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from whalewatch import Container, EngineUnavailable, Snapshot, Stats, Status, WatchState
-from whalewatch._render import cells, painted
+from whalewatch.cli.render import cells, painted
 from whalewatch.testing import FakeContainerd, FakeCRI, FakeDocker
 
 if TYPE_CHECKING:

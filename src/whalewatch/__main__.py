@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from whalewatch._cli import main
+from whalewatch.cli.command import main
 
 __all__ = ["main"]
 

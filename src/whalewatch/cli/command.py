@@ -26,7 +26,7 @@ from whalewatch._core.status import Status, WatchState
 from whalewatch._core.subscription import Subscription
 from whalewatch._core.text import printable
 from whalewatch._core.watcher import Watcher
-from whalewatch._render import DIM, Line, back, event_line, lost, painted, picture
+from whalewatch.cli.render import DIM, Line, back, event_line, lost, painted, picture
 
 __all__ = ["main"]
 
