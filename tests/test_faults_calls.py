@@ -13,7 +13,7 @@ from tests.scripted import PATIENCE
 from whalewatch import EngineError, Origin, moby
 from whalewatch._core import session
 from whalewatch.testing import FakeDocker
-from whalewatch.testing._docker_undo import Fault
+from whalewatch.testing.shared.fault import Fault
 
 GARBAGE = {
     "nothing": b"",

@@ -17,18 +17,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from whalewatch.testing._containerd import FakeContainerd
-    from whalewatch.testing._containerd_events import FakeEvent
-    from whalewatch.testing._containerd_faults import ContainerdFaults
-    from whalewatch.testing._containerd_state import FakeContainerdError, FakeProcess, FakeRecord, FakeTask
-    from whalewatch.testing._cri import FakeCRI
-    from whalewatch.testing._cri_faults import CRIFaults
-    from whalewatch.testing._cri_state import FakeCRIError, FakePod, FakePodContainer, FakePodEvent
-    from whalewatch.testing._docker import FakeDocker
-    from whalewatch.testing._docker_calls import Gate
-    from whalewatch.testing._docker_faults import Faults
-    from whalewatch.testing._docker_state import FakeContainer, FakeDockerError
-    from whalewatch.testing._docker_undo import Fault
+    from whalewatch.testing.containerd.events import FakeEvent
+    from whalewatch.testing.containerd.fake import FakeContainerd
+    from whalewatch.testing.containerd.faults import ContainerdFaults
+    from whalewatch.testing.containerd.state import FakeContainerdError, FakeProcess, FakeRecord, FakeTask
+    from whalewatch.testing.cri.fake import FakeCRI
+    from whalewatch.testing.cri.faults import CRIFaults
+    from whalewatch.testing.cri.state import FakeCRIError, FakePod, FakePodContainer, FakePodEvent
+    from whalewatch.testing.docker.fake import FakeDocker
+    from whalewatch.testing.docker.faults import Faults
+    from whalewatch.testing.docker.state import FakeContainer, FakeDockerError
+    from whalewatch.testing.shared.calls import Gate
+    from whalewatch.testing.shared.fault import Fault
 
 __all__ = [
     "CRIFaults",
@@ -53,25 +53,25 @@ __all__ = [
 ]
 
 _MODULES = {
-    "CRIFaults": "_cri_faults",
-    "ContainerdFaults": "_containerd_faults",
-    "FakeCRI": "_cri",
-    "FakeCRIError": "_cri_state",
-    "FakeContainer": "_docker_state",
-    "FakeContainerd": "_containerd",
-    "FakeContainerdError": "_containerd_state",
-    "FakeDocker": "_docker",
-    "FakeDockerError": "_docker_state",
-    "FakeEvent": "_containerd_events",
-    "FakePod": "_cri_state",
-    "FakePodContainer": "_cri_state",
-    "FakePodEvent": "_cri_state",
-    "FakeProcess": "_containerd_state",
-    "FakeRecord": "_containerd_state",
-    "FakeTask": "_containerd_state",
-    "Fault": "_docker_undo",
-    "Faults": "_docker_faults",
-    "Gate": "_docker_calls",
+    "CRIFaults": "cri.faults",
+    "ContainerdFaults": "containerd.faults",
+    "FakeCRI": "cri.fake",
+    "FakeCRIError": "cri.state",
+    "FakeContainer": "docker.state",
+    "FakeContainerd": "containerd.fake",
+    "FakeContainerdError": "containerd.state",
+    "FakeDocker": "docker.fake",
+    "FakeDockerError": "docker.state",
+    "FakeEvent": "containerd.events",
+    "FakePod": "cri.state",
+    "FakePodContainer": "cri.state",
+    "FakePodEvent": "cri.state",
+    "FakeProcess": "containerd.state",
+    "FakeRecord": "containerd.state",
+    "FakeTask": "containerd.state",
+    "Fault": "shared.fault",
+    "Faults": "docker.faults",
+    "Gate": "shared.calls",
 }
 
 

@@ -1,0 +1,1 @@
+"""A fake containerd that speaks containerd's own API."""

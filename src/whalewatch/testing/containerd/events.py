@@ -1,0 +1,132 @@
+"""The fake containerd's event stream: filters and subscribers."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+from whalewatch.testing.shared.events import Exchange, Stream
+from whalewatch.testing.shared.protobuf import Text, message, moment, raw
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+
+@frozen
+class FakeEvent:
+    """An event of the fake containerd, as faults match it.
+
+    Attributes:
+        topic: Such as "/tasks/exit".
+        namespace: Where it happened.
+        id: The container's id; "" for events of namespaces.
+        exec_id: The process it is about, "" for the initial one.
+        envelope: The message on the wire.
+    """
+
+    topic: str
+    namespace: str
+    id: str
+    exec_id: str
+    envelope: bytes
+
+
+class FilterError(ValueError):
+    """A filter that containerd would not understand."""
+
+
+_CONDITION = re.compile(r'([\w.]+)(?:(==|!=|~=)("(?:[^"\\]|\\.)*"|[/|](?:[^/|\\]|\\.)*[/|]|[^,"/|][^,]*))?(?:,|$)')
+
+
+class Filter:
+    """containerd's filters: conditions joined by commas, all of which must hold."""
+
+    def __init__(self, text: str) -> None:
+        """Parse ``field==value``, ``field!=value``, ``field~=pattern`` or ``field`` (is not empty), joined by commas.
+
+        Raises:
+            FilterError: It cannot be parsed.
+        """
+        self._conditions: list[tuple[str, str, str]] = []
+        position = 0
+        while position < len(text):
+            found = _CONDITION.match(text, position)
+            if found is None:
+                raise FilterError(f"filters: parse error: [{text}]")
+            name, operator, value = found.group(1), found.group(2) or "", found.group(3) or ""
+            if value[:1] in {'"', "/", "|"}:
+                value = re.sub(r"\\(.)", r"\1", value[1:-1])
+            self._conditions.append((name, operator, value))
+            position = found.end()
+
+    def matches(self, event: FakeEvent) -> bool:
+        """Tell whether an event is wanted; a field that events do not have is empty."""
+        known = {"topic": event.topic, "namespace": event.namespace, "event.container_id": event.id}
+        return all(self._holds(known.get(name, ""), operator, value) for name, operator, value in self._conditions)
+
+    @staticmethod
+    def _holds(told: str, operator: str, value: str) -> bool:
+        if operator == "==":
+            return told == value
+        if operator == "!=":
+            return told != value
+        if operator == "~=":
+            try:
+                return re.search(value, told) is not None
+            except re.error:
+                return False
+        return told != ""
+
+
+class Subscriber(Stream):
+    """One open event stream; its buffer has no bound, as in life."""
+
+    def __init__(self, filters: Iterable[str]) -> None:
+        """Subscribe to what one of the filters matches; to everything if there is none.
+
+        Raises:
+            FilterError: A filter cannot be parsed.
+        """
+        super().__init__()
+        self._filters = [Filter(text) for text in filters]
+
+    def offer(self, event: FakeEvent) -> None:
+        """Take an event if it is wanted."""
+        if not self._filters or any(wanted.matches(event) for wanted in self._filters):
+            self.put(event.envelope)
+
+
+class Events(Exchange[FakeEvent, Subscriber]):
+    """What containerd tells: to everybody who is there, and it remembers nothing."""
+
+    def __init__(self, now: Callable[[], int], changed: Callable[[], None]) -> None:
+        """Start without subscribers; ``changed`` is called when something happens that a test may wait for."""
+        super().__init__(changed)
+        self._now = now
+
+    def publish(
+        self,
+        topic: str,
+        type_url: str,
+        value: bytes,
+        *,
+        namespace: str,
+        id: str = "",
+        exec_id: str = "",
+        timestamp: int | None = None,
+    ) -> None:
+        """Tell an event; its time stamp is now, unless nanoseconds since the epoch are given."""
+        told = envelope(topic, namespace, type_url, value, timestamp or self._now())
+        self.tell(FakeEvent(topic, namespace, id, exec_id, told))
+
+    def deliver(self, event: FakeEvent, subscribers: list[Subscriber]) -> None:
+        """Hand an event to those that were subscribed when it was told, and want it."""
+        for subscriber in subscribers:
+            subscriber.offer(event)
+
+
+def envelope(topic: Text, namespace: Text, type_url: Text, value: bytes, timestamp: int) -> bytes:
+    """Encode an event as the wire has it; ``timestamp`` in nanoseconds since the epoch."""
+    return message((1, moment(timestamp)), (2, namespace), (3, topic), (4, message((1, raw(type_url)), (2, value))))

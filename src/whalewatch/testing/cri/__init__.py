@@ -1,0 +1,1 @@
+"""A fake engine that speaks Kubernetes' CRI."""

@@ -1,0 +1,191 @@
+"""The fake CRI's state, and what its operations do to it, with the events they cause."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+from whalewatch.testing.cri.events import PodEvents, PodEventsMode
+from whalewatch.testing.cri.messages import event_message
+from whalewatch.testing.cri.state import FakeCRIError, FakePod, FakePodContainer, FakePodEvent, PodEventType
+from whalewatch.testing.shared.clock import Clock
+from whalewatch.testing.shared.commands import KILLED, exit_code
+from whalewatch.testing.shared.protobuf import raw
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from whalewatch.testing.cri.state import ContainerState
+    from whalewatch.testing.shared.protobuf import Text
+
+_ID_BYTES = 32
+
+
+class CRIState:
+    """Pods and containers. Operations take effect at once, and tell what a real engine tells.
+
+    Attributes:
+        unknown: The ids of containers whose state the engine does not know.
+        infos: What stands for the verbose information of these ids, "" being any; None is none at all.
+    """
+
+    def __init__(self, changed: Callable[[], None], start_pid: int, mode: PodEventsMode) -> None:
+        """Start empty; ``changed`` is called when something happens that a test may wait for."""
+        self.clock = Clock()
+        self.events = PodEvents(mode, changed)
+        self.pods: dict[str, FakePod] = {}
+        self.containers: dict[str, FakePodContainer] = {}
+        self.unknown: list[str] = []
+        self.infos: list[tuple[str, Text | None]] = []
+        self._next_pid = start_pid
+
+    def _pid(self) -> int:
+        self._next_pid += 1
+        return self._next_pid - 1
+
+    # ---- what is there
+
+    def pod(self, id: str) -> FakePod:
+        """Return a pod by the id of its sandbox, or the beginning of it, or refuse."""
+        return self.pods[_resolved(id, self.pods, f'an error occurred when try to find sandbox "{id}": not found')]
+
+    def container(self, id: str) -> FakePodContainer:
+        """Return a container by its id, or the beginning of it, or refuse."""
+        reason = f'an error occurred when try to find container "{id}": not found'
+        return self.containers[_resolved(id, self.containers, reason)]
+
+    def containers_of(self, pod: FakePod) -> list[FakePodContainer]:
+        """Return the containers of a pod."""
+        return [container for container in self.containers.values() if container.pod == pod.id]
+
+    # ---- pods
+
+    def run_pod(
+        self,
+        name: Text,
+        namespace: Text,
+        *,
+        uid: Text,
+        attempt: int,
+        labels: Mapping[Text, Text],
+        annotations: Mapping[Text, Text],
+        infra: bool,
+    ) -> FakePod:
+        """Run a pod without containers."""
+        key = (raw(name), raw(namespace), raw(uid), attempt)
+        for known in self.pods.values():
+            if key == (raw(known.name), raw(known.namespace), raw(known.uid), known.attempt):
+                raise _reserved("sandbox", key, known.id)
+        id = secrets.token_hex(_ID_BYTES)
+        pid = self._pid() if infra else 0
+        now = self.clock.now()
+        pod = FakePod(id, name, namespace, uid, attempt, dict(labels), dict(annotations), now, pid, infra)
+        self.pods[id] = pod
+        self.tell("CREATED", id, pod)
+        self.tell("STARTED", id, pod)
+        return pod
+
+    def stop_pod(self, pod: FakePod) -> None:
+        """Kill what runs of a pod, its sandbox last."""
+        for container in self.containers_of(pod):
+            self.stop(container)
+        self.exit_pod(pod)
+
+    def exit_pod(self, pod: FakePod) -> None:
+        """Let the process of a sandbox end; its containers live on."""
+        if pod.ready:
+            pod.ready, pod.pid = False, 0
+            self.tell("STOPPED", pod.id, pod)
+
+    def remove_pod(self, pod: FakePod) -> None:
+        """Remove a pod and its containers, whatever they do."""
+        self.stop_pod(pod)
+        for container in self.containers_of(pod):
+            self.remove(container)
+        del self.pods[pod.id]
+        self.tell("DELETED", pod.id, None)
+
+    # ---- containers
+
+    def create(
+        self,
+        pod: FakePod,
+        name: Text,
+        *,
+        attempt: int,
+        labels: Mapping[Text, Text],
+        annotations: Mapping[Text, Text],
+        image: Text,
+        command: Sequence[str],
+    ) -> FakePodContainer:
+        """Create a container."""
+        if not pod.ready:
+            raise FakeCRIError("NOT_FOUND", f"failed to get sandbox container task: task {pod.id} not found: not found")
+        for known in self.containers_of(pod):
+            if (raw(known.name), known.attempt) == (raw(name), attempt):
+                raise _reserved("container", (raw(name), attempt), known.id)
+        id = secrets.token_hex(_ID_BYTES)
+        container = FakePodContainer(
+            id, pod.id, name, attempt, dict(labels), dict(annotations), image, tuple(command), self.clock.now()
+        )
+        self.containers[id] = container
+        self._tell("CREATED", container)
+        return container
+
+    def start(self, container: FakePodContainer) -> None:
+        """Start a created container."""
+        if container.state != "CREATED":
+            reason = f'failed to set starting state for container "{container.id}": container is in CONTAINER_'
+            raise FakeCRIError("UNKNOWN", f"{reason}{container.state} state")
+        container.state, container.pid, container.started_at = "RUNNING", self._pid(), self.clock.now()
+        self._tell("STARTED", container)
+        code = exit_code(container.command)
+        if code is not None:
+            self.exit(container, code)
+
+    def exit(self, container: FakePodContainer, code: int) -> None:
+        """Let a running container's process end."""
+        if container.state != "RUNNING":
+            raise FakeCRIError("UNKNOWN", f'container "{container.id}" is in CONTAINER_{container.state} state')
+        container.state, container.pid, container.exit_code = "EXITED", 0, code
+        container.finished_at = self.clock.now()
+        self._tell("STOPPED", container)
+
+    def stop(self, container: FakePodContainer) -> None:
+        """Kill a container, if it runs."""
+        if container.state == "RUNNING":
+            self.exit(container, KILLED)
+
+    def remove(self, container: FakePodContainer) -> None:
+        """Remove a container, whatever it does."""
+        self.stop(container)
+        del self.containers[container.id]
+        self._tell("DELETED", container)
+
+    # ---- events
+
+    def _tell(self, type: PodEventType, container: FakePodContainer) -> None:
+        self.tell(type, container.id, self.pods.get(container.pod))
+
+    def tell(self, type: PodEventType, id: str, pod: FakePod | None, timestamp: int | None = None) -> None:
+        """Tell an event, with the state of the pod as it is now."""
+        statuses = [(known, self.told_state(known)) for known in (self.containers_of(pod) if pod else ())]
+        message = event_message(type, id, timestamp or self.clock.now(), pod, statuses)
+        self.events.tell(FakePodEvent(type, id, pod.id if pod else id, message))
+
+    def told_state(self, container: FakePodContainer) -> ContainerState:
+        """Return the state that a container is said to be in."""
+        return "UNKNOWN" if container.id in self.unknown else container.state
+
+
+def _resolved(id: str, known: Iterable[str], reason: str) -> str:
+    """Return the one id that begins so; engines take the beginning of an id for the id."""
+    found = [full for full in known if full.startswith(id)]
+    if not id or (len(found) != 1 and id not in found):
+        raise FakeCRIError("NOT_FOUND", reason)
+    return id if id in found else found[0]
+
+
+def _reserved(what: str, key: tuple[object, ...], id: str) -> FakeCRIError:
+    name = "_".join(part.decode(errors="replace") if isinstance(part, bytes) else str(part) for part in key)
+    return FakeCRIError("UNKNOWN", f'failed to reserve {what} name "{name}": name "{name}" is reserved for "{id}"')

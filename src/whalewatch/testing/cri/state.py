@@ -1,0 +1,120 @@
+"""What the fake CRI is made of: pods, containers, events, and the error it answers with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from attrs import define, field, frozen
+
+if TYPE_CHECKING:
+    from whalewatch.testing.shared.protobuf import Text
+
+ContainerState = Literal["CREATED", "RUNNING", "EXITED", "UNKNOWN"]
+
+CONTAINER_STATES: tuple[ContainerState, ...] = ("CREATED", "RUNNING", "EXITED", "UNKNOWN")
+"""The states of a container, by their numbers on the wire."""
+
+PodEventType = Literal["CREATED", "STARTED", "STOPPED", "DELETED"]
+
+EVENT_TYPES: tuple[PodEventType, ...] = ("CREATED", "STARTED", "STOPPED", "DELETED")
+"""The types of events, by their numbers on the wire."""
+
+
+class FakeCRIError(Exception):
+    """The fake refuses an operation, as a CRI engine would.
+
+    Attributes:
+        code: The name of the gRPC status that the same operation is answered with on the wire, such as "NOT_FOUND".
+        message: The engine's explanation.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        """Refuse with the gRPC status of that name and the ``message``."""
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+
+@define(eq=False)
+class FakePod:
+    """A pod, by its sandbox. Read it, and change it through the engine's operations.
+
+    Attributes:
+        id: The id of its sandbox.
+        name: Its name.
+        namespace: Its Kubernetes namespace.
+        uid: Its Kubernetes uid.
+        attempt: How many sandboxes it had before this one.
+        labels: The labels; bytes where they are not to be UTF-8.
+        annotations: The annotations, likewise.
+        created_at: Nanoseconds since the epoch.
+        pid: The process of its sandbox; 0 if there is none.
+        infra: Whether its sandbox had a process when it was ready.
+        ready: Whether it is ready.
+    """
+
+    id: str
+    name: Text
+    namespace: Text
+    uid: Text
+    attempt: int
+    labels: dict[Text, Text]
+    annotations: dict[Text, Text]
+    created_at: int
+    pid: int
+    infra: bool
+    ready: bool = True
+
+
+@define(eq=False)
+class FakePodContainer:
+    """A container of a pod. Read it, and change it through the engine's operations.
+
+    Attributes:
+        id: Its id.
+        pod: The id of its pod's sandbox.
+        name: Its name within the pod.
+        attempt: How many there were before it.
+        labels: The labels; bytes where they are not to be UTF-8.
+        annotations: The annotations, likewise.
+        image: The image's name.
+        command: What it runs.
+        created_at: Nanoseconds since the epoch.
+        state: Its state.
+        pid: Its process; 0 while it does not run.
+        started_at: Nanoseconds since the epoch; 0 before.
+        finished_at: Nanoseconds since the epoch; 0 before.
+        exit_code: Its exit code.
+    """
+
+    id: str
+    pod: str
+    name: Text
+    attempt: int
+    labels: dict[Text, Text]
+    annotations: dict[Text, Text]
+    image: Text
+    command: tuple[str, ...] = field(repr=False)
+    created_at: int
+    state: ContainerState = "CREATED"
+    pid: int = 0
+    started_at: int = 0
+    finished_at: int = 0
+    exit_code: int = 0
+
+
+@frozen
+class FakePodEvent:
+    """An event of the fake CRI, as faults match it.
+
+    Attributes:
+        type: "CREATED", "STARTED", "STOPPED" or "DELETED".
+        id: The container's id, or that of the sandbox.
+        pod: The id of the pod's sandbox.
+        message: The message on the wire.
+    """
+
+    type: PodEventType
+    id: str
+    pod: str
+    message: bytes

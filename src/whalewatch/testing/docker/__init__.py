@@ -1,0 +1,1 @@
+"""A fake Docker engine that speaks the Engine API."""

@@ -1,0 +1,395 @@
+"""The fake Docker engine's insides: operations that change the state first, and then tell the event."""
+
+from __future__ import annotations
+
+import random
+import re
+import signal as signals
+from typing import TYPE_CHECKING, Any
+
+from whalewatch.testing.docker.events import EventLog
+from whalewatch.testing.docker.networks import Networks
+from whalewatch.testing.docker.restarts import Restarts
+from whalewatch.testing.docker.state import (
+    Clock,
+    FakeContainer,
+    FakeDockerError,
+    FakeEndpoint,
+    FakeExec,
+    Status,
+    attributes_of,
+)
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Mapping, Sequence
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+_SINCE_23 = 23  # the major version from which `die` has execDuration and follows the network's disconnect
+KILLED = 137  # the exit code of a process ended by SIGKILL
+
+
+class EngineState:
+    """Containers and what is done to them.
+
+    Operations take a container's id or name, raise `FakeDockerError` where the engine refuses, and must be called on
+    the event loop that serves the fake.
+    """
+
+    def __init__(
+        self,
+        *,
+        changed: Callable[[], None],
+        version: str,
+        start_pid: int,
+        seed: int | None,
+        restart_delay: float | None,
+        stop_before_die: bool,
+    ) -> None:
+        """Start without containers."""
+        self.clock = Clock()
+        self.events = EventLog(self.clock, changed)
+        self.containers: dict[str, FakeContainer] = {}
+        self.execs: dict[str, FakeExec] = {}
+        self.images = {"tiny": self._image_id("tiny")}
+        self._random = random.Random(seed)  # noqa: S311 - ids, not secrets
+        self.networks = Networks(self.events, self.clock, self.new_id)
+        self._names: dict[str, FakeContainer] = {}
+        self._major = int(version.partition(".")[0])
+        self._next_pid = start_pid
+        self._restarts = Restarts(self._start, restart_delay)
+        self._stop_before_die = stop_before_die
+
+    # ---- looking up
+
+    def new_id(self) -> str:
+        """Return a new id of 64 hexadecimal digits."""
+        return f"{self._random.getrandbits(256):064x}"
+
+    def container(self, name_or_id: str) -> FakeContainer:
+        """Return a container by id, name, or the beginning of its id.
+
+        Raises:
+            FakeDockerError: There is none (404), or several begin like this (400).
+        """
+        if found := self.containers.get(name_or_id) or self._names.get(name_or_id.removeprefix("/")):
+            return found
+        matches = [container for id_, container in self.containers.items() if name_or_id and id_.startswith(name_or_id)]
+        if len(matches) > 1:
+            raise FakeDockerError(400, f"multiple IDs found with provided prefix: {name_or_id}")
+        if not matches:
+            raise FakeDockerError(404, f"No such container: {name_or_id}")
+        return matches[0]
+
+    def image_id(self, image: str) -> str:
+        """Return the id of an image; every image exists here."""
+        if image not in self.images:
+            self.images[image] = self._image_id(image)
+        return self.images[image]
+
+    @staticmethod
+    def _image_id(image: str) -> str:
+        return f"sha256:{random.Random(image).getrandbits(256):064x}"  # noqa: S311 - an id, not a secret
+
+    # ---- operations
+
+    def create(
+        self,
+        name: str | None = None,
+        *,
+        image: str = "tiny",
+        labels: Mapping[str, str] | None = None,
+        command: Sequence[str] = ("/bin/sleep", "1000000"),
+        network_mode: str = "bridge",
+        networks: Mapping[str, tuple[str, ...]] | None = None,
+        ports: Mapping[str, tuple[int, ...] | None] | None = None,
+        health_check: dict[str, Any] | None = None,
+        privileged: bool = False,
+        restart: str = "no",
+        maximum_retries: int = 0,
+    ) -> FakeContainer:
+        """Create a container: `create`."""
+        new_id = self.new_id()
+        name = new_id[:12] if name is None else self._free_name(name)
+        container = FakeContainer(
+            new_id,
+            name,
+            image,
+            dict(labels or {}),
+            self.clock.now(),
+            tuple(command),
+            network_mode,
+            health_check,
+            dict(ports or {}),
+            privileged,
+            restart or "no",
+            maximum_retries,
+        )
+        for network, addresses in (networks or {network_mode: ()}).items():
+            known = self.networks.find("bridge" if network == "default" else network)
+            container.endpoints[known.name] = FakeEndpoint(known, addresses)
+        self.image_id(image)
+        self.containers[container.id] = self._names[name] = container
+        self._tell(container, "create")
+        return container
+
+    def start(self, container: FakeContainer) -> bool:
+        """Start a container: `connect`, `start`; False if it was started already."""
+        if container.status == "paused":
+            raise FakeDockerError(409, "cannot start a paused container, try unpause instead")
+        if container.status in {"running", "restarting"}:
+            return False
+        container.manually_stopped = False
+        container.restart_count = 0
+        self._start(container)
+        return True
+
+    def _start(self, container: FakeContainer) -> None:
+        for endpoint in list(container.endpoints.values()):
+            self.networks.attach(container, endpoint)
+        container.pid = self._next_pid
+        self._next_pid += 1
+        container.status = "running"
+        container.started = self.clock.now()
+        container.exit_code = 0
+        container.oom_killed = False
+        if container.health_check is not None:
+            container.health, container.failing_streak = "starting", 0
+        self._tell(container, "start")
+
+    def stop(self, container: FakeContainer, exit_code: int = KILLED) -> bool:
+        """Stop a container: `kill`, `disconnect`, `die`, `stop`; False if it was stopped already.
+
+        With exit code 137 it does not heed SIGTERM, so that there are two `kill`.
+        """
+        if not container.alive and container.status != "restarting":
+            return False
+        container.manually_stopped = True
+        if container.status == "restarting":
+            self._restarts.cancel(container)
+            self._settle(container, "exited")
+            self._tell(container, "stop")
+            return True
+        self._tell(container, "kill", signal=str(int(signals.SIGTERM)))
+        if exit_code == KILLED:
+            self._tell(container, "kill", signal=str(int(signals.SIGKILL)))
+        if container.status == "paused":
+            container.status = "running"
+            self._tell(container, "unpause")
+        self._end(container, exit_code, stop=True)
+        return True
+
+    def kill(self, container: FakeContainer, exit_code: int = KILLED, signal: int = signals.SIGKILL) -> None:
+        """Signal a container: `kill`, and after SIGKILL `disconnect`, `die`.
+
+        Other signals are ignored by a process with PID 1, unless it says otherwise.
+        """
+        if container.status == "restarting":
+            container.manually_stopped = True
+            self._restarts.cancel(container)
+            self._settle(container, "exited")
+            return
+        if not container.alive:
+            raise FakeDockerError(
+                409, f"cannot kill container: {container.id}: container {container.id} is not running"
+            )
+        self._tell(container, "kill", signal=str(int(signal)))
+        if signal == signals.SIGKILL:
+            container.manually_stopped = True
+            self._end(container, exit_code)
+
+    def exit(self, container: FakeContainer, exit_code: int = 0, *, oom: bool = False) -> None:
+        """Let the process end by itself: `disconnect`, `die`, and what the restart policy says."""
+        self._must_run(container)
+        if oom:
+            container.oom_killed = True
+            self._tell(container, "oom")
+        self._end(container, exit_code, restart=container.restarts_after(exit_code))
+
+    def finish_restart(self, container: FakeContainer) -> None:
+        """Let the restart policy start a container that is restarting, now: `connect`, `start`."""
+        if container.status != "restarting":
+            raise FakeDockerError(409, f"Container {container.id} is not restarting")
+        self._restarts.cancel(container)
+        self._start(container)
+
+    def restart(self, container: FakeContainer, exit_code: int = KILLED) -> None:
+        """Stop a container, if need be, and start it: the events of both, then `restart`."""
+        self.stop(container, exit_code)
+        self.start(container)
+        self._tell(container, "restart")
+
+    def pause(self, container: FakeContainer) -> None:
+        """Pause a container: `pause`. Its health reads "unhealthy" from now on, which no event tells."""
+        self._must_run(container)
+        if container.status == "paused":
+            raise FakeDockerError(409, f"Container {container.id} is already paused")
+        container.status = "paused"
+        self._stop_probes(container)
+        self._tell(container, "pause")
+
+    def unpause(self, container: FakeContainer) -> None:
+        """Unpause a container: `unpause`. Its health stays "unhealthy" until it is probed again."""
+        if container.status != "paused":
+            raise FakeDockerError(500, f"Container {container.id} is not paused")
+        container.status = "running"
+        self._tell(container, "unpause")
+
+    def rename(self, container: FakeContainer, name: str) -> None:
+        """Rename a container: `rename`."""
+        old = container.name
+        if not name:
+            raise FakeDockerError(400, "Neither old nor new names may be empty")
+        if name.removeprefix("/") == old:
+            raise FakeDockerError(400, "Renaming a container with the same name as its current name")
+        if container.status == "restarting":
+            raise FakeDockerError(404, f"sandbox of container {container.id} not found")
+        container.name = self._free_name(name, "Error when allocating new name: ")
+        del self._names[old]
+        self._names[container.name] = container
+        self._tell(container, "rename", oldName=f"/{old}")
+
+    def remove(self, container: FakeContainer, *, force: bool = False) -> None:
+        """Remove a container: `destroy`; a living one with force only: `kill`, `disconnect`, `die`, `destroy`."""
+        if container.alive or container.status == "restarting":
+            if not force:
+                raise FakeDockerError(
+                    409,
+                    f'cannot remove container "/{container.name}": container is {container.status}: '
+                    "stop the container before removing or force remove",
+                )
+            self.kill(container)
+        del self.containers[container.id], self._names[container.name]
+        for exec_id in [exec_id for exec_id, process in self.execs.items() if process.container is container]:
+            del self.execs[exec_id]
+        self._tell(container, "destroy")
+        self._resolve(container.removal_waiters, container.exit_code)
+
+    def exec_create(self, container: FakeContainer, command: Sequence[str], exit_code: int = 0) -> FakeExec:
+        """Prepare a further process: `exec_create: COMMAND`."""
+        self._must_run(container)
+        if container.status == "paused":
+            raise FakeDockerError(409, f"Container {container.id} is paused, unpause the container before exec")
+        process = FakeExec(self.new_id(), container, tuple(command), exit_code)
+        self.execs[process.id] = process
+        self._tell(container, f"exec_create: {_command_line(process)}", execID=process.id)
+        return process
+
+    def exec_start(self, process: FakeExec) -> None:
+        """Run a further process, which ends at once: `exec_start: COMMAND`, `exec_die`."""
+        if process.ended:
+            raise FakeDockerError(409, f"Error: Exec command {process.id} has already run")
+        self._must_run(process.container)
+        self._tell(process.container, f"exec_start: {_command_line(process)}", execID=process.id)
+        process.ended = True
+        self._tell(process.container, "exec_die", execID=process.id, exitCode=str(process.exit_code))
+
+    def set_health(self, container: FakeContainer, health: str) -> None:
+        """Let a probe find a container's health: `health_status: HEALTH`, on change only."""
+        if container.health_check is None:
+            container.health_check = {"Test": ["CMD", "/bin/true"]}
+        failed = health == "unhealthy"
+        container.failing_streak = container.failing_streak + 1 if failed else 0
+        if container.health != health:
+            container.health = health
+            self._tell(container, f"health_status: {health}")
+
+    # ---- the engine itself
+
+    def lose_containers(self) -> None:
+        """Let all containers die without a word, as they do with an engine that does not outlive its restart."""
+        self.events.silent += 1
+        try:
+            for container in self.containers.values():
+                if container.alive or container.status == "restarting":
+                    self._restarts.cancel(container)
+                    self._end(container, KILLED)
+        finally:
+            self.events.silent -= 1
+
+    def hold(self) -> None:
+        """Restart no container of its own accord until `resume`."""
+        self._restarts.hold()
+
+    def resume(self) -> None:
+        """Do what fell due while the engine stood still."""
+        self._restarts.resume()
+
+    def close(self) -> None:
+        """Leave no timer behind."""
+        self._restarts.close()
+        self.events.close()
+
+    # ---- inside
+
+    def _tell(self, container: FakeContainer, action: str, **extra: str) -> None:
+        self.events.publish("container", action, container.id, attributes_of(container, extra))
+
+    def _end(self, container: FakeContainer, exit_code: int, *, stop: bool = False, restart: bool = False) -> None:
+        finished = self.clock.now()
+        extra = {"exitCode": str(exit_code)}
+        if self._major >= _SINCE_23:
+            extra["execDuration"] = str((finished - container.started) // 1_000_000_000)
+        attached = [endpoint for endpoint in container.endpoints.values() if endpoint.id]
+        disconnect_first = self._major >= _SINCE_23
+        if disconnect_first:
+            self.networks.release(container, attached)
+        container.exit_code, container.finished = exit_code, finished
+        self._stop_probes(container)
+        if restart:
+            container.restart_count += 1
+        self._settle(container, "restarting" if restart else "exited")
+        if stop and self._stop_before_die:
+            self._tell(container, "stop")
+        self._tell(container, "die", **extra)
+        if not disconnect_first:
+            self.networks.release(container, attached)
+        if stop and not self._stop_before_die:
+            self._tell(container, "stop")
+        if restart:
+            self._restarts.schedule(container)
+
+    def _settle(self, container: FakeContainer, status: Status) -> None:
+        container.pid = 0
+        container.status = status
+        if status == "exited":
+            self._resolve(container.exit_waiters, container.exit_code)
+
+    @staticmethod
+    def _resolve(waiters: list[asyncio.Future[int]], exit_code: int) -> None:
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(exit_code)
+        waiters.clear()
+
+    @staticmethod
+    def _stop_probes(container: FakeContainer) -> None:
+        # The engine calls unhealthy whatever it no longer probes, and keeps that to itself.
+        if container.health_check is not None:
+            container.health = "unhealthy"
+
+    @staticmethod
+    def _must_run(container: FakeContainer) -> None:
+        if container.status == "restarting":
+            raise FakeDockerError(409, f"Container {container.id} is restarting, wait until the container is running")
+        if not container.alive:
+            raise FakeDockerError(409, f"container {container.id} is not running")
+
+    def _free_name(self, name: str, prefix: str = "") -> str:
+        bare = name.removeprefix("/")
+        if not _NAME.fullmatch(bare):
+            raise FakeDockerError(
+                400, f"{prefix}Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+            )
+        if taken := self._names.get(bare):
+            raise FakeDockerError(
+                409,
+                f'{prefix}Conflict. The container name "/{bare}" is already in use by container "{taken.id}". '
+                "You have to remove (or rename) that container to be able to reuse that name.",
+            )
+        return bare
+
+
+def _command_line(process: FakeExec) -> str:
+    # The engine joins the program to its arguments, and has none of these to join where there is only the program.
+    return f"{process.command[0]} {' '.join(process.command[1:])}"

@@ -1,0 +1,59 @@
+"""The fake Docker engine's restart policy: containers that wait to be started again."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from whalewatch.testing.docker.state import FakeContainer
+
+
+class Restarts:
+    """Starts containers after a delay, unless the engine stands still at that time."""
+
+    def __init__(self, start: Callable[[FakeContainer], None], delay: float | None) -> None:
+        """Call ``start`` after ``delay`` seconds; with None never."""
+        self.held = False
+        self._start = start
+        self._delay = delay
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._overdue: dict[str, FakeContainer] = {}
+
+    def schedule(self, container: FakeContainer) -> None:
+        """Start a container after the delay."""
+        if self._delay is not None:
+            loop = asyncio.get_running_loop()
+            self._timers[container.id] = loop.call_later(self._delay, self._due, container)
+
+    def cancel(self, container: FakeContainer) -> None:
+        """Forget about a container."""
+        self._overdue.pop(container.id, None)
+        if timer := self._timers.pop(container.id, None):
+            timer.cancel()
+
+    def hold(self) -> None:
+        """Start nothing until `resume`."""
+        self.held = True
+
+    def resume(self) -> None:
+        """Start what fell due since `hold`."""
+        self.held = False
+        overdue, self._overdue = self._overdue, {}
+        for container in overdue.values():
+            self._start(container)
+
+    def close(self) -> None:
+        """Leave no timer behind."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+
+    def _due(self, container: FakeContainer) -> None:
+        del self._timers[container.id]
+        if self.held:
+            self._overdue[container.id] = container
+        else:
+            self._start(container)
