@@ -45,7 +45,7 @@ protos:
 
 # Without WHALEWATCH_LIVE=require the tests do without the engines that cannot be had here, and say which.
 engines: $(VENV)/installed-dev
-	@[ "$${WHALEWATCH_LIVE:-auto}" = off ] || $(BIN)/python -m tests.engines.install \
+	@[ "$${WHALEWATCH_LIVE:-auto}" = off ] || $(BIN)/python -m tests.support.engines.install \
 		|| [ "$${WHALEWATCH_LIVE:-auto}" = auto ]
 
 # The whole suite against the built wheel on each Python that this machine has.

@@ -15,14 +15,14 @@ import grpc
 import grpc.aio
 import pytest
 
-from tests.engines import containerd as containerd_engine
-from tests.engines import install, leaks
-from tests.engines.containerd import Containerd
-from tests.engines.containerd_control import ContainerdControl
-from tests.engines.control import DockerControl
-from tests.engines.cri_control import CRIControl
-from tests.engines.dockerd import Dockerd, Version
-from tests.followed import eventually
+from tests.support.engines import containerd as containerd_engine
+from tests.support.engines import install, leaks
+from tests.support.engines.containerd import Containerd
+from tests.support.engines.containerd_control import ContainerdControl
+from tests.support.engines.control import DockerControl
+from tests.support.engines.cri_control import CRIControl
+from tests.support.engines.dockerd import Dockerd, Version
+from tests.support.followed import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

@@ -19,7 +19,7 @@ from tests.benchmarks import latency, lookups, sync, throughput, watching
 from tests.benchmarks.engine import CONTAINERD_VERSIONS, CONTAINERS, DOCKER_VERSIONS, Target, engine, fill, target
 from tests.benchmarks.figures import Row, table
 from tests.benchmarks.run import Peer
-from tests.engines import install
+from tests.support.engines import install
 
 WITHOUT_ENGINE = ("lookups", "changes", "throughput", "import")
 WITH_ENGINE = ("sync", "calls", "latency", "memory", "idle")

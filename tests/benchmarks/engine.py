@@ -8,11 +8,11 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from tests.engines import containerd, dockerd
-from tests.engines.containerd import Containerd
-from tests.engines.containerd_control import ContainerdControl
-from tests.engines.control import DockerControl
-from tests.engines.dockerd import Dockerd
+from tests.support.engines import containerd, dockerd
+from tests.support.engines.containerd import Containerd
+from tests.support.engines.containerd_control import ContainerdControl
+from tests.support.engines.control import DockerControl
+from tests.support.engines.dockerd import Dockerd
 
 Kind = Literal["moby", "containerd"]
 

@@ -11,8 +11,8 @@ from typing import Any
 from tests.benchmarks import run
 from tests.benchmarks.engine import Target
 from tests.benchmarks.figures import Row, Spread, paired
-from tests.engines.containerd_control import ContainerdControl
-from tests.engines.control import DockerControl
+from tests.support.engines.containerd_control import ContainerdControl
+from tests.support.engines.control import DockerControl
 
 PAUSE = 0.01  # seconds between what is done to a container: the engine's own work is not to be in the way
 SECONDS_PER_ROUND = 5.0  # far above anything measured; only another program needs to know

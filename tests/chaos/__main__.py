@@ -16,7 +16,7 @@ from tests.chaos.cri import CRIWorld
 from tests.chaos.docker import DockerWorld
 from tests.chaos.run import Chaos, Report
 from tests.chaos.world import World
-from tests.engines import leaks
+from tests.support.engines import leaks
 
 WORLDS: dict[str, Callable[[random.Random], AbstractAsyncContextManager[World]]] = {
     "docker-20.10": lambda dice: DockerWorld("20.10", dice),

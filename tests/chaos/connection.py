@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from tests.chaos.world import Fault
-    from tests.engines.proxy import Proxy
+    from tests.support.engines.proxy import Proxy
 
 
 def connection_faults(proxy: Proxy) -> dict[str, Fault]:

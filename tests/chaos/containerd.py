@@ -16,9 +16,9 @@ from tests.chaos.connection import connection_faults
 from tests.chaos.shims import REFUSALS, engine_faults, hear, kill
 from tests.chaos.witness import Told
 from tests.chaos.world import Fault, Operation
-from tests.engines.containerd import Containerd, Version
-from tests.engines.containerd_control import ContainerdControl
-from tests.engines.proxy import Proxy
+from tests.support.engines.containerd import Containerd, Version
+from tests.support.engines.containerd_control import ContainerdControl
+from tests.support.engines.proxy import Proxy
 from whalewatch import Container, Retry, Watcher, containerd
 
 CROWD = 12

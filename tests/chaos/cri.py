@@ -8,14 +8,14 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from tests import cri_checker
 from tests.chaos.connection import connection_faults
 from tests.chaos.shims import REFUSALS, engine_faults, hear, kill
 from tests.chaos.witness import Told
-from tests.engines.containerd import Containerd, Version
-from tests.engines.containerd_control import ContainerdControl
-from tests.engines.cri_control import SLEEP, CRIControl, Listed, Pod
-from tests.engines.proxy import Proxy
+from tests.support import cri_checker
+from tests.support.engines.containerd import Containerd, Version
+from tests.support.engines.containerd_control import ContainerdControl
+from tests.support.engines.cri_control import SLEEP, CRIControl, Listed, Pod
+from tests.support.engines.proxy import Proxy
 from whalewatch import Container, Retry, Watcher, cri
 
 if TYPE_CHECKING:

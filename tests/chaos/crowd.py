@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from tests.chaos.witness import Witness
-from tests.fold import Fold
+from tests.support.fold import Fold
 from whalewatch import EventType, Origin
 
 if TYPE_CHECKING:

@@ -17,11 +17,11 @@ import aiohttp
 
 from tests.chaos.connection import connection_faults
 from tests.chaos.witness import Told
-from tests.checker import seen, told
-from tests.engines.control import ControlError, DockerControl
-from tests.engines.dockerd import Dockerd, Version
-from tests.engines.process import EngineFailedError
-from tests.engines.proxy import Event, Proxy, passed_on
+from tests.support.checker import seen, told
+from tests.support.engines.control import ControlError, DockerControl
+from tests.support.engines.dockerd import Dockerd, Version
+from tests.support.engines.process import EngineFailedError
+from tests.support.engines.proxy import Event, Proxy, passed_on
 from whalewatch import Container, Retry, Watcher, moby
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import grpc.aio
 
-from tests.engines.containerd_control import ContainerdControl
+from tests.support.engines.containerd_control import ContainerdControl
 
 if TYPE_CHECKING:
     from collections import deque
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tests.chaos.witness import Told
     from tests.chaos.world import Fault
-    from tests.engines.containerd import Containerd
+    from tests.support.engines.containerd import Containerd
 
 REFUSALS: tuple[type[Exception], ...] = (grpc.aio.AioRpcError, OSError, TimeoutError, LookupError)
 """What operations raise while a containerd is away, or will not."""

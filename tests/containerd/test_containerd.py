@@ -1,0 +1,350 @@
+"""Watching containerd: the same behaviour on the fake one and on every real one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.containerd_checker import checked
+from tests.support.engines.containerd_control import ContainerdControl
+from whalewatch import Container, EventType, Origin
+from whalewatch.containerd import ContainerdEngine, Inspection, watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.conftest import ContainerdUnderTest
+
+PATIENCE = 30.0
+"""Seconds after which something that should have come is missing."""
+
+PROJECT = "com.docker.compose.project"
+
+LISTINGS = {"namespaces", "tasks", "containers"}
+"""Kinds of calls that listings make."""
+
+INSPECTS = {"task", "container"}
+"""Kinds of calls that an inspect makes."""
+
+
+def spent(watcher: Any, kinds: set[str]) -> dict[str, int]:
+    """The calls of these kinds so far."""
+    return {kind: count for kind, count in watcher.stats.calls.items() if kind in kinds}
+
+
+async def run_and_tell(control: ContainerdControl, id: str, namespace: str = "default") -> int:
+    """Run a container, wait until that is told, which may be later, and return its PID."""
+    async with control.events('topic=="/tasks/start"') as starts:
+        pid = await control.run(id, namespace)
+        await anext(starts)
+    return pid
+
+
+async def test_initial_picture_is_what_containerd_says(containerd: ContainerdUnderTest) -> None:
+    control = containerd.control
+    await control.run("web", labels={"nerdctl/name": "shop-web", PROJECT: "shop"}, image="registry.example/web:1")
+    await control.run("web", "other", labels={"nerdctl/name": "frontend"})
+    await control.run("plain", "other")
+    await control.pause("plain", "other")
+    await control.create("created")
+    await control.create("waiting")
+    await control.task_create("waiting")
+    await control.run("exited")
+    await control.kill_and_wait("exited")
+    await control.namespace_create("empty")
+
+    async with checked(containerd.address, control) as check:
+        portfolio = check.watcher.portfolio
+        assert {c.id for c in portfolio.snapshot()} == {"web", "other/web", "other/plain"}
+        assert {c.name for c in portfolio.snapshot()} == {"other/frontend", "other/plain", "shop-web"}
+        web = await portfolio.container("shop-web")
+        assert web is not None
+        assert (web.id, web.project, web.image) == ("web", "shop", "registry.example/web:1")
+        assert await portfolio.container("web") is web
+        assert await portfolio.names() == ("shop",)
+        plain = await portfolio.container("other/plain")
+        assert plain is not None
+        assert plain.paused
+        assert all(e.origin is Origin.SYNC for e in check.fold.events)
+        # What containerd does not tell:
+        assert (web.started_at, web.health, web.privileged, web.ports, len(web.addresses)) == (None, None, None, (), 0)
+
+
+@pytest.mark.parametrize("namespace", ["default", "other"])
+async def test_every_operation_is_followed_by_its_events(containerd: ContainerdUnderTest, namespace: str) -> None:
+    control = containerd.control
+    web = "web" if namespace == "default" else f"{namespace}/web"
+    async with checked(containerd.address, control) as check:
+        pid = await control.run("web", namespace, labels={"a": "1"})
+        (started,) = await check.expect(web, "started")
+        assert (started.container.pid, dict(started.container.labels), started.origin) == (
+            pid,
+            {"a": "1"},
+            Origin.ENGINE,
+        )
+        await control.pause("web", namespace)
+        await check.expect(web, "started", "paused")
+        await control.resume("web", namespace)
+        await check.expect(web, "started", "paused", "unpaused")
+        await control.update_labels("web", {"b": "2", PROJECT: "shop", "nerdctl/name": "new"}, namespace)
+        *_, updated = await check.expect(web, "started", "paused", "unpaused", "updated")
+        assert updated.previous is not None
+        assert (dict(updated.previous.labels), updated.container.labels["b"]) == ({"a": "1"}, "2")
+        assert updated.container.name.endswith("new")
+        assert updated.container.project == "shop"
+        await control.kill_and_wait("web", namespace)
+        *_, exited = await check.expect(web, "started", "paused", "unpaused", "updated", "exited")
+        assert (exited.exit_code, exited.container.pid) == (137, pid)
+        again = await control.rerun("web", namespace)
+        *_, restarted = await check.expect(web, "started", "paused", "unpaused", "updated", "exited", "started")
+        assert restarted.container.pid == again
+        assert all(event.origin is Origin.ENGINE for event in check.of(web))
+        timestamps = [event.timestamp for event in check.of(web)]
+        assert timestamps == sorted(timestamps)
+        await control.remove("web", namespace)
+        await check.expect(web, "started", "paused", "unpaused", "updated", "exited", "started", "exited")
+        await check.settled()
+
+
+@pytest.mark.parametrize("exec_id", ["probe", "web"])
+async def test_exit_of_a_process_executed_in_a_container_leaves_it_in_the_picture_without_an_event(
+    containerd: ContainerdUnderTest, exec_id: str
+) -> None:
+    control = containerd.control
+    pid = await control.run("web")
+    async with checked(containerd.address, control) as check:
+        (before,) = check.watcher.portfolio.snapshot()
+        async with control.events('topic=="/tasks/exit"') as exits:
+            assert await control.exec("web", exec_id) == 0
+            async with asyncio.timeout(PATIENCE):
+                told = await anext(exits)
+        assert (told.event.container_id, told.event.id) == ("web", exec_id)
+        assert told.event.pid != pid
+        await control.run("later")  # whose start is told after that exit
+        await check.expect("later", "started")
+        assert check.of("web") == []
+        assert check.watcher.portfolio.snapshot().container("web") == before
+
+        await control.pause("web")
+        await check.expect("web", "paused")
+        await control.resume("web")
+        await check.expect("web", "paused", "unpaused")
+        await control.kill_and_wait("web")
+        *_, exited = await check.expect("web", "paused", "unpaused", "exited")
+        assert (exited.origin, exited.exit_code, exited.container.pid) == (Origin.ENGINE, 137, pid)
+
+
+async def test_many_executed_processes_cost_no_call_and_no_event(containerd: ContainerdUnderTest) -> None:
+    control = containerd.control
+    await run_and_tell(control, "web")
+    async with checked(containerd.address, control) as check:
+        before = check.watcher.stats
+        for number in range(5):
+            await control.exec("web", f"probe-{number}")
+        await control.pause("web")
+        await check.expect("web", "paused")
+        assert spent(check.watcher, INSPECTS) == {}
+        assert check.watcher.stats.signals == before.signals + 1
+
+
+async def test_a_failed_process_of_its_own_ends_with_its_exit_code(containerd: ContainerdUnderTest) -> None:
+    control = containerd.control
+    async with checked(containerd.address, control) as check:
+        await control.run("job", cmd=["/bin/sh", "-c", "exit 3"])
+        await control.wait("job")
+        await check.settled()
+        assert check.types("job") in (["started", "exited"], [])  # it may be gone before anybody looks
+        assert all(event.exit_code == 3 for event in check.of("job")[1:])
+
+
+async def test_namespaces_come_and_go_while_watched(containerd: ContainerdUnderTest) -> None:
+    control = containerd.control
+    async with checked(containerd.address, control) as check:
+        await control.namespace_create("late", {"a": "1"})
+        await control.run("web", "late")
+        await check.expect("late/web", "started")
+        await control.run("web", "implied")
+        await check.expect("implied/web", "started")
+        await control.remove("web", "late")
+        await control.namespace_delete("late")
+        await check.expect("late/web", "started", "exited")
+        await control.run("web", "late")
+        await check.expect("late/web", "started", "exited", "started")
+
+
+async def test_ignored_namespaces_are_neither_asked_for_nor_told_of(containerd: ContainerdUnderTest) -> None:
+    control = containerd.control
+    await run_and_tell(control, "web")
+    for namespace in ("moby", "k8s.io"):
+        await control.run("early", namespace)
+    async with checked(containerd.address, control) as check:
+        for namespace in ("moby", "k8s.io"):
+            await control.run("late", namespace)
+            await control.remove("early", namespace)
+        await control.pause("web")
+        await check.expect("web", "paused")
+        assert check.watcher.stats.signals == 1
+        assert [c.id for c in check.watcher.portfolio.snapshot()] == ["web"]
+        assert spent(check.watcher, LISTINGS | INSPECTS) == {"namespaces": 2, "tasks": 2, "containers": 2}
+        assert await check.watcher.engine.inspect("moby/late") is None
+        assert spent(check.watcher, INSPECTS) == {}
+
+
+async def test_which_namespaces_are_ignored_can_be_chosen(containerd: ContainerdUnderTest) -> None:
+    control = containerd.control
+    for namespace in ("default", "moby", "odd", "k8s.io"):
+        await control.run("web", namespace)
+    async with checked(containerd.address, control, ignore=("default", "odd", 'no "such" one')) as check:
+        assert {c.id for c in check.watcher.portfolio.snapshot()} == {"moby/web", "k8s.io/web"}
+        await control.kill_and_wait("web", "moby")
+        await check.expect("moby/web", "exited")
+
+
+async def test_containerd_and_its_client_are_known(containerd: ContainerdUnderTest) -> None:
+    engine = ContainerdEngine(containerd.address)
+    assert (engine.pid, engine.client, engine.type, engine.source) == (None, None, "containerd", "native")
+    id, version = await engine.id(), await engine.version()  # without a watcher
+    async with watch(containerd.address) as watcher:
+        await watcher.ready(PATIENCE)
+        assert (await watcher.engine.id(), await watcher.engine.version()) == (id, version)
+        assert version.startswith("1.7" if containerd.kind == "fake" else containerd.kind)
+        assert watcher.engine.pid == (containerd.engine.pid if containerd.engine else os.getpid())
+        assert watcher.status.source == "native"
+        call = watcher.engine.client.unary_unary("/containerd.services.version.v1.Version/Version")
+        assert version.encode() in await call(b"")
+    assert watcher.engine.client is None
+
+
+async def test_calls_are_few(containerd: ContainerdUnderTest) -> None:
+    control = containerd.control
+    for namespace in ("default", "one", "two"):
+        for number in range(3):
+            await run_and_tell(control, f"web{number}", namespace)
+    async with checked(containerd.address, control, heartbeat=60.0) as check:
+        watcher = check.watcher
+        await eventually(lambda: watcher.stats.calls["containers"] == 6)
+        # Two per namespace and a constant, and the same again to confirm.
+        assert dict(watcher.stats.calls) == {
+            "version": 1,
+            "introspection": 1,
+            "events": 1,
+            "ping": 1,
+            "namespaces": 2,
+            "tasks": 6,
+            "containers": 6,
+        }
+        before = dict(watcher.stats.calls)
+        await control.pause("web0")
+        await check.expect("web0", "paused")
+        await control.resume("web0")
+        await check.expect("web0", "paused", "unpaused")
+        await control.kill_and_wait("web0")
+        await check.expect("web0", "paused", "unpaused", "exited")
+        await control.remove("web0")
+        await control.remove("web1", "one")
+        await check.expect("one/web1", "exited")
+        assert dict(watcher.stats.calls) == before, "an exit, a pause and a removal cost no call"
+        await control.run("new")
+        await check.expect("new", "started")
+        before |= {"task": 1, "container": 1}
+        assert dict(watcher.stats.calls) == before, "a start costs one inspect"
+
+
+async def test_rucksack_is_packed_from_the_listing_and_from_inspects(containerd: ContainerdUnderTest) -> None:
+    control = containerd.control
+    packed: list[Inspection] = []
+
+    def pack(container: Container, inspection: Inspection) -> str:
+        packed.append(inspection)
+        assert container.id == ("other/" if inspection.namespace == "other" else "") + inspection.id
+        return f"{container.name}: {inspection.status}"
+
+    first = await control.run("web", "other", labels={"a": "1"}, image="tiny:1")
+    async with checked(containerd.address, control, pack=pack) as check:
+        (web,) = check.watcher.portfolio.snapshot()
+        assert web.rucksack == "other/web: RUNNING"
+        seen = packed[0]
+        assert (seen.namespace, seen.id, seen.pid, seen.image) == ("other", "web", first, "tiny:1")
+        assert seen.labels == {"a": "1"}
+        assert seen.runtime == "io.containerd.runc.v2"
+        assert seen.spec.startswith(b"{")
+        assert seen.created_at is not None
+        assert seen.updated_at is not None
+        await control.run("late")
+        (started,) = await check.expect("late", "started")
+        assert started.container.rucksack == "late: RUNNING"
+        await control.pause("late")
+        await check.expect("late", "started", "paused")
+        assert check.watcher.portfolio.snapshot().container("late").rucksack == "late: RUNNING"  # type: ignore[union-attr]
+
+
+async def test_pictures_stay_right_while_much_happens(containerd: ContainerdUnderTest) -> None:
+    control = containerd.control
+
+    async def live(name: str, namespace: str) -> None:
+        for _ in range(2):
+            await control.run(name, namespace)
+            await control.exec(name, "probe", namespace=namespace)
+            await control.pause(name, namespace)
+            await control.resume(name, namespace)
+            await control.kill_and_wait(name, namespace)
+            await control.rerun(name, namespace)
+            await control.remove(name, namespace)
+
+    async def all_live() -> None:
+        async with asyncio.TaskGroup() as group:
+            for number in range(4):
+                group.create_task(live(f"web{number}", ("default", "other")[number % 2]))
+
+    living = asyncio.create_task(all_live())
+    async with checked(containerd.address, control) as check:
+        await living
+        await check.settled()
+        exits = [e for e in check.fold.events if e.type is EventType.EXITED]
+        assert all(e.exit_code in {137, None} for e in exits)
+        assert check.watcher.stats.lost == 0
+
+
+async def eventually(condition: Callable[[], object]) -> None:
+    """Wait for what no event tells."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110 - counters ring no bell
+            await asyncio.sleep(0.01)
+
+
+# ---- shims
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("version", ["1.6", "1.7"])
+async def test_frozen_shim_keeps_its_container_and_a_killed_one_ends_it(
+    make_containerd: Callable[..., Any], version: str
+) -> None:
+    engine = await asyncio.to_thread(make_containerd, version)
+    async with ContainerdControl(engine.socket) as control:
+        await control.run("stuck")
+        (shim,) = engine.shims()
+        await control.run("web")
+        async with checked(engine.address, control, audit=0.5) as check:
+            watcher = check.watcher
+            os.kill(shim, signal.SIGSTOP)
+            try:
+                audits = watcher.stats.audits
+                await eventually(lambda: watcher.stats.audits > audits + 1)
+                assert len(watcher.portfolio.snapshot()) == 2
+                await watcher.engine.client.close()  # the connection is lost, and all is listed anew
+                await eventually(lambda: watcher.stats.syncs == 2)
+                assert len(watcher.portfolio.snapshot()) == 2
+                assert watcher.stats.unresolved == 1
+            finally:
+                os.kill(shim, signal.SIGCONT)
+            await eventually(lambda: watcher.stats.unresolved == 0)
+            assert check.of("stuck") == []
+            os.kill(shim, signal.SIGKILL)
+            (exited,) = await check.expect("stuck", "exited")
+            assert exited.origin is Origin.ENGINE
+            assert check.of("web") == []

@@ -1,0 +1,774 @@
+"""What containerd does once in a thousand times: on the fake, by fault and by gate."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tenacity import wait_fixed
+
+from tests.support.containerd_checker import CheckedContainerd, checked
+from tests.support.engines.containerd_control import ContainerdControl
+from whalewatch import (
+    AddressError,
+    Container,
+    EngineError,
+    EngineUnavailable,
+    EventType,
+    Listing,
+    Origin,
+    ProtocolViolation,
+    Retry,
+    SignalType,
+    UnsupportedEngine,
+    WatchState,
+)
+from whalewatch._wire import containerd_pb2 as wire
+from whalewatch.containerd import ContainerdEngine, watch
+from whalewatch.containerd.reading import alive, container, filters, moment, signal, split
+from whalewatch.testing import FakeContainerd
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+PATIENCE = 30.0
+"""Seconds after which something that should have come is missing."""
+
+GARBAGE = b"\xff\xff\xff"
+
+HOSTILE: dict[str | bytes, str | bytes] = {
+    b"a\xff": b"\xfe\x1b[31m",
+    b"nerdctl/name": b"w\xffb",
+    b"com.docker.compose.project": b"\xc3(",
+}
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeContainerd]:
+    async with FakeContainerd() as running:
+        yield running
+
+
+@pytest.fixture
+async def control(fake: FakeContainerd) -> AsyncIterator[ContainerdControl]:
+    async with ContainerdControl(fake.path) as driver:
+        yield driver
+
+
+@pytest.fixture
+async def engine(fake: FakeContainerd) -> AsyncIterator[ContainerdEngine]:
+    made = ContainerdEngine(fake.address)
+    await made.connect()
+    yield made
+    await made.close()
+
+
+async def eventually(condition: Callable[[], object]) -> None:
+    """Wait for what no event tells."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110 - counters ring no bell
+            await asyncio.sleep(0.01)
+
+
+def ids(listing: Listing) -> set[str]:
+    return set(listing.sightings)
+
+
+# ---- listings
+
+
+async def test_namespace_that_fails_is_not_read_as_empty(fake: FakeContainerd, engine: ContainerdEngine) -> None:
+    for namespace in ("default", "bad", "good"):
+        fake.run("web", namespace)
+    for kind in ("task_list", "container_list_stream"):
+        with fake.faults.fail(kind, "INTERNAL", namespace="bad"):
+            listing = await engine.listing()
+        assert ids(listing) == {"web", "good/web"}
+        assert listing.failed.keys() == {"bad"}
+        assert "INTERNAL" in str(listing.failed["bad"])
+        assert [listing.scope(id) for id in ("web", "bad/web")] == ["default", "bad"]
+        assert not listing.absence_is_death
+
+
+async def test_failing_namespace_keeps_its_last_known_containers(
+    fake: FakeContainerd, control: ContainerdControl
+) -> None:
+    fake.run("web", "bad")
+    fake.run("web")
+    async with checked(fake.address, control) as check:
+        with fake.faults.fail("task_list", "INTERNAL", namespace="bad"):
+            fake.faults.cut_streams()
+            await check.watcher.portfolio.in_sync(PATIENCE)
+            await eventually(
+                lambda: check.watcher.stats.outages == 1 and check.watcher.status.state is WatchState.SYNCED
+            )
+            assert {c.id for c in check.watcher.portfolio.snapshot()} == {"web", "bad/web"}
+            assert check.watcher.stats.unresolved >= 1
+            fake.delete("web", "bad")  # its events are heard all the same
+            await check.expect("bad/web", "exited")
+        await eventually(lambda: check.watcher.stats.unresolved == 0)
+
+
+async def test_namespace_that_fails_is_warned_about_once_however_often_the_connection_is_cut(
+    fake: FakeContainerd, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.run("web", "bad")
+    fake.run("web")
+
+    def warnings() -> int:
+        return sum("cannot list 'bad'" in r.getMessage() for r in caplog.records if r.levelno == logging.WARNING)
+
+    async with watch(fake.address, retry=Retry(wait=wait_fixed(0))) as watcher:
+        with fake.faults.fail("task_list", "INTERNAL", namespace="bad"):
+            for cuts in range(3):
+                await eventually(lambda: watcher.stats.syncs == cuts + 1)  # noqa: B023 - awaited at once
+                fake.faults.cut_streams()
+            await eventually(lambda: watcher.stats.outages == 3)
+            assert warnings() == 1
+        await eventually(lambda: watcher.stats.unresolved == 0 and watcher.status.state is WatchState.SYNCED)
+        with fake.faults.fail("task_list", "INTERNAL", namespace="bad"):
+            fake.faults.cut_streams()
+            await eventually(lambda: warnings() == 2)
+
+
+async def test_namespace_that_could_not_be_listed_at_first_is_seen_later(
+    fake: FakeContainerd, control: ContainerdControl
+) -> None:
+    fake.run("web", "bad")
+    fake.run("web")
+    fault = fake.faults.fail("container_list_stream", "INTERNAL", namespace="bad")
+    async with watch(fake.address) as watcher:
+        await watcher.ready(PATIENCE)
+        assert [c.id for c in watcher.portfolio.snapshot()] == ["web"]
+        fault.undo()
+        found = await watcher.portfolio.wait_for("bad/web", PATIENCE)
+        assert found.pid is not None
+
+
+async def test_listing_fails_if_all_namespaces_do_or_none_can_be_named(
+    fake: FakeContainerd, engine: ContainerdEngine
+) -> None:
+    assert ids(await engine.listing()) == set()
+    for namespace in ("default", "other"):
+        fake.run("web", namespace)
+    fake.namespace_create("moby")
+    with fake.faults.fail("task_list", "INTERNAL"), pytest.raises(EngineError, match="INTERNAL"):
+        await engine.listing()
+    with fake.faults.fail("namespace_list", "UNAVAILABLE"), pytest.raises(EngineUnavailable, match="UNAVAILABLE"):
+        await engine.listing()
+    with fake.faults.garble("namespace_list", GARBAGE), pytest.raises(ProtocolViolation):
+        await engine.listing()
+
+
+async def test_namespace_that_vanishes_during_the_listing_is_empty(
+    fake: FakeContainerd, engine: ContainerdEngine
+) -> None:
+    fake.run("web")
+    fake.namespace_create("late")
+    gate = fake.faults.pause_after("namespace_list")
+    listing = asyncio.create_task(engine.listing())
+    await gate.reached()
+    fake.namespace_delete("late")
+    gate.release()
+    told = await listing
+    assert (ids(told), told.failed) == ({"web"}, {})
+    for kind in ("task_list", "container_list_stream"):
+        with fake.faults.fail(kind, "NOT_FOUND", namespace="default"):
+            told = await engine.listing()
+        assert (ids(told), told.failed) == (set(), {})
+
+
+@pytest.mark.parametrize("list_stream", [True, False])
+async def test_streamed_listing_is_preferred_and_not_needed(list_stream: bool) -> None:
+    async with FakeContainerd(list_stream=list_stream) as fake:
+        for number in range(3):
+            fake.run(f"web{number}", f"space{number}")
+        async with watch(fake.address) as watcher:
+            await watcher.ready(PATIENCE)
+            assert len(watcher.portfolio.snapshot()) == 3
+            plain = 0 if list_stream else 6
+            await eventually(lambda: fake.requests["task_list"] == 6 and fake.requests["container_list"] >= plain)
+        assert fake.requests["container_list"] == plain
+
+
+async def test_five_thousand_containers_with_large_specs_are_listed(fake: FakeContainerd) -> None:
+    spec = json.dumps({"ociVersion": "1.0.2", "padding": "x" * 9000}).encode()
+    for number in range(5000):
+        fake.run(f"web-{number}", spec=spec)
+    async with watch(fake.address, call_timeout=60) as watcher:
+        await watcher.ready(90)
+        assert len(watcher.portfolio.snapshot()) == 5000
+        fake.exit("web-4711", 3)
+        await watcher.portfolio.wait_gone("web-4711", PATIENCE)
+
+
+async def test_namespaces_are_listed_at_the_same_time_within_a_bound(
+    fake: FakeContainerd, engine: ContainerdEngine
+) -> None:
+    for number in range(12):
+        fake.run("web", f"space{number}")
+    gate = fake.faults.pause_at("task_list")
+    listing = asyncio.create_task(engine.listing())
+    async with asyncio.timeout(PATIENCE):
+        await gate.reached(8)
+        await engine.ping()
+        assert gate.held == 8
+        gate.release()
+        assert len((await listing).sightings) == 12
+
+
+async def test_tasks_without_containers_and_containers_without_tasks_are_no_errors(
+    fake: FakeContainerd, engine: ContainerdEngine
+) -> None:
+    fake.create("created")
+    fake.run("bare")
+    fake.container_delete("bare")
+    fake.run("exited")
+    fake.exit("exited")
+    fake.run("web")
+    assert fake.tasks["default", "exited"].pid, "a stale PID stays"
+    listing = await engine.listing()
+    assert (ids(listing), listing.failed) == ({"web"}, {})
+    for id in ("created", "bare", "exited", "none", "nowhere/web", "moby/web"):
+        assert await engine.inspect(id) is None
+    assert (await engine.inspect("web")) == listing.sightings["web"].container
+
+
+async def test_text_that_is_not_utf8_hides_nothing(fake: FakeContainerd, control: ContainerdControl) -> None:
+    fake.run("odd", labels=HOSTILE, image=b"\xffimage")
+    fake.run("plain")
+    async with watch(fake.address) as watcher:
+        await watcher.ready(PATIENCE)
+        odd = await watcher.portfolio.container("odd")
+        assert odd is not None
+        assert (odd.name, odd.project, odd.image) == ("w\ufffdb", "\ufffd(", "\ufffdimage")
+        assert odd.labels["a\ufffd"] == "\ufffd\x1b[31m"
+        assert await watcher.portfolio.container("plain") is not None
+        fake.run("late", labels=HOSTILE)
+        late = await watcher.portfolio.wait_for("late", PATIENCE)
+        assert late.name == "w\ufffdb"
+        fake.update("plain", labels={b"\xff": b"\xff"})
+        async with watcher.events(types=[EventType.UPDATED], replay=False) as events:
+            if "\ufffd" not in watcher.portfolio.snapshot().container("plain").labels:  # type: ignore[union-attr]
+                async with asyncio.timeout(PATIENCE):
+                    await anext(events)
+        assert watcher.portfolio.snapshot().container("plain").labels == {"\ufffd": "\ufffd"}  # type: ignore[union-attr]
+        assert watcher.stats.lost == 0
+
+
+# ---- shims that hang
+
+
+async def test_hung_shim_keeps_the_last_known_state(fake: FakeContainerd, control: ContainerdControl) -> None:
+    fake.run("stuck")
+    fake.run("web")
+    async with checked(fake.address, control, audit=0.2, call_timeout=2) as check:
+        watcher = check.watcher
+        (before,) = [c for c in watcher.portfolio.snapshot() if c.id == "stuck"]
+        with fake.faults.hang_shim("stuck", timeout=0.05):
+            audits = watcher.stats.audits
+            await eventually(lambda: watcher.stats.audits > audits + 2)
+            assert watcher.portfolio.snapshot().container("stuck") == before
+            fake.faults.cut_streams()
+            await eventually(lambda: watcher.stats.syncs == 2)
+            assert watcher.portfolio.snapshot().container("stuck") == before
+            assert watcher.stats.unresolved == 1
+        await eventually(lambda: watcher.stats.unresolved == 0)
+        assert check.of("stuck") == []
+
+
+async def test_hung_shim_seen_first_is_absent_until_it_answers(fake: FakeContainerd) -> None:
+    fake.run("stuck")
+    fake.run("web")
+    fault = fake.faults.hang_shim("stuck", timeout=0.05)
+    async with watch(fake.address) as watcher:
+        await watcher.ready(PATIENCE)
+        assert [c.id for c in watcher.portfolio.snapshot()] == ["web"]
+        assert watcher.stats.unresolved == 1
+        fault.undo()
+        await watcher.portfolio.wait_for("stuck", PATIENCE)
+
+
+async def test_listing_that_leaves_hung_shims_out_kills_nothing() -> None:
+    async with FakeContainerd(version="2.1.0") as fake:
+        fake.run("stuck")
+        fake.run("web")
+        async with watch(fake.address, audit=0.2, call_timeout=2) as watcher:
+            await watcher.ready(PATIENCE)
+            with fake.faults.hang_shim("stuck", timeout=0.05):
+                audits = watcher.stats.audits
+                await eventually(lambda: watcher.stats.audits > audits + 2)
+                assert len(watcher.portfolio.snapshot()) == 2
+                fake.faults.cut_streams()
+                await eventually(lambda: watcher.stats.syncs == 2)
+                assert len(watcher.portfolio.snapshot()) == 2
+
+
+# ---- events
+
+
+async def test_listing_begins_only_when_a_call_behind_the_subscription_was_answered(fake: FakeContainerd) -> None:
+    engine = ContainerdEngine(fake.address)
+    await engine.connect()
+    gate = fake.faults.pause_at("version")
+    signals = engine.signals()
+    first = asyncio.ensure_future(anext(signals))
+    async with asyncio.timeout(PATIENCE):
+        await gate.reached()
+        await fake.until(lambda: fake.subscribers == 1)
+        assert not first.done()
+        gate.release()
+        assert (await first).type is SignalType.SUBSCRIBED
+    await signals.aclose()  # type: ignore[attr-defined]
+    await engine.close()
+
+
+async def test_what_happens_between_subscribing_and_listing_is_told(
+    fake: FakeContainerd, control: ContainerdControl
+) -> None:
+    for name in ("dies", "stays", "restarts"):
+        fake.run(name)
+    for gate_at in ("namespace_list", "task_list", "container_list_stream"):
+        gate = fake.faults.pause_after(gate_at)
+        async with watch(fake.address) as watcher:
+            await gate.reached()
+            fake.exit("dies")
+            again = fake.restart("restarts")
+            fake.run("comes")
+            gate.release()
+            await watcher.ready(PATIENCE)
+            await watcher.portfolio.wait_for("comes", PATIENCE)
+            await watcher.portfolio.wait_gone("dies", PATIENCE)
+            await watcher.portfolio.wait_for(lambda container, pid=again: container.pid == pid, PATIENCE)  # type: ignore[misc]
+            assert {c.id for c in watcher.portfolio.snapshot()} == {"stays", "restarts", "comes"}
+            assert watcher.stats.drift == 0
+        fake.delete("comes")
+        fake.start("dies")
+
+
+async def test_what_a_late_subscription_missed_is_found_by_the_confirming_listing(fake: FakeContainerd) -> None:
+    fake.run("dies")
+    subscription = fake.faults.pause_at("subscribe")
+    confirming = fake.faults.pause_at("namespace_list")
+    async with watch(fake.address) as watcher, watcher.events() as events:
+        await confirming.reached()
+        confirming.step()
+        await confirming.reached()  # the second listing: the first is done, and nobody is subscribed yet
+        assert fake.subscribers == 0
+        fake.exit("dies")
+        fake.run("comes")
+        subscription.release()
+        await fake.until(lambda: fake.subscribers == 1)
+        confirming.release()
+        told = [await anext(events) for _ in range(3)]
+        assert [(e.type.value, e.container.id, e.origin) for e in told] == [
+            ("started", "dies", Origin.SYNC),
+            ("exited", "dies", Origin.RESYNC),
+            ("started", "comes", Origin.RESYNC),
+        ] or {e.container.id for e in told[1:]} == {"dies", "comes"}
+        assert watcher.stats.drift == 2
+
+
+async def test_garbage_on_the_stream_is_counted_told_once_and_does_no_harm(
+    fake: FakeContainerd, control: ContainerdControl, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.run("web")
+    async with checked(fake.address, control) as check:
+        fake.publish(GARBAGE)
+        fake.tell("/tasks/exit", "containerd.events.TaskExit", GARBAGE)
+        fake.tell("/tasks/exit", "containerd.events.TaskStart", b"")
+        fake.tell("/tasks/exit", "containerd.events.TaskExit", b"")
+        fake.tell("/tasks/start", "", b"")
+        fake.tell("/tasks/unheard-of", "nonsense", GARBAGE)
+        fake.publish(wire.Envelope(topic=b"/tasks/unheard-of").SerializeToString())
+        fake.pause("web")
+        await check.expect("web", "paused")
+        assert check.watcher.stats.lost == 5
+        audits = check.watcher.stats.audits
+        await eventually(lambda: check.watcher.stats.audits > audits)
+    told = [r for r in caplog.records if "makes no sense" in r.message and r.levelname == "WARNING"]
+    assert len(told) == 1
+    assert told[0].message.startswith(f"containerd engine at {fake.address}: ")
+
+
+@pytest.mark.parametrize(
+    ("namespace", "id", "lost"),
+    [
+        (b"default", b"nobody", 0),
+        (b"\xff", b"nobody", 3),
+        (b"a\nb", b"nobody", 3),
+        (b"", b"nobody", 3),
+        (b"default", b"\xfe\x1b", 3),
+        (b"default", b"a/b", 3),
+        (b"default", b"x" * 20_000, 3),
+    ],
+    ids=["odd times only", "not UTF-8", "control", "no namespace", "id not UTF-8", "slash", "long"],
+)
+async def test_events_with_odd_text_and_times_leave_nothing_behind(
+    fake: FakeContainerd, control: ContainerdControl, namespace: bytes, id: bytes, lost: int
+) -> None:
+    pid = fake.run("web")
+    async with checked(fake.address, control) as check:
+        for seconds in (-(2**63), 0, 2**63 - 1):
+            envelope = wire.Envelope(
+                topic=b"/tasks/start", namespace=namespace, timestamp=wire.Timestamp(seconds=seconds)
+            )
+            envelope.event.type_url = b"containerd.events.TaskStart"
+            envelope.event.value = wire.TaskStart(container_id=id, pid=4711).SerializeToString()
+            fake.publish(envelope.SerializeToString())
+        fake.exit("web", 3)
+        (exited,) = await check.expect("web", "exited")
+        assert (exited.exit_code, exited.container.pid) == (3, pid)
+        assert check.watcher.stats.lost == lost
+        assert check.watcher.stats.unresolved == 0
+
+
+async def test_exit_that_tells_no_pid_is_not_believed(fake: FakeContainerd, control: ContainerdControl) -> None:
+    fake.run("web")
+    async with checked(fake.address, control) as check:
+        envelope = wire.Envelope(topic=b"/tasks/exit", namespace=b"default")
+        envelope.timestamp.seconds = int(time.time()) + 1
+        envelope.event.type_url = b"containerd.events.TaskExit"
+        envelope.event.value = wire.TaskExit(container_id=b"web", id=b"web").SerializeToString()
+        inspects = check.watcher.stats.calls.get("task", 0)
+        fake.publish(envelope.SerializeToString())
+        fake.run("marker")
+        await check.expect("marker", "started")
+        await eventually(lambda: check.watcher.stats.calls.get("task", 0) >= inspects + 2)
+        assert check.types("web") == []
+
+
+async def test_namespace_that_hangs_and_shims_that_do_hide_nobody_else(
+    fake: FakeContainerd, control: ContainerdControl
+) -> None:
+    fake.run("web")
+    fake.run("job", "batch")
+    with fake.faults.hang("task_list", "batch"):
+        async with watch(fake.address) as watcher:
+            await watcher.ready(PATIENCE)
+            assert {c.id for c in await watcher.portfolio.containers()} == {"web", "batch/job"}
+
+
+async def test_overlapping_streams_tell_each_event_once(fake: FakeContainerd, control: ContainerdControl) -> None:
+    fake.run("web")
+    async with checked(fake.address, control, audit=0.1) as check:
+        gate = fake.faults.pause_at("version")  # a new stream is open, and does not yet take over
+        await gate.reached()
+        await fake.until(lambda: fake.subscribers == 2)
+        before = check.watcher.stats.signals
+        fake.pause("web")
+        await check.expect("web", "paused")
+        fake.resume("web")
+        await check.expect("web", "paused", "unpaused")
+        gate.release()
+        audits = check.watcher.stats.audits
+        await eventually(lambda: check.watcher.stats.audits > audits + 1)
+        await check.expect("web", "paused", "unpaused")
+        assert check.watcher.stats.signals == before + 2
+
+
+async def test_duplicated_and_late_events_do_no_harm(fake: FakeContainerd, control: ContainerdControl) -> None:
+    async with checked(fake.address, control) as check:
+        with fake.faults.duplicate():
+            fake.run("web")
+            await check.expect("web", "started")
+            fake.pause("web")
+            fake.resume("web")
+            await check.expect("web", "started", "paused", "unpaused")
+        first = fake.tasks["default", "web"].pid
+        fake.restart("web", 3)
+        await check.expect("web", "started", "paused", "unpaused", "exited", "started")
+        fake.tell_exit("web", first, 137, timestamp=1)  # from before a restart of containerd
+        fake.tell_exit("web", first, 137)
+        await eventually(lambda: check.watcher.stats.signals == 8)  # what was doubled was told once
+        await check.settled()
+        await check.expect("web", "started", "paused", "unpaused", "exited", "started")
+
+
+@pytest.mark.parametrize("lost", [{"/tasks/exit"}, {"/tasks/exit", "/tasks/delete"}])
+async def test_lost_exit_is_made_up_for_by_the_deletion(
+    fake: FakeContainerd, control: ContainerdControl, lost: set[str]
+) -> None:
+    fake.run("web")
+    fake.run("other")
+    async with checked(fake.address, control) as check:
+        with fake.faults.drop(lambda event: event.topic in lost):
+            fake.delete("web")
+            (exited,) = await check.expect("web", "exited")
+        assert exited.origin is Origin.ENGINE
+        assert exited.exit_code == (None if "/tasks/delete" in lost else 137)
+
+
+async def test_exit_behind_the_deletion_brings_its_code_and_costs_no_call(
+    fake: FakeContainerd, control: ContainerdControl
+) -> None:
+    fake.run("web")
+    async with checked(fake.address, control) as check:
+        with fake.faults.reorder(3):  # containerd tells the last, and the shim the others
+            fake.delete("web")
+        (exited,) = await check.expect("web", "exited")
+        assert exited.exit_code == 137
+        assert "task" not in check.watcher.stats.calls
+
+
+async def test_lost_events_are_found_by_the_audit(fake: FakeContainerd, control: ContainerdControl) -> None:
+    for name in ("dies", "restarts", "pauses", "relabelled"):
+        fake.run(name)
+    async with watch(fake.address, audit=0.3) as watcher:
+        await watcher.ready(PATIENCE)
+        async with watcher.events(replay=False) as events:
+            fake.faults.silently()
+            fake.exit("dies")
+            fake.restart("restarts")
+            fake.pause("pauses")
+            fake.update("relabelled", labels={"a": "1"})
+            fake.run("comes")
+            told: set[tuple[str, str, Origin]] = set()
+            async with asyncio.timeout(PATIENCE):
+                while len(told) < 6:
+                    event = await anext(events)
+                    told.add((event.type.value, event.container.id, event.origin))
+        assert told >= {
+            ("exited", "dies", Origin.RESYNC),
+            ("exited", "restarts", Origin.RESYNC),
+            ("started", "restarts", Origin.RESYNC),
+            ("paused", "pauses", Origin.RESYNC),
+            ("updated", "relabelled", Origin.RESYNC),
+            ("started", "comes", Origin.RESYNC),
+        }
+
+
+async def test_container_removed_beside_its_living_task_is_gone(
+    fake: FakeContainerd, control: ContainerdControl
+) -> None:
+    fake.run("web")
+    async with checked(fake.address, control) as check:
+        fake.container_delete("web")
+        (exited,) = await check.expect("web", "exited")
+        assert exited.exit_code is None
+
+
+async def test_shim_that_is_killed_ends_its_container(fake: FakeContainerd, control: ContainerdControl) -> None:
+    fake.run("web")
+    async with checked(fake.address, control) as check:
+        fake.faults.kill_shim("web")
+        await check.expect("web", "exited")
+
+
+# ---- connections
+
+
+async def test_outage_is_told_as_differences_in_one_revision(fake: FakeContainerd, control: ContainerdControl) -> None:
+    for name in ("survivor", "dies", "restarts", "pauses", "relabelled"):
+        fake.run(name, "ns")
+    async with checked(fake.address, control) as check:
+        fake.faults.refuse()
+        await status_of(check, WatchState.DISCONNECTED)
+        assert "connection" in str(check.watcher.status.error)
+        fake.exit("dies", 3, namespace="ns")
+        again = fake.restart("restarts", namespace="ns")
+        fake.pause("pauses", "ns")
+        fake.update("relabelled", "ns", labels={"a": "1"})
+        fake.run("comes", "ns")
+        fake.exec("survivor", "probe", namespace="ns")
+        fake.exec_exit("survivor", "probe", namespace="ns")
+        await fake.faults.accept()
+        await check.watcher.portfolio.in_sync(PATIENCE)
+        await check.expect("ns/comes", "started")
+        told = [e for e in check.fold.events if e.origin is not Origin.SYNC]
+        assert {e.revision for e in told} == {check.fold.revision}
+        assert all(e.origin is Origin.RESYNC for e in told)
+        assert [e.type.value for e in told[:2]] == ["exited", "exited"]
+        assert check.types("ns/restarts") == ["exited", "started"]
+        assert check.of("ns/restarts")[-1].container.pid == again
+        assert check.types("ns/pauses") == ["paused"]
+        assert check.types("ns/relabelled") == ["updated"]
+        assert check.of("ns/survivor") == []
+
+
+@pytest.mark.parametrize("end", ["end", "fail", "cut", "restart"])
+async def test_stream_that_ends_is_followed_by_a_new_one(
+    fake: FakeContainerd, control: ContainerdControl, end: str
+) -> None:
+    fake.run("web")
+    async with checked(fake.address, control) as check:
+        if end == "restart":
+            await fake.faults.restart()
+        elif end == "cut":
+            fake.faults.cut_streams()
+        else:
+            fake.faults.end_streams("OK" if end == "end" else "UNAVAILABLE")
+        await eventually(lambda: check.watcher.stats.syncs == 2)
+        fake.exit("web", 3)
+        (exited,) = await check.expect("web", "exited")
+        assert exited.origin is Origin.ENGINE
+
+
+async def test_engine_that_is_frozen_while_connecting_is_left_at_once(fake: FakeContainerd) -> None:
+    with fake.faults.freeze():
+        async with watch(fake.address, call_timeout=0.2) as watcher:
+            async with asyncio.timeout(PATIENCE):
+                async for status in watcher.status_changes():
+                    if status.state is WatchState.DISCONNECTED:
+                        break
+            assert "no answer to connect" in str(status.error)
+
+
+async def test_something_that_is_no_containerd_is_told(fake: FakeContainerd) -> None:
+    with fake.faults.fail("version", "UNIMPLEMENTED", "unknown service"):
+        async with watch(fake.address, retry=None) as watcher:
+            with pytest.raises(UnsupportedEngine, match="is it of another kind"):
+                await watcher.ready(PATIENCE)
+
+
+async def status_of(check: CheckedContainerd, state: WatchState) -> None:
+    async with asyncio.timeout(PATIENCE):
+        async for status in check.watcher.status_changes():
+            if status.state is state:
+                return
+
+
+# ---- what applications do
+
+
+async def test_pack_that_fails_is_logged_once_and_costs_nothing(
+    fake: FakeContainerd, control: ContainerdControl, caplog: pytest.LogCaptureFixture
+) -> None:
+    def pack(container: Container, inspection: Any) -> Any:
+        raise LookupError("out of luck")
+
+    fake.run("web")
+    async with checked(fake.address, control, pack=pack) as check:
+        (web,) = check.watcher.portfolio.snapshot()
+        assert web.rucksack is None
+        fake.pause("web")
+        await check.expect("web", "paused")
+    assert len([r for r in caplog.records if "pack() failed for container web" in r.message]) == 1
+
+
+async def test_closed_engine_says_so(fake: FakeContainerd) -> None:
+    engine = ContainerdEngine(fake.address)
+    with pytest.raises(EngineUnavailable, match=f"containerd engine at {fake.address}: not connected"):
+        await engine.ping()
+    await engine.connect()
+    await engine.ping()
+    await engine.close()
+    await engine.close()
+    with pytest.raises(EngineUnavailable):
+        await engine.listing()
+
+
+def test_addresses_and_options_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(
+        AddressError, match=r"containerd engine: use unix, as in unix:///run/containerd/containerd\.sock"
+    ):
+        watch("tcp://host:1")
+    with pytest.raises(ValueError, match="collection of namespaces"):
+        watch(ignore="moby")
+    assert watch().engine.address == "unix:///run/containerd/containerd.sock"
+    assert watch("/run/x.sock").engine.address == "unix:///run/x.sock"
+
+
+# ---- reading
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        ("UNKNOWN", None),
+        ("CREATED", False),
+        ("RUNNING", True),
+        ("STOPPED", False),
+        ("PAUSED", True),
+        ("PAUSING", True),
+    ],
+)
+def test_state_of_a_task_decides_whether_it_is_alive(status: str, expected: bool | None) -> None:
+    assert alive(wire.Task(pid=1, status=wire.Status.Value(status))) is expected  # type: ignore[arg-type]
+
+
+def test_task_that_is_pausing_is_not_paused_yet() -> None:
+    found = wire.Container(id=b"web")
+    assert not container("default", found, wire.Task(pid=1, status=wire.PAUSING), "").paused
+    assert container("default", found, wire.Task(pid=1, status=wire.PAUSED), "").paused
+
+
+def test_states_that_are_not_known_yet_are_not_alive() -> None:
+    assert alive(wire.Task.FromString(wire.Task(pid=1).SerializeToString() + b"\x20\x63")) is False
+
+
+def test_ids_are_taken_apart_as_they_were_put_together() -> None:
+    assert split("web") == ("default", "web")
+    assert split("other/web") == ("other", "web")
+
+
+def test_filters_leave_ignored_namespaces_out() -> None:
+    assert 'topic=="/tasks/exit"' in filters([])
+    assert filters(["moby", 'a"b'])[0] == r'topic=="/tasks/start",namespace!="a\"b",namespace!="moby"'
+
+
+def test_deletion_of_an_executed_process_is_no_exit() -> None:
+    def told(id: bytes) -> Any:
+        event = wire.TaskDelete(container_id=b"web", pid=7, exit_status=3, id=id)
+        return signal(
+            wire.Envelope(
+                namespace=b"default",
+                topic=b"/tasks/delete",
+                event=wire.Any(type_url=b"containerd.events.TaskDelete", value=event.SerializeToString()),
+            )
+        )
+
+    assert told(b"probe") is None
+    for id in (b"", b"web"):
+        assert (told(id).type, told(id).id, told(id).pid, told(id).exit_code) == (SignalType.EXITED, "web", 7, 3)
+    assert told(b"").timestamp is None
+
+
+def test_times_are_read_to_the_microsecond() -> None:
+    read = moment(wire.Timestamp(seconds=1767323045, nanos=6999))
+    assert read is not None
+    assert read.isoformat() == "2026-01-02T03:04:05.000006+00:00"
+    assert moment(wire.Timestamp(seconds=-62135596800)) is None
+    assert moment(wire.Timestamp(seconds=2**60)) is None
+
+
+async def test_watchers_that_are_kept_keep_no_socket(fake: FakeContainerd) -> None:
+    def sockets() -> int:
+        with socket.socket() as probe:
+            return probe.fileno()  # the lowest number that is free
+
+    async with watch(fake.address) as first:
+        await first.ready(PATIENCE)  # what gRPC makes once for all is there now
+    kept, before = [], sockets()
+    gc.disable()
+    try:
+        for _ in range(8):
+            async with watch(fake.address) as watcher:
+                await watcher.ready(PATIENCE)
+            kept.append(watcher)
+        await eventually(lambda: sockets() < before + 4)
+    finally:
+        gc.enable()
+    assert all(watcher.status.state is WatchState.CLOSED for watcher in kept)
+
+
+async def test_many_namespaces_that_hang_take_no_longer_than_one(
+    fake: FakeContainerd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("whalewatch.containerd.engine.PATIENCE", 2.0)
+    for number in range(20):
+        fake.run("job", f"batch{number}")
+    fake.run("web")  # listed last
+    for number in range(20):
+        fake.faults.hang("container_list_stream", f"batch{number}")
+    async with watch(fake.address, heartbeat=2.0, call_timeout=2.0) as watcher:
+        await watcher.ready(PATIENCE)
+        assert {c.id for c in await watcher.portfolio.containers()} == {"web"}
+        assert watcher.stats.unresolved == 20
+        assert watcher.stats.outages == 0

@@ -1,0 +1,1 @@
+"""The core on engines that do what a test says."""

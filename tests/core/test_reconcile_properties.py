@@ -1,0 +1,301 @@
+"""Any interleaving of listing, inspects and signals, whatever is late, doubled, reordered or lost, converges.
+
+A simulated engine has a true state and tells of its changes. Hypothesis decides when each signal is delivered (in any
+order, more than once, or never), when an inspect begins, reads and answers, and when it fails. The book under test is
+the real one, with the real feed; a strict reader checks every revision.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.support.fold import Fold
+from whalewatch import Container, Listing, Sighting, Signal, SignalType
+from whalewatch._core.book import Book
+from whalewatch._core.feed import Feed
+
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+IDS = ("a", "b", "c")
+NAMES = ("one", "two", "three")
+
+
+@attrs.define
+class Inspect:
+    """An inspect under way; what it will answer is settled when it reads, not when it begins."""
+
+    id: str
+    read: bool = False
+    answer: Container | None = None
+
+
+class Interleavings(RuleBasedStateMachine):
+    """One engine, one book, and a network that does as it likes."""
+
+    tells_pid = False
+    tells_start = True
+    tells_all_in_listing = False
+    absence_is_death = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ticks = 0
+        self.truth: dict[str, Container] = {}
+        self.undelivered: list[Signal] = []
+        self.delivered: list[Signal] = []
+        self.lossless = self.lossy = False
+        self.wanted: set[str] = set()
+        self.inspects: list[Inspect] = []
+        self.listing: Listing | None = None
+        self.awaited: set[str] | None = None
+        self.settled = False
+        self.feed = Feed()
+        self.fold = Fold()
+        self.reader = self.fold.subscriber(self.feed)
+        self.book = Book(self.feed, self.now, lambda wanted, _: self.wanted.add(wanted))
+
+    def now(self) -> datetime:
+        return EPOCH + timedelta(seconds=self.ticks)
+
+    def tick(self) -> datetime:
+        self.ticks += 1
+        return self.now()
+
+    def tell(self, type_: SignalType, id: str, pid: int | None = None) -> None:
+        known_pid = pid if self.tells_pid and type_ in {SignalType.STARTED, SignalType.EXITED} else None
+        self.undelivered.append(Signal(type_, id, self.now(), known_pid))
+
+    # The engine
+
+    @initialize(alive=st.sets(st.sampled_from(IDS)), lossless=st.booleans())
+    def begin(self, alive: set[str], lossless: bool) -> None:
+        self.lossless = lossless
+        for id in sorted(alive):
+            self.start(id)
+        if not self.tells_all_in_listing or self.absence_is_death:
+            self.undelivered.clear()
+        self.book.open()
+        self.book.subscribed(self.now())
+
+    def start(self, id: str) -> None:
+        moment = self.tick()
+        self.truth[id] = Container(
+            id=id, name=id, pid=100 + self.ticks, started_at=moment if self.tells_start else None
+        )
+        self.tell(SignalType.STARTED, id, self.truth[id].pid)
+
+    @rule(id=st.sampled_from(IDS))
+    def start_or_exit(self, id: str) -> None:
+        if id not in self.truth:
+            self.start(id)
+            return
+        self.tick()
+        self.tell(SignalType.EXITED, id, self.truth.pop(id).pid)
+
+    @precondition(lambda self: self.truth)
+    @rule(data=st.data())
+    def restart(self, data: Any) -> None:
+        id = data.draw(st.sampled_from(sorted(self.truth)))
+        self.start_or_exit(id)
+        self.start_or_exit(id)
+
+    @precondition(lambda self: self.truth)
+    @rule(data=st.data())
+    def pause_or_unpause(self, data: Any) -> None:
+        id = data.draw(st.sampled_from(sorted(self.truth)))
+        self.tick()
+        paused = not self.truth[id].paused
+        self.truth[id] = attrs.evolve(self.truth[id], paused=paused)
+        self.tell(SignalType.PAUSED if paused else SignalType.UNPAUSED, id)
+
+    @precondition(lambda self: self.truth)
+    @rule(data=st.data(), name=st.sampled_from(NAMES), settles=st.booleans())
+    def rename(self, data: Any, name: str, settles: bool) -> None:
+        id = data.draw(st.sampled_from(sorted(self.truth)))
+        self.tick()
+        self.truth[id] = attrs.evolve(self.truth[id], name=name)
+        self.undelivered.append(Signal(SignalType.CHANGED, id, self.now(), settles=settles))
+
+    # The network
+
+    @precondition(lambda self: self.undelivered)
+    @rule()
+    def deliver_next(self) -> None:
+        self.deliver(0)
+
+    @precondition(lambda self: len(self.undelivered) > 1)
+    @rule(data=st.data())
+    def deliver_out_of_order(self, data: Any) -> None:
+        self.deliver(data.draw(st.integers(1, len(self.undelivered) - 1)))
+
+    def deliver(self, position: int) -> None:
+        signal = self.undelivered.pop(position)
+        self.delivered.append(signal)
+        self.book.take(signal)
+
+    @precondition(lambda self: self.delivered)
+    @rule(data=st.data())
+    def deliver_again(self, data: Any) -> None:
+        self.book.take(data.draw(st.sampled_from(self.delivered)))
+
+    @precondition(lambda self: self.undelivered and not self.lossless)
+    @rule(data=st.data())
+    def lose(self, data: Any) -> None:
+        self.undelivered.pop(data.draw(st.integers(0, len(self.undelivered) - 1)))
+        self.lossy = True
+
+    # Inspects
+
+    @precondition(lambda self: self.wanted)
+    @rule(data=st.data())
+    def begin_inspect(self, data: Any) -> None:
+        id = data.draw(st.sampled_from(sorted(self.wanted)))
+        self.wanted.discard(id)
+        if self.book.due(id):
+            self.inspects.append(Inspect(id))
+        else:
+            self.tried(id)
+
+    @precondition(lambda self: any(not inspect.read for inspect in self.inspects))
+    @rule(data=st.data())
+    def read(self, data: Any) -> None:
+        inspect = data.draw(st.sampled_from([inspect for inspect in self.inspects if not inspect.read]))
+        inspect.read, inspect.answer = True, self.truth.get(inspect.id)
+
+    @precondition(lambda self: any(inspect.read for inspect in self.inspects))
+    @rule(data=st.data())
+    def answer(self, data: Any) -> None:
+        inspect = data.draw(st.sampled_from([inspect for inspect in self.inspects if inspect.read]))
+        self.inspects.remove(inspect)
+        self.book.inspected(inspect.id, inspect.answer)
+        self.tried(inspect.id)
+
+    @precondition(lambda self: self.inspects)
+    @rule(data=st.data())
+    def fail(self, data: Any) -> None:
+        inspect = data.draw(st.sampled_from(self.inspects))
+        self.inspects.remove(inspect)
+        self.book.failed(inspect.id)
+        self.wanted.add(inspect.id)  # the session's backoff
+        self.tried(inspect.id)
+
+    # Synchronisation
+
+    @precondition(lambda self: self.listing is None)
+    @rule()
+    def make_listing(self) -> None:
+        self.listing = Listing(
+            sightings={
+                id: Sighting(container if self.tells_all_in_listing else None) for id, container in self.truth.items()
+            },
+            absence_is_death=self.absence_is_death,
+        )
+
+    @precondition(lambda self: self.listing is not None and self.awaited is None)
+    @rule()
+    def take_listing(self) -> None:
+        assert self.listing is not None
+        self.awaited = self.book.listed(self.listing)
+        self.tried("")
+
+    def tried(self, id: str) -> None:
+        if self.awaited is not None and not self.settled:
+            self.awaited.discard(id)
+            if not self.awaited:
+                self.settled = True
+                self.book.settle()
+
+    @rule()
+    def catch_up(self) -> None:
+        """Nothing is slow for a while; without this, few runs would get past their synchronisation."""
+        if self.listing is None:
+            self.make_listing()
+        if self.awaited is None:
+            self.take_listing()
+        self.finish_inspects()
+
+    @precondition(lambda self: self.settled)
+    @rule(really=st.integers(0, 3), replays=st.booleans())
+    def outage(self, really: int, replays: bool) -> None:
+        """The stream ends: what was not delivered never will be, unless the next stream replays it."""
+        if really:
+            return
+        self.book.disconnected()
+        self.undelivered = [*self.delivered, *self.undelivered] if replays else []
+        self.delivered.clear()
+        self.tick()
+        self.inspects.clear()
+        self.wanted.clear()
+        self.listing, self.awaited, self.settled, self.lossy = None, None, False, False
+        self.book.open()
+        self.book.subscribed(self.now())
+
+    # What must hold
+
+    @invariant()
+    def every_revision_is_possible(self) -> None:
+        self.fold.check(self.feed.snapshot)
+
+    @rule()
+    def stand_still(self) -> None:
+        """Let everything arrive while the engine stands still: then the picture is the engine's."""
+        while self.undelivered:
+            self.deliver(0)
+        self.catch_up()
+        assert self.settled
+        if self.lossy:
+            self.audit()
+            self.lossy = False
+        assert {c.id: c for c in self.feed.snapshot} == self.truth
+        self.fold.check(self.feed.snapshot)
+        assert self.feed.snapshot.synced
+
+    def teardown(self) -> None:
+        self.stand_still()
+
+    def finish_inspects(self) -> None:
+        for _ in range(1000):
+            for inspect in [*self.inspects]:
+                self.inspects.remove(inspect)
+                self.book.inspected(inspect.id, inspect.answer if inspect.read else self.truth.get(inspect.id))
+                self.tried(inspect.id)
+            if not self.wanted:
+                return
+            for id in sorted(self.wanted):
+                self.wanted.discard(id)
+                if self.book.due(id):
+                    self.inspects.append(Inspect(id))
+                else:
+                    self.tried(id)
+        pytest.fail("inspects go on for ever")
+
+    def audit(self) -> None:
+        listing = Listing(sightings={id: Sighting() for id in self.truth}, absence_is_death=self.absence_is_death)
+        self.book.touched.clear()
+        self.book.suspect(self.book.compare(listing))
+        self.book.suspect(self.book.unverified(set(IDS), len(IDS)))
+        self.finish_inspects()
+
+
+class WithPids(Interleavings):
+    """As containerd: PIDs on the wire, no start times, complete listings from which a living task may be missing."""
+
+    tells_pid = True
+    tells_start = False
+    tells_all_in_listing = True
+    absence_is_death = False
+
+
+ENOUGH = settings(
+    max_examples=300, stateful_step_count=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much]
+)
+TestWithoutPids = Interleavings.TestCase
+TestWithoutPids.settings = ENOUGH
+TestWithPids = WithPids.TestCase
+TestWithPids.settings = ENOUGH

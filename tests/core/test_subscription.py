@@ -1,0 +1,1116 @@
+"""What a subscription delivers, to whom, and what becomes of it when nobody reads."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import threading
+import tracemalloc
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.fold import Fold
+from tests.support.scripted import PATIENCE, Publisher, ScriptedEngine, alive, at, box, lost_engine
+from whalewatch import (
+    Container,
+    ContainerEvent,
+    EngineUnavailable,
+    EventType,
+    Health,
+    Origin,
+    Snapshot,
+    Subscription,
+    Watcher,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from whalewatch._core.feed import Feed
+
+STARTED, EXITED, UPDATED = EventType.STARTED, EventType.EXITED, EventType.UPDATED
+
+
+async def read(events: Subscription, count: int) -> list[ContainerEvent]:
+    """Read so many events, all of which must come."""
+    async with asyncio.timeout(PATIENCE):
+        return [await anext(events) for _ in range(count)]
+
+
+async def drain(events: Subscription) -> list[ContainerEvent]:
+    """Read what is there, and do not wait for more."""
+    found = []
+    with suppress(TimeoutError):
+        while True:
+            async with asyncio.timeout(0):
+                found.append(await anext(events))
+    return found
+
+
+async def rest(events: Subscription) -> list[ContainerEvent]:
+    """Read to the end."""
+    async with asyncio.timeout(PATIENCE):
+        return [event async for event in events]
+
+
+async def waiting(events: Subscription) -> asyncio.Task[ContainerEvent]:
+    """Make a task that reads, and let it come to where it waits."""
+    task = asyncio.create_task(_next(events))
+    await asyncio.sleep(0)
+    assert not task.done()
+    return task
+
+
+async def _next(events: Subscription) -> ContainerEvent:
+    return await anext(events)
+
+
+def brief(events: list[ContainerEvent]) -> list[tuple[str, str]]:
+    return [(event.type.value, event.container.id) for event in events]
+
+
+class History:
+    """Every picture that a feed has published, by revision."""
+
+    def __init__(self, feed: Feed) -> None:
+        self.pictures: dict[int, Snapshot] = {}
+        feed.join(self)
+
+    def joined(self, snapshot: Snapshot) -> None:
+        self.pictures[snapshot.revision] = snapshot
+
+    def push(self, snapshot: Snapshot, events: tuple[ContainerEvent, ...]) -> None:
+        self.pictures[snapshot.revision] = snapshot
+
+    def wake(self) -> None:
+        pass
+
+
+# ---- where it begins
+
+
+async def test_replay_begins_with_all_that_is_alive() -> None:
+    publisher = Publisher()
+    publisher.start(box("a"))
+    publisher.start(box("b"))
+    revision = publisher.snapshot.revision
+    before = datetime.now(UTC)
+    events = publisher.events()
+    after = datetime.now(UTC)
+    publisher.start(box("c"))
+
+    first, second, third = await read(events, 3)
+    assert brief([first, second, third]) == [("started", "a"), ("started", "b"), ("started", "c")]
+    assert [event.revision for event in (first, second, third)] == [revision, revision, revision + 1]
+    assert [event.last for event in (first, second, third)] == [False, True, True]
+    assert [event.origin for event in (first, second, third)] == [Origin.SYNC, Origin.SYNC, Origin.ENGINE]
+    assert before <= first.timestamp == second.timestamp <= after, "it bears the time of the subscription"
+
+
+async def test_replay_tells_what_is_alive_as_it_was_at_the_call() -> None:
+    publisher = Publisher(box("a"))
+    events = publisher.events()
+    publisher.change("a", name="b")
+    publisher.exit("a")
+    assert [(e.type.value, e.container.name) for e in await drain(events)] == [
+        ("started", "a"),
+        ("updated", "b"),
+        ("exited", "b"),
+    ]
+
+
+async def test_without_replay_it_begins_at_the_call() -> None:
+    publisher = Publisher(box("a"))
+    events = publisher.events(replay=False)
+    assert events.revision == publisher.snapshot.revision
+    publisher.exit("a")
+    assert brief(await drain(events)) == [("exited", "a")]
+
+
+async def test_container_that_is_paused_is_replayed_as_started_and_paused_no_more() -> None:
+    publisher = Publisher(box("a", paused=True))
+    (event,) = await drain(publisher.events())
+    assert event.type is STARTED
+    assert event.container.paused
+
+
+async def test_empty_replay_shows_in_the_revision() -> None:
+    publisher = Publisher(box("a"))
+    publisher.exit("a")
+    events = publisher.events()
+    assert events.revision == publisher.snapshot.revision > 0
+    assert await drain(events) == []
+
+
+async def test_revision_tells_what_was_delivered_in_full() -> None:
+    publisher = Publisher(box("a"), box("b"))
+    events = publisher.events()
+    assert events.revision == 0
+    await read(events, 1)
+    assert events.revision == 0, "the replay is not complete"
+    await read(events, 1)
+    assert events.revision == publisher.snapshot.revision
+    publisher.start(box("c"))
+    assert events.revision == publisher.snapshot.revision - 1
+    await read(events, 1)
+    assert events.revision == publisher.snapshot.revision
+
+
+async def test_subscriptions_made_between_publications_have_no_gap_and_no_overlap() -> None:
+    publisher = Publisher()
+    history = History(publisher.feed)
+    subscriptions = []
+    for step in range(40):
+        subscriptions += [(publisher.events(), True), (publisher.events(replay=False), False)]
+        if step % 3 == 2:
+            publisher.exit(f"c{step - 2}")
+        else:
+            publisher.start(box(f"c{step}"))
+    for events, replay in subscriptions:
+        fold = Fold()
+        if not replay:
+            fold.revision, fold.alive = events.revision, alive(history.pictures[events.revision])
+        told = await drain(events)
+        for event in told:
+            fold.take(event)
+            if event.last:
+                fold.check(history.pictures[event.revision])
+        live = [event.revision for event in told if event.origin is not Origin.SYNC]
+        assert live == list(range(publisher.snapshot.revision - len(live) + 1, publisher.snapshot.revision + 1))
+        assert fold.alive == alive(publisher.snapshot)
+
+
+def churn(publisher: Publisher, steps: int) -> None:
+    """Start, change and end seven containers over and over, as fast as possible."""
+    for step in range(steps):
+        id = f"c{step % 7}"
+        if publisher.snapshot._get(id) is None:
+            publisher.start(box(id, pid=step + 1))
+        elif step % 5 == 0:
+            publisher.change(id, name=f"n{step}")
+        else:
+            publisher.exit(id)
+
+
+def test_threads_that_subscribe_while_events_pour_in_have_no_gap_and_no_overlap() -> None:
+    publisher = Publisher()
+    history = History(publisher.feed)
+    over = threading.Event()
+    folded = []
+
+    async def subscribe(buffer: int) -> None:
+        while not over.is_set():
+            fold = _NetFold()
+            async with publisher.events(buffer=buffer) as events, asyncio.timeout(PATIENCE):
+                async for event in events:
+                    fold.take_from(events, event, history)
+                    if len(fold.events) > 50 and event.last:
+                        break
+            folded.append(buffer)
+
+    with ThreadPoolExecutor() as pool:
+        readers = [pool.submit(asyncio.run, subscribe(buffer)) for buffer in (1, 10_000, 10_000)]
+        churn(publisher, 3000)
+        over.set()
+        publisher.feed.end(None)
+        for reader in readers:
+            reader.result(PATIENCE)
+    assert set(folded) == {1, 10_000}
+
+
+# ---- revisions
+
+
+async def test_one_revision_comes_whole_with_exits_first() -> None:
+    publisher = Publisher(box("a"), box("b"), box("c"), box("d"))
+    events = publisher.events(replay=False)
+    revision = publisher.snapshot.revision
+    publisher.publish(
+        {
+            "e": box("e"),
+            "a": box("a", name="new", paused=True),
+            "b": box("b", pid=2),
+            "c": None,
+        },
+        origin=Origin.RESYNC,
+    )
+    told = await drain(events)
+    assert [event.type for event in told[:2]] == [EXITED, EXITED]
+    assert {event.container.id for event in told[:2]} == {"b", "c"}
+    assert sorted(brief(told[2:])) == [("paused", "a"), ("started", "b"), ("started", "e"), ("updated", "a")]
+    of_a = [event for event in told if event.container.id == "a"]
+    assert [event.type for event in of_a] == [UPDATED, EventType.PAUSED]
+    assert of_a[0].previous == box("a")
+    assert of_a[1].previous is None
+    assert {event.revision for event in told} == {revision + 1}
+    assert {event.origin for event in told} == {Origin.RESYNC}
+    assert [event.last for event in told] == [False] * 5 + [True]
+
+
+async def test_revisions_grow_with_every_change_and_only_then() -> None:
+    publisher = Publisher()
+    events = publisher.events()
+    for number in range(3):
+        publisher.start(box(f"c{number}"))
+        publisher.publish({f"c{number}": box(f"c{number}")})  # no change
+    told = await drain(events)
+    first = told[0].revision
+    assert [event.revision for event in told] == [first, first + 1, first + 2]
+
+
+# ---- a reader that is slow
+
+
+async def test_buffer_holds_events_as_they_came() -> None:
+    publisher = Publisher(box("a"))
+    events = publisher.events(replay=False, buffer=4)
+    for paused in (True, False, True, False):
+        publisher.change("a", paused=paused)
+    assert events.stats.pending == 4
+    assert events.stats.collapses == 0
+    assert [event.type.value for event in await drain(events)] == ["paused", "unpaused", "paused", "unpaused"]
+    stats = events.stats
+    assert (stats.delivered, stats.pending, stats.collapses, stats.merged) == (4, 0, 0, 0)
+
+
+async def test_past_its_buffer_it_collapses_and_says_so() -> None:
+    publisher = Publisher(box("a"))
+    events = publisher.events(replay=False, buffer=4)
+    for paused in (True, False, True, False, True):
+        publisher.change("a", paused=paused)
+    stats = events.stats
+    assert (stats.delivered, stats.pending, stats.collapses, stats.merged) == (0, 1, 1, 5)
+    (event,) = await drain(events)
+    assert event.type is EventType.PAUSED
+    assert (event.revision, event.last) == (publisher.snapshot.revision, True)
+    assert events.revision == publisher.snapshot.revision
+    stats = events.stats
+    assert (stats.delivered, stats.pending, stats.collapses) == (1, 0, 1)
+
+
+async def test_after_a_collapse_was_read_events_come_again_as_they_are() -> None:
+    publisher = Publisher(box("a"))
+    events = publisher.events(replay=False, buffer=2)
+    for paused in (True, False, True):
+        publisher.change("a", paused=paused)
+    await drain(events)
+    publisher.change("a", paused=False)
+    publisher.change("a", paused=True)
+    assert [event.type.value for event in await drain(events)] == ["unpaused", "paused"]
+    assert events.stats.collapses == 1
+
+
+@contextmanager
+def collapsed(publisher: Publisher, events: Subscription) -> Iterator[None]:
+    """Make more changes than a subscription has room for, besides those made within the block."""
+    publisher.start(box("noise"))
+    yield
+    publisher.exit("noise")
+    assert events.stats.collapses == 1
+
+
+async def test_restart_survives_a_collapse_with_its_exit_code() -> None:
+    publisher = Publisher(box("a", pid=1))
+    events = publisher.events(replay=False, buffer=1)
+    with collapsed(publisher, events):
+        publisher.restart("a", pid=2, exit_code=42)
+    told = await drain(events)
+    assert brief(told) == [("exited", "a"), ("started", "a")]
+    assert [(event.container.pid, event.exit_code, event.last) for event in told] == [(1, 42, False), (2, None, True)]
+    assert {event.revision for event in told} == {publisher.snapshot.revision}
+
+
+async def test_several_restarts_collapse_to_one_that_ends_what_the_reader_has() -> None:
+    publisher = Publisher(box("a", pid=1))
+    events = publisher.events(replay=False, buffer=1)
+    with collapsed(publisher, events):
+        for pid in (2, 3, 4):
+            publisher.restart("a", pid=pid, exit_code=pid)
+    told = await drain(events)
+    assert [(e.type.value, e.container.pid, e.exit_code) for e in told] == [("exited", 1, 2), ("started", 4, None)]
+
+
+async def test_exit_after_a_restart_collapses_to_the_exit_of_what_the_reader_has() -> None:
+    publisher = Publisher(box("a", pid=1))
+    events = publisher.events(replay=False, buffer=1)
+    with collapsed(publisher, events):
+        publisher.restart("a", pid=2, exit_code=7)
+        publisher.exit("a", exit_code=8)
+    told = await drain(events)
+    assert [(e.type.value, e.container.pid, e.exit_code, e.last) for e in told] == [("exited", 1, 7, True)]
+
+
+async def test_change_before_an_exit_collapses_to_the_exit_of_what_the_reader_has() -> None:
+    """A reader that keeps its books by name could not find the entry of a name that it was never told."""
+    publisher = Publisher(box("a", name="old"))
+    fold = Fold()
+    events = publisher.events(buffer=1)
+    for event in await read(events, 1):
+        fold.take(event)
+    with collapsed(publisher, events):
+        publisher.change("a", name="new")
+        publisher.exit("a", exit_code=3)
+    told = await drain(events)
+    for event in told:
+        fold.take(event)
+    assert [(e.type.value, e.container.name, e.exit_code) for e in told] == [("exited", "old", 3)]
+
+
+async def test_brief_life_leaves_nothing_after_a_collapse() -> None:
+    publisher = Publisher(box("a"))
+    events = publisher.events(replay=False, buffer=1)
+    with collapsed(publisher, events):
+        publisher.start(box("b"))
+        publisher.exit("b")
+    assert await drain(events) == []
+    assert events.revision == publisher.snapshot.revision
+
+
+async def test_pause_and_unpause_leave_nothing_after_a_collapse() -> None:
+    publisher = Publisher(box("a"))
+    events = publisher.events(replay=False, buffer=1)
+    with collapsed(publisher, events):
+        publisher.change("a", paused=True)
+        publisher.change("a", paused=False)
+        assert events.stats.pending == 1, "nothing waits but the noise"
+    assert await drain(events) == []
+
+
+async def test_update_after_a_collapse_has_the_readers_own_state_as_previous() -> None:
+    publisher = Publisher(box("a", name="one"))
+    events = publisher.events(replay=False, buffer=1)
+    with collapsed(publisher, events):
+        publisher.publish({"a": box("a", name="two")}, origin=Origin.RESYNC)
+        publisher.change("a", name="three", paused=True)
+    updated, paused = await drain(events)
+    assert updated.type is UPDATED
+    assert updated.previous == box("a", name="one")
+    assert updated.container == box("a", name="three")
+    assert paused.type is EventType.PAUSED
+    assert paused.container == box("a", name="three", paused=True)
+    assert (updated.last, paused.last) == (False, True)
+    assert updated.timestamp == paused.timestamp == at(publisher.seconds - 1), "of the latest change"
+    assert updated.origin is paused.origin is Origin.ENGINE, "that of the latest change too"
+
+
+async def test_health_that_comes_and_goes_with_a_pause_is_part_of_it_after_a_collapse() -> None:
+    publisher = Publisher(box("a", health=Health.HEALTHY))
+    events = publisher.events(replay=False, buffer=1)
+    with collapsed(publisher, events):
+        publisher.change("a", paused=True, health=None)
+    assert [event.type.value for event in await drain(events)] == ["paused"]
+
+
+async def test_collapse_in_the_middle_of_a_revision_counts_what_was_read_of_it() -> None:
+    publisher = Publisher(box("a"), box("b"))
+    events = publisher.events(replay=False, buffer=2)
+    publisher.publish({"a": None, "b": None, "c": box("c"), "d": box("d")})
+    fold = Fold()
+    fold.revision, fold.alive = events.revision, {"a": box("a"), "b": box("b")}
+    for event in await read(events, 3):  # both exits and one start
+        fold.take(event)
+    assert not event.last
+    publisher.start(box("a", pid=9))
+    publisher.exit("c")
+    publisher.start(box("e"))
+    assert events.stats.collapses == 1
+    told = await drain(events)
+    assert told[0].type is EXITED
+    assert sorted(brief(told[1:])) == [("started", "a"), ("started", "d"), ("started", "e")]
+    # The revision that was being read is not complete by itself; with the net difference it is.
+    for event in told:
+        event_type, id = event.type, event.container.id
+        assert (id in fold.alive) is (event_type is EXITED)
+        fold.alive.pop(id) if event_type is EXITED else fold.alive.update({id: event.container})
+    assert fold.alive == alive(publisher.snapshot)
+    assert [event.last for event in told] == [False, False, False, True]
+
+
+async def test_collapse_during_the_replay_tells_the_rest_of_what_is_alive() -> None:
+    publisher = Publisher(box("a"), box("b"), box("c"))
+    events = publisher.events(buffer=1)
+    assert brief(await read(events, 1)) == [("started", "a")]
+    publisher.exit("a")
+    publisher.exit("b")
+    publisher.start(box("d"))
+    assert events.stats.collapses == 1
+    assert brief(await drain(events)) == [("exited", "a"), ("started", "c"), ("started", "d")]
+    assert events.revision == publisher.snapshot.revision
+
+
+async def test_collapse_before_the_replay_was_begun_leaves_one_replay_of_what_is_alive_now() -> None:
+    publisher = Publisher(box("a"), box("b"))
+    events = publisher.events(buffer=1)
+    publisher.exit("a", exit_code=1)
+    publisher.start(box("c"))
+    publisher.start(box("d"))
+    told = await drain(events)
+    assert brief(told) == [("started", "b"), ("started", "c"), ("started", "d")]
+    assert [event.last for event in told] == [False, False, True]
+
+
+async def test_replay_that_collapses_twice_while_it_is_read_is_told_once() -> None:
+    publisher = Publisher(*(box(id) for id in "abcdef"))
+    since = publisher.snapshot.revision
+    events, fold = publisher.events(buffer=1), Fold()
+
+    async def told(count: int) -> list[ContainerEvent]:
+        found = await read(events, count)
+        for event in found:
+            fold.take(event)
+        return found
+
+    (first,) = await told(1)
+    publisher.exit("a", exit_code=1)
+    publisher.change("c", name="new")
+    assert (events.stats.collapses, events.stats.pending) == (1, 6)
+    second = await told(3)
+    assert brief(second) == [("exited", "a"), ("started", "b"), ("started", "c")]
+    publisher.exit("b", exit_code=2)
+    publisher.start(box("g"))
+    publisher.exit("d")
+    assert (events.stats.collapses, events.stats.pending) == (2, 4)
+    fold._open = False  # the revision was cut short
+    third = await told(4)
+    assert brief(third) == [("exited", "b"), ("started", "e"), ("started", "f"), ("started", "g")]
+    assert fold.alive == alive(publisher.snapshot)
+    assert events.stats.pending == 0
+
+    replayed = [first, second[1], *third[1:3]]
+    assert {(event.origin, event.timestamp) for event in replayed} == {(Origin.SYNC, first.timestamp)}
+    assert [event.origin for event in (second[2], third[3])] == [Origin.ENGINE] * 2, "they have changed since"
+    assert [event.revision - since for event in (first, *second, *third)] == [0, *[2] * 3, *[5] * 4]
+    assert [event.last for event in (*second, *third)] == [False] * 6 + [True]
+
+
+async def test_restart_of_which_the_exit_was_read_before_another_collapse_is_told_as_a_start() -> None:
+    publisher = Publisher(box("a", pid=1), box("b", pid=1))
+    events = publisher.events(replay=False, buffer=1)
+    for id in ("a", "b"):
+        publisher.restart(id, pid=2, exit_code=2)
+    (exited,) = await read(events, 1)
+    assert (exited.type, exited.container, exited.exit_code) == (EXITED, box("a", pid=1), 2)
+    assert events.stats.pending == 2, "neither of the two was told in full"
+    for id in ("a", "b"):
+        publisher.restart(id, pid=3, exit_code=3)
+    told = await drain(events)
+    assert [(e.type.value, e.container.id, e.container.pid, e.exit_code) for e in told] == [
+        ("exited", "b", 1, 2),
+        ("started", "b", 3, None),
+        ("started", "a", 3, None),
+    ]
+    assert events.stats.collapses == 2
+
+
+def befall(publisher: Publisher, id: str, deed: str) -> None:
+    """Let something happen to a container; one that is not alive can only start."""
+    known, pid = publisher.snapshot._get(id), publisher.snapshot.revision + 10
+    if known is None and deed != "nothing":
+        publisher.start(box(id, pid=pid))
+    elif known is not None and deed == "restart":
+        publisher.restart(id, pid=pid, exit_code=1)
+    elif known is not None and deed in {"rename", "pause", "rename and pause"}:
+        name = known.name + "x" if "rename" in deed else known.name
+        publisher.change(id, name=name, paused=known.paused is not ("pause" in deed))
+    if deed in {"exit", "start and exit"} and id in publisher.snapshot:
+        publisher.exit(id)
+
+
+DEEDS = ["nothing", "exit", "start and exit", "restart", "rename", "pause", "rename and pause"]
+
+
+async def cut_short(after: int, *, replay: bool) -> bool:
+    """Collapse after a replay that was read by half, again after so many events, and read the rest.
+
+    All pairs of deeds befall containers of both kinds, alive at first or not, the first deed before the first collapse
+    and the second before the other. False if there were no more than so many events.
+    """
+    deeds = {f"c{number}": pair for number, pair in enumerate([*itertools.product(DEEDS, DEEDS)] * 2)}
+    alive_at_first = list(deeds)[: len(deeds) // 2]
+    publisher = Publisher(*(box(id) for id in alive_at_first))
+    history = History(publisher.feed)
+    events, fold = publisher.events(replay=replay, buffer=1), _NetFold()
+    if replay:
+        for event in await read(events, len(alive_at_first) // 2):
+            fold.take(event)
+    else:
+        fold.revision, fold.alive = events.revision, alive(publisher.snapshot)
+    for id, (first, _) in deeds.items():
+        befall(publisher, id, first)
+    for _ in range(after):
+        assert await fold.read(events, history)
+    if not events.stats.pending:
+        return False
+    known, told = dict(fold.alive), len(fold.events)
+    for id, (_, second) in deeds.items():
+        befall(publisher, id, second)
+    while await fold.read(events, history):
+        pass
+    assert events.stats.collapses == 1 + (after > 0)
+    assert events.stats.pending == 0
+    assert fold.alive == alive(publisher.snapshot)
+    for id, container in known.items():
+        types = [event.type for event in fold.events[told:] if event.container.id == id]
+        now = fold.alive.get(id)
+        lives = [] if now and now.pid == container.pid else [EXITED] if now is None else [EXITED, STARTED]
+        assert [type_ for type_ in types if type_ in {EXITED, STARTED}] == lives
+    return True
+
+
+@pytest.mark.parametrize("replay", [True, False])
+async def test_wherever_the_reading_of_a_net_difference_is_cut_short_another_one_completes_it(replay: bool) -> None:
+    after = 0
+    while await cut_short(after, replay=replay):
+        after += 1
+    assert after > 70
+
+
+async def test_events_of_a_replay_or_net_difference_are_made_when_they_are_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = []
+    original = ContainerEvent.__init__
+
+    def counted(self: ContainerEvent, *args: Any, **attributes: Any) -> None:
+        made.append(attributes)
+        original(self, *args, **attributes)
+
+    monkeypatch.setattr(ContainerEvent, "__init__", counted)
+    publisher = Publisher(*(box(f"c{number}") for number in range(10_000)))
+    made.clear()
+    events = publisher.events(buffer=1)
+    assert made == [], "it has joined"
+    for number in range(3):
+        publisher.change(f"c{number}", name="new")
+    stats = events.stats
+    assert (stats.collapses, stats.pending, stats.merged) == (1, 10_000, 10_003)
+    assert len(made) == 3, "those that were published"
+    await read(events, 10)
+    assert len(made) <= 3 + 10 + 1, "one more, to know which is the last"
+    made.clear()
+    for number in range(3):
+        publisher.exit(f"c{number}")
+    assert (events.stats.collapses, events.stats.pending) == (2, 9_993)
+    assert len(made) == 3
+    assert len(await drain(events)) == 9_993
+
+
+async def test_one_large_revision_is_delivered_as_it_is_whatever_the_buffer() -> None:
+    publisher = Publisher()
+    events = publisher.events(buffer=1)
+    publisher.publish({f"c{i}": box(f"c{i}") for i in range(100)}, origin=Origin.SYNC)
+    told = await drain(events)
+    assert len(told) == 100
+    assert events.stats.collapses == 0
+
+
+@pytest.mark.parametrize("buffer", [0, -1])
+def test_buffer_without_room_is_refused(buffer: int) -> None:
+    publisher = Publisher()
+    with pytest.raises(ValueError, match="buffer"):
+        publisher.events(buffer=buffer)
+
+
+# ---- a reader that does not read at all
+
+
+async def test_unread_subscription_hurts_nobody() -> None:
+    engine = ScriptedEngine(*(box(f"old{i}") for i in range(20)), complete=True)
+    async with Watcher(engine, audit=None) as watcher:
+        await watcher.ready(PATIENCE)
+        forgotten = watcher.events(buffer=16)
+        fold = Fold()
+        done = asyncio.Event()
+
+        async def follow() -> None:
+            async with watcher.events(buffer=100_000) as events:
+                async for event in events:
+                    fold.take(event)
+                    if event.container.id == "end":
+                        done.set()
+                        return
+
+        reader = asyncio.create_task(follow())
+        async with watcher.events(replay=False) as pace:  # a second reader that keeps up
+            for step in range(2500):
+                id = f"old{step % 20}"
+                engine.exit(id, exit_code=0)
+                engine.start(box(id, pid=1000 + step, start=step))
+                assert [event.type for event in await read(pace, 2)] == [EXITED, STARTED]
+        engine.start(box("end"))
+        async with asyncio.timeout(PATIENCE):
+            await done.wait()
+            await reader
+        assert len(fold.events) == 20 + 5000 + 1, "the other subscription has missed nothing"
+        assert fold.alive == engine.alive
+        assert watcher.stats.outages == 0
+
+        stats = forgotten.stats
+        assert stats.collapses == 1
+        assert stats.pending <= 21
+        late = Fold()
+        for event in await drain(forgotten):
+            late.take(event)
+        assert [event.type for event in late.events] == [STARTED] * 21, "it had received nothing that could exit"
+        late.check(watcher.portfolio.snapshot())
+        assert late.alive == engine.alive
+
+
+def test_memory_of_an_unread_subscription_is_bounded_by_the_containers_not_the_events() -> None:
+    publisher = Publisher(*(box(f"c{i}") for i in range(10)))
+    events = publisher.events(buffer=64)
+
+    def churn(rounds: int) -> None:
+        for step in range(rounds):
+            publisher.restart(f"c{step % 10}", pid=step + 10, exit_code=1)
+            publisher.start(box(f"brief{step}"))
+            publisher.exit(f"brief{step}")
+
+    churn(100)
+    tracemalloc.start()
+    try:
+        gc.collect()
+        before, _ = tracemalloc.get_traced_memory()
+        churn(1250)
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 100_000, "5,000 events, and nobody read them"
+    assert events.stats.pending <= 10
+    assert events.stats.collapses == 1
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_whatever_is_published_and_however_it_is_read_folding_gives_the_picture(data: Any) -> None:
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(_random_reading(data))
+    finally:
+        loop.close()
+
+
+async def _random_reading(data: Any) -> None:
+    ids = ["a", "b", "c", "d"]
+    states = st.one_of(
+        st.none(),
+        st.builds(
+            box,
+            st.none(),  # replaced by the id
+            pid=st.integers(1, 2),
+            name=st.sampled_from(["one", "two"]),
+            paused=st.booleans(),
+        ),
+    )
+    pictures = st.dictionaries(st.sampled_from(ids), states, min_size=1)
+    readers = st.lists(st.tuples(st.booleans(), st.integers(1, 4)), min_size=1, max_size=3)
+
+    def named(changes: dict[str, Container | None]) -> dict[str, Container | None]:
+        return {id: attrs.evolve(c, id=id) if c is not None else None for id, c in changes.items()}
+
+    publisher = Publisher()
+    publisher.publish(named(data.draw(pictures)), origin=Origin.SYNC)
+    history = History(publisher.feed)
+    subscriptions = []
+    for replay, buffer in data.draw(readers):
+        events, fold = publisher.events(replay=replay, buffer=buffer), _NetFold()
+        if not replay:
+            fold.revision, fold.alive = events.revision, alive(publisher.snapshot)
+        subscriptions.append((events, fold))
+    for _ in range(data.draw(st.integers(1, 12))):
+        publisher.publish(named(data.draw(pictures)), exit_code=data.draw(st.none() | st.integers(0, 255)))
+        for events, fold in subscriptions:
+            for _ in range(data.draw(st.integers(0, 3))):
+                if not events.stats.pending:
+                    break
+                await fold.read(events, history)
+    for events, fold in subscriptions:
+        while await fold.read(events, history):
+            pass
+        assert fold.alive == alive(publisher.snapshot)
+        assert events.revision == publisher.snapshot.revision
+        assert events.stats.pending == 0
+
+
+class _NetFold(Fold):
+    """Folds strictly; a revision whose reading was broken off by a collapse is completed by the net difference."""
+
+    async def read(self, events: Subscription, history: History) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0):
+                told = await anext(events)
+            self.take_from(events, told, history)
+            return True
+        return False
+
+    def take_from(self, events: Subscription, told: ContainerEvent, history: History) -> None:
+        """Fold one event of a subscription, and hold what comes of it against the picture of its revision."""
+        if self._open and told.revision != self.events[-1].revision:
+            assert events.stats.collapses > 0
+            self._open = False
+        self.take(told)
+        if told.last:
+            assert events.revision == told.revision
+            assert self.revision == told.revision
+            self.check(history.pictures[told.revision])
+
+
+# ---- filters
+
+
+async def test_types_are_filtered() -> None:
+    publisher = Publisher(box("a"))
+    events = publisher.events(types={EXITED, EventType.PAUSED})
+    publisher.change("a", paused=True)
+    publisher.change("a", name="b")
+    publisher.exit("a")
+    assert brief(await drain(events)) == [("paused", "a"), ("exited", "a")]
+    assert events.stats.delivered == 4, "those that were kept back included"
+
+
+async def test_no_types_at_all_let_nothing_through() -> None:
+    publisher = Publisher(box("a"))
+    assert await drain(publisher.events(types=())) == []
+
+
+async def test_where_is_asked_at_delivery_in_the_readers_task() -> None:
+    publisher = Publisher(box("a"))
+    asked: list[tuple[str, object]] = []
+
+    def where(event: ContainerEvent) -> bool:
+        asked.append((event.container.id, asyncio.current_task()))
+        return event.container.id != "a"
+
+    events = publisher.events(where=where)
+    publisher.start(box("b"))
+    assert asked == []
+    reader = asyncio.create_task(_next(events))
+    assert (await reader).container.id == "b"
+    assert asked == [("a", reader), ("b", reader)]
+
+
+async def test_both_filters_must_agree() -> None:
+    publisher = Publisher(box("a"), box("b"))
+    events = publisher.events(types={EXITED}, where=lambda event: event.container.id == "a")
+    publisher.exit("b")
+    publisher.change("a", name="new")
+    publisher.exit("a")
+    assert brief(await drain(events)) == [("exited", "a")]
+
+
+async def test_filter_that_raises_does_so_to_the_reader_and_ends_nothing() -> None:
+    publisher = Publisher(box("a"))
+
+    def where(event: ContainerEvent) -> bool:
+        return 1 // len(event.container.image) > 0
+
+    events = publisher.events(where=where)
+    publisher.start(box("b", image="i"))
+    with pytest.raises(ZeroDivisionError):
+        await anext(events)
+    assert (await anext(events)).container.id == "b"
+
+
+async def test_waiting_goes_on_over_events_that_are_filtered_out() -> None:
+    publisher = Publisher()
+    events = publisher.events(types={EXITED})
+    reader = await waiting(events)
+    publisher.start(box("a"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not reader.done()
+    publisher.exit("a")
+    async with asyncio.timeout(PATIENCE):
+        assert (await reader).type is EXITED
+
+
+# ---- one reader, in one loop
+
+
+async def test_second_reader_is_refused_and_the_first_not_disturbed() -> None:
+    publisher = Publisher()
+    events = publisher.events()
+    reader = await waiting(events)
+    with pytest.raises(RuntimeError, match="reader"):
+        await read(events, 1)
+    publisher.start(box("a"))
+    async with asyncio.timeout(PATIENCE):
+        assert (await reader).container.id == "a"
+    publisher.exit("a")
+    assert brief(await drain(events)) == [("exited", "a")], "one after the other is fine"
+
+
+async def test_another_loop_is_refused() -> None:
+    publisher = Publisher(box("a"))
+    events = publisher.events()
+    await read(events, 1)
+    publisher.exit("a")
+
+    def elsewhere() -> None:
+        asyncio.run(read(events, 1))
+
+    with pytest.raises(RuntimeError, match="loop"):
+        await asyncio.to_thread(elsewhere)
+    assert brief(await drain(events)) == [("exited", "a")], "nothing is lost by it"
+
+
+def test_it_exists_from_the_call_on_and_binds_to_the_loop_that_reads_it_first() -> None:
+    publisher = Publisher(box("a"))
+    events = publisher.events()  # no loop at all
+    publisher.exit("a")
+    loop = asyncio.new_event_loop()
+    try:
+        assert brief(loop.run_until_complete(drain(events))) == [("started", "a"), ("exited", "a")]
+    finally:
+        loop.close()
+
+
+@pytest.mark.parametrize("told", [1, 2])
+async def test_what_another_thread_tells_just_before_a_reader_waits_is_not_waited_for(
+    told: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher = Publisher(box("a"))
+    events = publisher.events(replay=False, buffer=1)
+    looked = events._next
+
+    def told_after_the_look() -> ContainerEvent | None:
+        event = looked()
+        monkeypatch.setattr(events, "_next", looked)
+        for number in range(told):
+            publisher.change("a", name=f"{number}")
+        return event
+
+    monkeypatch.setattr(events, "_next", told_after_the_look)
+    (updated,) = await read(events, 1)
+    assert updated.container.name == f"{told - 1}"
+    assert events.stats.collapses == told - 1
+
+
+async def test_cancelled_wait_loses_nothing_and_ends_nothing() -> None:
+    publisher = Publisher()
+    events = publisher.events()
+    for number in range(20):
+        reader = await waiting(events)
+        if number % 2:
+            publisher.start(box(f"c{number}"))  # it is about to be woken
+        reader.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reader
+        if not number % 2:
+            publisher.start(box(f"c{number}"))
+        assert brief(await drain(events)) == [("started", f"c{number}")]
+
+
+async def test_timed_out_wait_loses_nothing() -> None:
+    publisher = Publisher()
+    events = publisher.events()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0):
+            await anext(events)
+    publisher.start(box("a"))
+    assert brief(await read(events, 1)) == [("started", "a")]
+
+
+# ---- where it ends
+
+
+async def test_closing_the_watcher_ends_it_after_what_is_pending() -> None:
+    publisher = Publisher(box("a"))
+    events = publisher.events()
+    publisher.start(box("b"))
+    publisher.feed.end(None)
+    assert brief(await rest(events)) == [("started", "a"), ("started", "b")]
+    with pytest.raises(StopAsyncIteration):
+        await anext(events)
+
+
+async def test_closing_the_watcher_ends_a_wait() -> None:
+    publisher = Publisher()
+    reader = asyncio.create_task(rest(publisher.events()))
+    await asyncio.sleep(0)
+    publisher.feed.end(None)
+    async with asyncio.timeout(PATIENCE):
+        assert await reader == []
+
+
+async def test_closing_the_watcher_ends_a_collapsed_one_after_its_net_difference() -> None:
+    publisher = Publisher()
+    events = publisher.events(buffer=1)
+    for number in range(3):
+        publisher.start(box(f"c{number}"))
+    publisher.feed.end(None)
+    assert len(await rest(events)) == 3
+
+
+async def test_error_that_ended_the_watch_is_raised_after_what_is_pending_as_an_instance_of_each_readers_own() -> None:
+    publisher = Publisher(box("a"))
+    several = [publisher.events() for _ in range(3)]
+    error = lost_engine()
+    publisher.feed.end(error)
+    raised = []
+    for events in several:
+        assert brief(await read(events, 1)) == [("started", "a")]
+        for _ in range(2):
+            with pytest.raises(EngineUnavailable, match="gone for a walk") as caught:
+                await anext(events)
+            raised.append(caught.value)
+    assert len({id(one) for one in [error, *raised]}) == 7
+    assert {str(one) for one in raised} == {str(error)}
+    assert all(one.__cause__ is error for one in raised)
+
+
+async def test_error_that_ends_the_watch_reaches_a_reader_that_waits() -> None:
+    publisher = Publisher()
+    reader = await waiting(publisher.events())
+    publisher.feed.end(lost_engine())
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(EngineUnavailable):
+            await reader
+
+
+async def test_subscription_made_after_the_end_replays_the_last_picture_and_ends() -> None:
+    publisher = Publisher(box("a"))
+    publisher.feed.end(None)
+    assert brief(await rest(publisher.events())) == [("started", "a")]
+    assert await rest(publisher.events(replay=False)) == []
+
+
+async def test_closing_ends_it_at_once_with_what_is_pending_and_twice_is_fine() -> None:
+    publisher = Publisher(box("a"))
+    async with publisher.events() as events:
+        publisher.start(box("b"))
+    assert await rest(events) == []
+    await events.aclose()
+    publisher.start(box("c"))
+    assert await rest(events) == []
+    assert events.stats.pending == 0
+
+
+async def test_closing_ends_a_wait_promptly() -> None:
+    publisher = Publisher()
+    events = publisher.events()
+    reader = await waiting(events)
+    await events.aclose()
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(StopAsyncIteration):
+            await reader
+
+
+async def test_closing_while_collapsed_lets_go_of_everything() -> None:
+    publisher = Publisher()
+    events = publisher.events(buffer=1)
+    for number in range(3):
+        publisher.start(box(f"c{number}"))
+    assert events.stats.pending == 3
+    await events.aclose()
+    assert events.stats.pending == 0
+    assert await rest(events) == []
+
+
+async def test_closing_within_the_iteration_ends_it() -> None:
+    publisher = Publisher(box("a"), box("b"))
+    seen = []
+    async with publisher.events() as events:
+        async for event in events:
+            seen.append(event)
+            await events.aclose()
+    assert brief(seen) == [("started", "a")]
+
+
+# ---- who keeps it
+
+
+async def test_forgotten_subscription_is_collected_with_all_it_holds() -> None:
+    publisher = Publisher(box("a"))
+    tracemalloc.start()
+    try:
+        gc.collect()
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(200):
+            forgotten = publisher.events(buffer=100)
+            await read(forgotten, 1)
+            reader = await waiting(forgotten)
+            reader.cancel()
+            await asyncio.wait({reader})
+            ref = weakref.ref(forgotten)
+            del forgotten, reader
+        publisher.start(box("b"))
+        publisher.exit("b")
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert ref() is None
+    assert publisher.feed._subscribers == []
+    assert after - before < 100_000
+
+
+async def test_reader_that_waits_is_kept_though_nobody_else_knows_it() -> None:
+    publisher = Publisher()
+    seen: list[str] = []
+    done = asyncio.Event()
+
+    async def follow() -> None:
+        async for event in publisher.events():
+            seen.append(event.container.id)
+            if event.container.id == "end":
+                done.set()
+                return
+
+    task = weakref.ref(asyncio.create_task(follow()))
+    for id in ("a", "b", "end"):
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        gc.collect()
+        assert task() is not None
+        publisher.start(box(id))
+    async with asyncio.timeout(PATIENCE):
+        await done.wait()
+    assert seen == ["a", "b", "end"]
+
+
+async def test_closed_subscription_is_told_nothing_more() -> None:
+    publisher = Publisher()
+    kept, closed = publisher.events(), publisher.events()
+    await closed.aclose()
+    publisher.start(box("a"))
+    assert closed.stats.pending == 0
+    assert brief(await drain(kept)) == [("started", "a")]
+    assert len(publisher.feed._subscribers) == 1
+
+
+async def test_what_waits_for_a_reader_keeps_no_pictures() -> None:
+    publisher = Publisher(*(box(f"c{number}") for number in range(10)))
+    unread = publisher.events()
+    before = weakref.WeakSet[Snapshot]()
+    for number in range(500):
+        publisher.start(box(f"new-{number}"))
+        before.add(publisher.snapshot)
+    gc.collect()
+    assert len(before) == 1, "only the current one is alive"
+    assert unread.stats.pending == 510
+
+
+async def test_reader_that_lags_and_catches_up_again_and_again_collapses_to_the_truth() -> None:
+    publisher = Publisher(box("a"), box("b"))
+    events, fold = publisher.events(buffer=3), Fold()
+    for turn in range(20):
+        publisher.start(box(f"t{turn}"))
+        publisher.exit("b") if "b" in publisher.snapshot else publisher.start(box("b"))
+        for event in await read(events, 1 + turn % 2):
+            fold.take(event)
+        if turn % 5 == 4:
+            for event in await drain(events):
+                fold.take(event)
+            assert fold.alive == alive(publisher.snapshot)
+    assert events.stats.collapses > 0

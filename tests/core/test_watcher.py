@@ -1,0 +1,431 @@
+"""A watcher from entering to leaving, whatever its engine does meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.followed import AT_ONCE, eventually, followed
+from tests.support.scripted import PATIENCE, ScriptedEngine, at, box, lost_engine
+from whalewatch import (
+    Container,
+    EngineError,
+    EngineUnavailable,
+    NotSynced,
+    Signal,
+    SignalType,
+    Status,
+    WatchEnded,
+    Watcher,
+    WatchState,
+    WhalewatchError,
+    moby,
+)
+from whalewatch._core.book import Book
+from whalewatch.testing import FakeDocker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from datetime import datetime
+
+    from whalewatch._core.watcher import WatcherOptions
+
+CONNECTING, SYNCING, SYNCED = WatchState.CONNECTING, WatchState.SYNCING, WatchState.SYNCED
+DISCONNECTED, CLOSED = WatchState.DISCONNECTED, WatchState.CLOSED
+
+
+# ---- one use
+
+
+async def test_watcher_is_for_one_use() -> None:
+    watcher = Watcher(ScriptedEngine())
+    async with watcher:
+        await watcher.ready(PATIENCE)
+        with pytest.raises(RuntimeError, match="one use"):
+            await asyncio.wait_for(watcher.run(), PATIENCE)
+        with pytest.raises(RuntimeError, match="one use"):
+            await watcher.__aenter__()
+        assert watcher.status.state is SYNCED, "the first use is not disturbed"
+    with pytest.raises(RuntimeError, match="one use"):
+        await watcher.__aenter__()
+
+
+async def test_run_works_in_the_foreground_until_cancelled() -> None:
+    engine = ScriptedEngine(box("a"))
+    watcher = Watcher(engine)
+    running = asyncio.create_task(watcher.run())
+    await watcher.ready(PATIENCE)
+    assert "a" in watcher.portfolio.snapshot()
+    assert not running.done()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert watcher.status.state is CLOSED
+    assert watcher.status.error is None
+    assert engine.closed == 1
+    assert engine.streams == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"heartbeat": 0},
+        {"heartbeat": -1},
+        {"audit": 0},
+        {"audit": -0.5},
+        {"call_timeout": 0},
+        {"call_timeout": -2},
+        {"concurrency": 0},
+        {"concurrency": -8},
+        {"heartbeat": math.nan},
+    ],
+    ids=str,
+)
+def test_options_that_make_no_sense_are_refused_by_name(options: WatcherOptions) -> None:
+    (name,) = options
+    with pytest.raises(ValueError, match=name):
+        Watcher(ScriptedEngine(), **options)
+    with pytest.raises(ValueError, match=name):
+        moby.watch("unix:///run/docker.sock", **options)
+
+
+# ---- ready
+
+
+async def test_ready_waits_for_the_first_synchronisation() -> None:
+    engine = ScriptedEngine(box("a"))
+    with engine.hold("inspect") as hold:
+        async with Watcher(engine) as watcher:
+            waiting = asyncio.create_task(watcher.ready())
+            await hold.reached()
+            assert not waiting.done()
+            assert watcher.portfolio.snapshot().revision == 0
+            hold.release()
+            async with asyncio.timeout(PATIENCE):
+                await waiting
+            assert "a" in watcher.portfolio.snapshot()
+
+
+async def test_ready_in_vain_says_why() -> None:
+    engine = ScriptedEngine()
+    with engine.fail("connect", lost_engine()):
+        async with Watcher(engine) as watcher:
+            await engine.until(lambda: engine.calls["connect"])
+            with pytest.raises(NotSynced, match="scripted://engine") as caught:
+                await watcher.ready(0.05)
+            assert isinstance(caught.value, TimeoutError)
+            assert caught.value.__cause__ is not None
+            assert caught.value.__cause__ is watcher.status.error
+            assert watcher.status.state is not CLOSED, "only the caller's patience has ended"
+
+
+async def test_ready_in_vain_without_any_error_has_no_cause() -> None:
+    engine = ScriptedEngine()
+    with engine.hold("connect"):
+        async with Watcher(engine) as watcher:
+            with pytest.raises(NotSynced) as caught:
+                await watcher.ready(0.01)
+            assert caught.value.__cause__ is None
+
+
+async def test_ready_raises_when_the_watcher_is_closed_before() -> None:
+    engine = ScriptedEngine()
+    with engine.hold("connect") as hold:
+        async with Watcher(engine) as watcher:
+            waiting = asyncio.create_task(watcher.ready())
+            await hold.reached()
+        with pytest.raises(WatchEnded):
+            await waiting
+
+
+async def test_ready_stays_true_after_an_outage_and_after_the_end() -> None:
+    engine = ScriptedEngine()
+    async with Watcher(engine, retry=AT_ONCE) as watcher:
+        await watcher.ready(PATIENCE)
+        with engine.hold("connect") as hold:
+            engine.end()
+            await hold.reached()
+            await watcher.ready(0)
+    await watcher.ready(0)
+
+
+# ---- giving up
+
+
+async def test_body_is_not_cancelled_by_the_end_and_leaving_raises_nothing() -> None:
+    engine = ScriptedEngine(box("a"))
+    reached_the_end = False
+    async with Watcher(engine, retry=None) as watcher:
+        await watcher.ready(PATIENCE)
+        events = watcher.events()
+        engine.end(lost_engine())
+        await eventually(lambda: watcher.status.state is CLOSED)
+        await asyncio.sleep(0)  # would raise if this task were cancelled
+        snapshot = watcher.portfolio.snapshot()
+        assert not snapshot.synced
+        assert await watcher.portfolio.container("a") == box("a"), "the last picture stays readable"
+        assert (await anext(events)).container == box("a")
+        with pytest.raises(EngineUnavailable, match="gone for a walk"):
+            await anext(events)
+        with pytest.raises(EngineUnavailable):
+            await watcher.portfolio.in_sync()
+        reached_the_end = True
+    assert reached_the_end
+
+
+async def test_error_of_the_body_passes_through() -> None:
+    watcher = Watcher(ScriptedEngine())
+
+    async def body() -> None:
+        async with watcher:
+            await watcher.ready(PATIENCE)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await body()
+    assert watcher.status.state is CLOSED
+
+
+# ---- adapters of an application's own
+
+
+@pytest.mark.parametrize("kind", ["connect", "listing", "signals"])
+async def test_foreign_exception_of_an_adapter_is_translated_chained_and_retried(kind: str) -> None:
+    engine = ScriptedEngine()
+    foreign = ZeroDivisionError("a fault of the adapter's")
+    with engine.fail(kind, foreign):
+        async with followed(Watcher(engine, retry=AT_ONCE), ready=False) as follow:
+            await engine.until(lambda: engine.calls["connect"] >= 3)
+            errors = [status.error for status in follow.states if status.error is not None]
+            del engine.errors[kind]
+            await follow.watcher.ready(PATIENCE)
+            engine.errors[kind] = foreign  # for the block's end
+    assert errors
+    for error in errors:
+        assert type(error) is EngineError
+        assert error.__cause__ is foreign
+        assert "scripted://engine" in str(error)
+        assert "a fault of the adapter's" in str(error)
+
+
+async def test_foreign_exception_of_a_ping_is_translated_and_retried() -> None:
+    engine = ScriptedEngine()
+    with engine.fail("ping", ZeroDivisionError()):
+        async with followed(Watcher(engine, retry=AT_ONCE, heartbeat=0.01)) as follow:
+            await follow.until(lambda: follow.watcher.stats.outages)
+            assert isinstance(next(s.error for s in follow.states if s.error), EngineError)
+
+
+async def test_foreign_exception_while_closing_is_logged_and_leaving_raises_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine = ScriptedEngine()
+    with engine.fail("close", ZeroDivisionError("while closing")):
+        async with Watcher(engine) as watcher:
+            await watcher.ready(PATIENCE)
+    assert watcher.status.state is CLOSED
+    assert "while closing" in caplog.text
+
+
+class Iterating(ScriptedEngine):
+    """An adapter whose stream is an async iterator, but no generator."""
+
+    def signals(self) -> AsyncIterator[Signal]:
+        self.opened += 1
+        stream: asyncio.Queue[Signal | Exception | None] = asyncio.Queue()
+        self.streams.append(stream)
+
+        class Stream:
+            told = False
+
+            def __aiter__(self) -> AsyncIterator[Signal]:
+                return self
+
+            async def __anext__(self) -> Signal:
+                if not self.told:
+                    self.told = True
+                    return Signal(SignalType.SUBSCRIBED)
+                signal = await stream.get()
+                if signal is None:
+                    raise StopAsyncIteration
+                assert isinstance(signal, Signal)
+                return signal
+
+        return Stream()
+
+
+async def test_stream_need_not_be_an_async_generator() -> None:
+    engine = Iterating()
+    async with followed(Watcher(engine, retry=AT_ONCE)) as follow:
+        engine.start(box("a"))
+        await follow.until(lambda: follow.types() == ["started"])
+        engine.end()
+        await follow.until(lambda: follow.watcher.stats.syncs == 2)
+
+
+# ---- status and log
+
+
+async def test_status_tells_every_step() -> None:
+    engine = ScriptedEngine()
+    moment = at(1000)
+    watcher = Watcher(engine, retry=AT_ONCE, clock=lambda: moment)
+    assert watcher.status == Status(state=CONNECTING, since=moment, source="events")
+    with engine.hold("connect") as connect, engine.hold("listing") as listing:
+        async with followed(watcher, ready=False) as follow:
+            await connect.reached()
+            await follow.until(lambda: follow.states)
+            connect.release()
+            await listing.reached()
+            await follow.until(lambda: follow.states[-1].state is SYNCING)
+            listing.release()
+            await follow.until(lambda: follow.states[-1].state is SYNCED)
+            with engine.hold("connect") as again:
+                engine.end()
+                await again.reached()
+                await follow.until(lambda: follow.states[-1].state is CONNECTING)
+                status = watcher.status
+                assert status.attempt == 1
+                assert isinstance(status.error, EngineUnavailable), "why it is trying again"
+                again.release()
+            await follow.until(lambda: follow.states[-1].state is SYNCED)
+            assert follow.states[-1].error is None
+    assert (watcher.status.state, watcher.status.error) == (CLOSED, None)
+    assert {status.since for status in follow.states} == {moment}
+    assert {status.source for status in follow.states} == {"events"}
+
+
+async def test_of_several_changes_of_status_only_the_latest_is_told_and_it_ends_after_closed() -> None:
+    engine = ScriptedEngine()
+    watcher = Watcher(engine, retry=AT_ONCE)
+    changes = watcher.status_changes()
+    seen = [await anext(changes)]
+    async with watcher:
+        await watcher.ready(PATIENCE)
+        await eventually(lambda: watcher.status.state is SYNCED)
+        seen.append(await anext(changes))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await anext(changes)  # nothing has changed; cancelling this ends nothing
+    seen += [status async for status in changes]
+    assert [status.state for status in seen] == [CONNECTING, SYNCED, CLOSED]
+    assert [status async for status in changes] == []
+    assert [status.state async for status in watcher.status_changes()] == [CLOSED]
+
+
+async def test_success_is_not_logged_as_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    async with Watcher(ScriptedEngine(box("a"))) as watcher:
+        await watcher.ready(PATIENCE)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+# ---- what is told while it synchronises
+
+
+async def test_what_happens_during_the_synchronisation_is_neither_missed_nor_told_twice() -> None:
+    async with FakeDocker() as fake:
+        stays, dies, restarts = fake.run("stays"), fake.run("dies"), fake.run("restarts")
+        listed = fake.faults.pause_after("list")
+        async with followed(moby.watch(fake.address), ready=False) as follow:
+            async with asyncio.timeout(PATIENCE):
+                await listed.reached()
+            fake.kill(dies)
+            fake.restart(restarts)
+            born = fake.run("born")
+            listed.release()
+            await follow.watcher.ready(PATIENCE)
+            await follow.until(lambda: follow.shows(fake))
+            assert set(follow.fold.alive) == {stays, restarts, born}
+            assert follow.types() == []
+            assert [event.type.value for event in follow.fold.events] == ["started"] * 3
+            assert len({event.revision for event in follow.fold.events}) == 1, "a synchronisation is one revision"
+
+
+async def test_brief_life_within_an_inspect_is_told_from_start_to_exit() -> None:
+    async with FakeDocker() as fake, followed(moby.watch(fake.address)) as follow:
+        gate = fake.faults.pause_after("inspect")
+        id = fake.run("brief")
+        async with asyncio.timeout(PATIENCE):
+            await gate.reached()
+        fake.exit(id, 9)
+        fake.run("marker")  # once it has been told, so has the exit
+        await eventually(lambda: follow.watcher.stats.signals >= 3)
+        gate.release()
+        await follow.until(lambda: follow.types(id) == ["started", "exited"])
+        assert follow.news(id)[-1].exit_code == 9
+        await follow.until(lambda: follow.shows(fake))
+
+
+def known(*containers: Container) -> dict[str, Container]:
+    return {container.id: container for container in containers}
+
+
+async def test_signals_of_one_container_are_told_in_order_while_others_are_held_up() -> None:
+    engine = ScriptedEngine(box("slow"), box("quick"))
+    async with followed(Watcher(engine)) as follow:
+        with engine.hold("inspect slow") as hold:
+            engine.rename("slow", "slower")
+            await hold.reached()
+            engine.pause("slow")
+            engine.exit("slow", exit_code=1)
+            engine.rename("quick", "quicker")
+            await follow.until(lambda: follow.types("quick") == ["updated"])
+            assert follow.types("slow") == []
+        await follow.until(lambda: follow.types("slow") == ["exited"])
+        assert follow.fold.alive == known(box("quick", name="quicker"))
+        assert follow.news("slow")[0].exit_code == 1
+
+
+async def test_no_more_containers_are_inspected_at_a_time_than_allowed() -> None:
+    engine = ScriptedEngine(*(box(f"c{i}") for i in range(10)))
+    with engine.hold("inspect") as hold:
+        async with followed(Watcher(engine, concurrency=3), ready=False) as follow:
+            await hold.reached(3)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert hold.held == 3
+            hold.release()
+            await follow.watcher.ready(PATIENCE)
+            assert len(follow.watcher.portfolio.snapshot()) == 10
+
+
+async def test_fault_of_its_own_is_logged_with_its_trace_once_however_often_it_comes_back(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a fault")
+
+    monkeypatch.setattr(Book, "listed", broken)
+    engine = ScriptedEngine(box("a"))
+    async with Watcher(engine, retry=AT_ONCE) as watcher:
+        await engine.until(lambda: engine.calls["listing"] >= 5)
+        assert "a fault" in str(watcher.status.error)
+        monkeypatch.undo()
+        await watcher.ready(PATIENCE)
+    told = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert len(told) == 1
+    assert told[0].exc_info is not None
+
+
+async def test_clock_that_fails_ends_the_watch_for_everybody(caplog: pytest.LogCaptureFixture) -> None:
+    broken = False
+
+    def clock() -> datetime:
+        if broken:
+            raise ZeroDivisionError("no time")
+        return at(0)
+
+    engine = ScriptedEngine(box("a"))
+    async with Watcher(engine, clock=clock) as watcher:
+        await watcher.ready(PATIENCE)
+        waiting = asyncio.create_task(watcher.portfolio.wait_gone("a"))
+        await asyncio.sleep(0)
+        broken = True
+        engine.end(lost_engine())
+        with pytest.raises(WhalewatchError, match="no time"):
+            await asyncio.wait_for(waiting, PATIENCE)
+    assert "internal error" in caplog.text

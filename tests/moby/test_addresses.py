@@ -1,0 +1,648 @@
+"""Where engines are, and what is said when they are not there."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import textwrap
+import threading
+import traceback
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tenacity import wait_fixed
+
+from tests.support.scripted import PATIENCE
+from whalewatch import (
+    AddressError,
+    EngineError,
+    EngineTimeout,
+    EngineUnavailable,
+    Retry,
+    UnsupportedEngine,
+    WatchState,
+    moby,
+)
+from whalewatch.moby.address import default_endpoint, endpoint
+from whalewatch.testing import FakeDocker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from whalewatch import WhalewatchError
+
+# ---- addresses as users give them
+
+
+@pytest.mark.parametrize(
+    ("address", "shown", "url", "path"),
+    [
+        ("unix:///run/docker.sock", "unix:///run/docker.sock", "http://localhost", "/run/docker.sock"),
+        ("/run/docker.sock", "unix:///run/docker.sock", "http://localhost", "/run/docker.sock"),
+        ("tcp://host", "tcp://host:2375", "http://host:2375", None),
+        ("tcp://host:1234", "tcp://host:1234", "http://host:1234", None),
+        ("http://host:1234/", "http://host:1234", "http://host:1234", None),
+        ("http://host/docker/", "http://host:2375/docker", "http://host:2375/docker", None),
+        ("https://host", "https://host:2376", "https://host:2376", None),
+        ("tcp://[::1]:1234", "tcp://[::1]:1234", "http://[::1]:1234", None),
+        ("tcp://10.0.0.1", "tcp://10.0.0.1:2375", "http://10.0.0.1:2375", None),
+    ],
+)
+def test_address_is_understood(address: str, shown: str, url: str, path: str | None) -> None:
+    found = endpoint(address)
+    assert (found.address, found.url, found.path, found.ssh) == (shown, url, path, None)
+    assert (found.tls is not None) is address.startswith("https")
+    assert moby.MobyEngine(address).address == shown
+
+
+def test_relative_path_becomes_an_absolute_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert endpoint("./docker.sock").path == str(tmp_path / "docker.sock")
+    assert endpoint("./docker.sock").address == f"unix://{tmp_path}/docker.sock"
+
+
+def test_tls_context_makes_tcp_tls() -> None:
+    tls = ssl.create_default_context()
+    for scheme in ("tcp", "https", "http"):
+        found = endpoint(f"{scheme}://host", tls)
+        assert found.url == "https://host:2376"
+        assert found.tls is tls
+
+
+def test_ssh_address_is_understood() -> None:
+    found = endpoint("ssh://me@host:2222")
+    assert (found.address, found.ssh, found.path) == ("ssh://me@host:2222", "ssh://me@host:2222", None)
+    assert endpoint("ssh://host").address == "ssh://host"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "docker.sock",
+        "localhost:2375",
+        "unix://",
+        "unix://docker.sock",
+        "tcp://",
+        "tcp://:2375",
+        "tcp://host:port",
+        "tcp://host:99999",
+        "tcp://[::1",
+        "ftp://host",
+        "npipe:////./pipe/docker_engine",
+        "fd://",
+        "tcp://ho\nst",
+        "/run/docker\x00.sock",
+        "unix:///run/\x1b[31mdocker.sock",
+    ],
+)
+def test_address_that_cannot_be_used_is_refused_at_once_by_what_it_is(address: str) -> None:
+    for use in (endpoint, moby.watch, moby.MobyEngine):
+        with pytest.raises(AddressError) as caught:
+            use(address)
+        assert isinstance(caught.value, ValueError)
+        message = str(caught.value)
+        assert message.isprintable()
+        assert len(message) > len(address)
+
+
+def test_gigantic_address_is_told_in_part() -> None:
+    with pytest.raises(AddressError) as caught:
+        endpoint("x" * 100_000)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "http", "https", "ssh"])
+def test_password_is_never_shown(scheme: str) -> None:
+    address = f"{scheme}://someone:secret@host:1234"
+    assert "secret" not in endpoint(address).address
+    assert "secret" not in repr(endpoint(address))
+    assert "secret" not in moby.watch(address).engine.address
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "ftp://someone:secret@host",
+        "tcp://someone:secret@host:port",
+        "tcp://someone:secret@",
+        "http://someone:secret@[::1",
+        "tcp://someone:very@secret@host:port",
+        "tcp://someone:very/secret@host",
+        "unix://someone:secret@host",
+    ],
+)
+def test_password_is_not_shown_in_errors_either(address: str) -> None:
+    with pytest.raises(AddressError) as caught:
+        endpoint(address)
+    shown = "".join(traceback.format_exception(caught.value)).replace(repr(address), "")
+    assert "secret" not in shown
+    assert "very" not in str(caught.value)
+
+
+# ---- where none is given
+
+
+def config(home: Path, content: str) -> None:
+    (home / ".docker").mkdir(exist_ok=True)
+    (home / ".docker" / "config.json").write_text(content)
+
+
+def context(folder: Path, name: str, docker: Any) -> Path:
+    """Write a Docker context as Docker's own client does; return the folder of its TLS files."""
+    hashed = hashlib.sha256(name.encode()).hexdigest()
+    meta = folder / "contexts" / "meta" / hashed
+    meta.mkdir(parents=True)
+    (meta / "meta.json").write_text(json.dumps({"Name": name, "Metadata": {}, "Endpoints": {"docker": docker}}))
+    return folder / "contexts" / "tls" / hashed / "docker"
+
+
+def test_docker_host_wins(tmp_path: Path) -> None:
+    config(tmp_path, '{"currentContext": "remote"}')
+    context(tmp_path / ".docker", "remote", {"Host": "tcp://remote:1"})
+    environ = {"DOCKER_HOST": "tcp://env:1", "DOCKER_CONTEXT": "remote"}
+    assert default_endpoint(environ, tmp_path).address == "tcp://env:1"
+
+
+def test_docker_context_wins_over_the_current_context(tmp_path: Path) -> None:
+    config(tmp_path, '{"currentContext": "current"}')
+    context(tmp_path / ".docker", "current", {"Host": "tcp://current:1"})
+    context(tmp_path / ".docker", "chosen", {"Host": "unix:///chosen.sock"})
+    assert default_endpoint({"DOCKER_CONTEXT": "chosen"}, tmp_path).address == "unix:///chosen.sock"
+    assert default_endpoint({}, tmp_path).address == "tcp://current:1"
+
+
+def test_docker_config_names_another_folder(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "config.json").write_text('{"currentContext": "there"}')
+    context(elsewhere, "there", {"Host": "tcp://there:1"})
+    assert default_endpoint({"DOCKER_CONFIG": str(elsewhere)}, tmp_path).address == "tcp://there:1"
+
+
+@pytest.mark.parametrize("content", ["{}", '{"auths": {}}', '{"currentContext": ""}', '{"currentContext": "default"}'])
+def test_default_context_is_the_well_known_socket(content: str, tmp_path: Path) -> None:
+    config(tmp_path, content)
+    assert default_endpoint({}, tmp_path).path is not None
+    assert default_endpoint({"DOCKER_CONTEXT": "default"}, tmp_path).path is not None
+
+
+def test_without_anything_it_is_a_well_known_socket_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there: set[str] = set()
+    monkeypatch.setattr(Path, "is_socket", lambda self: str(self) in there)
+    environ = {"XDG_RUNTIME_DIR": "/run/user/7"}
+    assert default_endpoint(environ, tmp_path).path == "/run/docker.sock", "for the message, if none is there"
+    for path in (f"{tmp_path}/.docker/run/docker.sock", "/run/user/7/docker.sock", "/run/docker.sock"):
+        there.add(path)
+        assert default_endpoint(environ, tmp_path).path == path
+
+
+def test_defaults_are_those_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "tcp://env:1")
+    assert moby.watch().engine.address == "tcp://env:1"
+
+
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        ({"DOCKER_HOST": "nonsense"}, ["DOCKER_HOST", "nonsense"]),
+        ({"DOCKER_HOST": "ftp://someone:secret@host"}, ["DOCKER_HOST", "ftp"]),
+        ({"DOCKER_CONTEXT": "unknown"}, ["unknown", "context"]),
+    ],
+)
+def test_bad_configuration_says_where_it_is(environ: dict[str, str], words: list[str], tmp_path: Path) -> None:
+    with pytest.raises(AddressError) as caught:
+        default_endpoint(environ, tmp_path)
+    message = str(caught.value)
+    assert all(word in message for word in words), message
+    assert "secret" not in message
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "17", "null", "\xff"])
+def test_configuration_that_makes_no_sense_says_which_file(content: str, tmp_path: Path) -> None:
+    (tmp_path / ".docker").mkdir()
+    (tmp_path / ".docker" / "config.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(AddressError, match=r"config\.json"):
+        default_endpoint({}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "written", [{}, None, [], {"Host": 7}, {"Host": "nonsense"}, {"Host": ""}, {"Host": "tcp://someone:secret@host:x"}]
+)
+def test_context_that_makes_no_sense_is_named(written: Any, tmp_path: Path) -> None:
+    context(tmp_path / ".docker", "odd", written)
+    with pytest.raises(AddressError, match="odd") as caught:
+        default_endpoint({"DOCKER_CONTEXT": "odd"}, tmp_path)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "", '{"Endpoints": null}'])
+def test_context_file_that_makes_no_sense_is_named(content: str, tmp_path: Path) -> None:
+    context(tmp_path / ".docker", "odd", {})
+    (meta,) = (tmp_path / ".docker").rglob("meta.json")
+    meta.write_text(content)
+    with pytest.raises(AddressError, match=r"meta\.json"):
+        default_endpoint({"DOCKER_CONTEXT": "odd"}, tmp_path)
+
+
+def test_user_without_a_home_can_still_name_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    assert default_endpoint({"DOCKER_HOST": "tcp://env:1"}).address == "tcp://env:1"
+    assert default_endpoint({}).path is not None
+
+
+# ---- TLS
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Certificates: of a CA, of a server at 127.0.0.1, of a client; and another CA that signed none of them."""
+    folder = tmp_path_factory.mktemp("pki")
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    for ca in ("ca", "other"):
+        openssl("req", "-x509", *key, "-keyout", f"{ca}-key.pem", "-out", f"{ca}.pem", "-subj", f"/CN={ca}")
+    (folder / "extensions").write_text("subjectAltName=IP:127.0.0.1\n")
+    for name in ("server", "cert"):
+        openssl("req", *key, "-keyout", f"{name}-key.pem", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        signed = ("-CA", "ca.pem", "-CAkey", "ca-key.pem", "-CAcreateserial", "-extfile", "extensions")
+        openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", *signed)
+    (folder / "cert-key.pem").rename(folder / "key.pem")
+    return folder
+
+
+def served(pki: Path, *, clients: bool = False) -> ssl.SSLContext:
+    """The server's side; with `clients` it demands a certificate."""
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(pki / "ca.pem") if clients else None)
+    tls.load_cert_chain(pki / "server.pem", pki / "server-key.pem")
+    if clients:
+        tls.verify_mode = ssl.CERT_REQUIRED
+    return tls
+
+
+@pytest.mark.parametrize("clients", [False, True])
+async def test_docker_tls_verify_uses_the_files_of_docker_cert_path(clients: bool, pki: Path, tmp_path: Path) -> None:
+    async with FakeDocker(host="127.0.0.1", ssl_context=served(pki, clients=clients)) as fake:
+        environ = {"DOCKER_HOST": fake.tcp_address, "DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(pki)}
+        found = default_endpoint(environ, tmp_path)
+        assert found.url.startswith("https://")
+        async with moby.watch(fake.tcp_address, tls=found.tls, retry=None) as watcher:
+            await watcher.ready(PATIENCE)
+            await watcher.portfolio.in_sync()
+
+
+def test_tls_files_are_looked_for_beside_the_configuration_by_default(pki: Path) -> None:
+    environ = {"DOCKER_HOST": "tcp://host", "DOCKER_TLS_VERIFY": "1", "DOCKER_CONFIG": str(pki)}
+    found = default_endpoint(environ, Path("/nowhere"))
+    assert found.tls is not None
+    assert [one["subject"] for one in found.tls.get_ca_certs()] == [((("commonName", "ca"),),)]
+    assert found.tls.verify_mode is ssl.CERT_REQUIRED
+    assert found.address == "tcp://host:2376"
+
+
+async def test_context_has_tls_files_of_its_own_and_may_skip_the_check(pki: Path, tmp_path: Path) -> None:
+    for name, skip in (("strict", False), ("lax", True)):
+        files = context(tmp_path / ".docker", name, {"Host": "tcp://host:1", "SkipTLSVerify": skip})
+        files.mkdir(parents=True)
+        (files / "ca.pem").write_bytes((pki / "ca.pem").read_bytes())
+    strict = default_endpoint({"DOCKER_CONTEXT": "strict"}, tmp_path)
+    lax = default_endpoint({"DOCKER_CONTEXT": "lax"}, tmp_path)
+    assert strict.tls is not None
+    assert lax.tls is not None
+    assert (strict.tls.verify_mode, strict.tls.check_hostname) == (ssl.CERT_REQUIRED, True)
+    assert (lax.tls.verify_mode, lax.tls.check_hostname) == (ssl.CERT_NONE, False)
+    assert strict.url == "https://host:1"
+
+
+@pytest.mark.parametrize("fault", ["no key", "garbage for a CA", "garbage for a certificate", "another's key"])
+def test_tls_files_that_cannot_be_used_are_refused_at_once(fault: str, pki: Path, tmp_path: Path) -> None:
+    for name in ("ca.pem", "cert.pem", "key.pem"):
+        (tmp_path / name).write_bytes((pki / name).read_bytes())
+    if fault == "no key":
+        (tmp_path / "key.pem").unlink()
+    elif fault == "garbage for a CA":
+        (tmp_path / "ca.pem").write_text("garbage")
+    elif fault == "garbage for a certificate":
+        (tmp_path / "cert.pem").write_text("garbage")
+    else:
+        (tmp_path / "key.pem").write_bytes((pki / "server-key.pem").read_bytes())
+    environ = {"DOCKER_HOST": "tcp://host", "DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(tmp_path)}
+    with pytest.raises(AddressError, match=str(tmp_path)):
+        default_endpoint(environ, tmp_path)
+
+
+# ---- what is said when it is not there
+
+
+async def refused(address: str, expected: type[EngineError], *words: str, **options: Any) -> EngineError:
+    """Watch what cannot be watched: without retries the error comes at once, with them it shows in the status."""
+    async with moby.watch(address, retry=None, **options) as watcher:
+        with pytest.raises(EngineError) as caught:
+            await watcher.ready(PATIENCE)
+        assert watcher.status.state is WatchState.CLOSED
+    error = caught.value
+    told(error, address, expected, *words)
+    async with moby.watch(address, retry=Retry(wait=wait_fixed(3600)), **options) as watcher:
+        async with asyncio.timeout(PATIENCE):
+            async for status in watcher.status_changes():
+                if status.state is WatchState.DISCONNECTED:
+                    told(status.error, address, expected, *words)
+                    break
+        assert watcher.engine.client is not None or watcher.status.error is not None
+    return error
+
+
+def told(error: WhalewatchError | None, address: str, expected: type[EngineError], *words: str) -> None:
+    message = str(error)
+    assert type(error) is expected, repr(error)
+    assert f"docker engine at {address}: " in message.lower()
+    for word in words:
+        assert word in message, message
+    assert message.isprintable()
+    assert len(message) < 600
+
+
+async def test_socket_that_is_missing(tmp_path: Path) -> None:
+    await refused(f"unix://{tmp_path}/docker.sock", EngineUnavailable, "no socket", "start the engine", "address")
+    await refused(f"unix://{tmp_path}/no/such/folder/docker.sock", EngineUnavailable, "no socket")
+
+
+async def test_file_that_is_no_socket(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no socket")
+    await refused(f"unix://{tmp_path}/file", EngineUnavailable)
+    await refused(f"unix://{tmp_path}", EngineUnavailable)
+    await refused(f"unix://{tmp_path}/file/docker.sock", EngineUnavailable, "no socket")
+
+
+async def test_path_that_is_too_long(tmp_path: Path) -> None:
+    error = await refused(f"unix:///{'x' * 150}", EngineUnavailable)
+    assert "too long" in str(error)
+
+
+async def test_socket_without_permission(tmp_path: Path) -> None:
+    """Root may everything: so the attempt is made by another process, of another user."""
+    program = """
+        import asyncio, os, sys
+        from whalewatch import EngineError, moby
+
+        async def main(address):
+            watcher = moby.watch(address, retry=None)
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+            async with watcher:
+                try:
+                    await watcher.ready(5)
+                except EngineError as error:
+                    print(type(error).__name__, error)
+
+        asyncio.run(main(sys.argv[1]))
+        """
+    async with FakeDocker(tmp_path / "docker.sock") as fake:
+        fake.path.chmod(0)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            textwrap.dedent(program),
+            fake.address,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        async with asyncio.timeout(3 * PATIENCE):
+            out, err = await process.communicate()
+    message = out.decode().strip()
+    assert message.startswith(f"EngineUnavailable Docker engine at {fake.address}: permission denied"), (out, err)
+    assert "group docker" in message
+
+
+async def test_connection_refused(tmp_path: Path) -> None:
+    dead = socket.socket(socket.AF_UNIX)
+    dead.bind(str(tmp_path / "dead.sock"))
+    dead.close()
+    await refused(f"unix://{tmp_path}/dead.sock", EngineUnavailable, "refused", "not running")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        await refused(f"tcp://127.0.0.1:{free.getsockname()[1]}", EngineUnavailable, "refused", "not running")
+
+
+async def test_host_that_does_not_exist() -> None:
+    await refused("tcp://no-such-host.invalid:2375", EngineUnavailable)
+
+
+@asynccontextmanager
+async def answering(answer: bytes | Callable[[bytes], bytes]) -> AsyncIterator[str]:
+    """A server that answers every request likewise, and hangs up."""
+
+    async def answer_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            request = await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer if isinstance(answer, bytes) else answer(request))
+            await writer.drain()
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(answer_one, "127.0.0.1", 0)
+    try:
+        yield f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+def http(status: str, body: bytes = b"", *headers: str) -> bytes:
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close", *headers]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
+
+
+async def test_what_speaks_no_http() -> None:
+    async with answering(b"SSH-2.0-OpenSSH_9.2p1\r\n") as address:
+        await refused(address, UnsupportedEngine, "HTTP")
+    async with answering(b"\x00\xff\x1b[31m" * 50 + b"\r\n\r\n") as address:
+        await refused(address, UnsupportedEngine, "HTTP")
+
+
+async def test_what_hangs_up_without_a_word() -> None:
+    async with answering(b"") as address:
+        await refused(address, EngineUnavailable, "lost")
+
+
+async def test_what_accepts_and_never_answers() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        await refused(f"tcp://127.0.0.1:{mute.getsockname()[1]}", EngineTimeout, "hung", call_timeout=0.2)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        http("200 OK", b"<html><body>It works!</body></html>", "Content-Type: text/html"),
+        http("200 OK", b"{}"),
+        http("200 OK", b"[]", "Api-Version: 1.45"),
+        http("200 OK", b'{"ID": 7, "ServerVersion": null, "SystemTime": "soon"}', "Api-Version: 1.45"),
+        http("200 OK", b"{}", "Api-Version: nonsense"),
+        http("200 OK", b"[" * 100_000, "Api-Version: 1.45"),
+        http("404 Not Found", b"no such page"),
+        http("405 Method Not Allowed", b""),
+        http("301 Moved Permanently", b"", "Location: https://elsewhere/"),
+        http("307 Temporary Redirect", b"", "Location: /login"),
+    ],
+    ids=["a page", "no version", "a list", "wrong types", "version", "deep", "404", "405", "301", "307"],
+)
+async def test_what_speaks_http_but_is_no_docker(answer: bytes) -> None:
+    async with answering(answer) as address:
+        await refused(address, UnsupportedEngine)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\nnonsense\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{",
+        b"HTTP/1.1 200 OK\r\nContent-Length: minus one\r\n\r\n{",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 8\r\n\r\nnonsense",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: deflate\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * 1_000_000 + b"\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 100_000 + b"\r\n{}",
+        b"HTTP/1.1 9999 What\r\n\r\n",
+        b"HTTP/9.9 200 OK\r\n\r\n",
+    ],
+    ids=["chunk", "cut chunk", "cut", "length", "gzip", "deflate", "long header", "many headers", "status", "version"],
+)
+async def test_answer_that_breaks_the_rules_of_http(answer: bytes) -> None:
+    async with answering(answer) as address:
+        engine = moby.MobyEngine(address)
+        try:
+            with pytest.raises(EngineError) as caught:
+                await asyncio.wait_for(engine.connect(), PATIENCE)
+        finally:
+            await engine.close()
+        assert address in str(caught.value)
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("status", ["401 Unauthorized", "403 Forbidden"])
+async def test_what_denies_access(status: str) -> None:
+    async with answering(http(status, b'{"message": "not you\x1b[31m"}')) as address:
+        await refused(address, EngineUnavailable, "denied", status[:3], "not you")
+
+
+@pytest.mark.parametrize("status", ["500 Internal Server Error", "503 Service Unavailable"])
+async def test_engine_that_fails(status: str) -> None:
+    async with answering(http(status, b'{"message": "out of luck"}')) as address:
+        await refused(address, EngineError, status[:3], "out of luck")
+
+
+async def test_engine_whose_api_is_too_old() -> None:
+    async with FakeDocker(api_version="1.40", version="19.03.15") as fake:
+        await refused(fake.address, UnsupportedEngine, "1.40", "1.41", "20.10")
+
+
+async def test_engine_whose_api_is_too_new() -> None:
+    async with FakeDocker(api_version="1.99", min_api_version="1.90") as fake:
+        await refused(fake.address, UnsupportedEngine, "1.90")
+
+
+async def test_engine_of_the_oldest_api_that_is_known_is_watched() -> None:
+    async with FakeDocker(api_version="1.41", version="20.10.24") as fake:
+        fake.run("alone")
+        async with moby.watch(fake.address, retry=None) as watcher:
+            assert (await watcher.portfolio.wait_for("alone", PATIENCE)).name == "alone"
+
+
+async def test_plain_http_to_a_tls_port(pki: Path) -> None:
+    async with FakeDocker(host="127.0.0.1", ssl_context=served(pki)) as fake:
+        await refused(fake.tcp_address, EngineUnavailable, "lost")
+    # Docker's own server says what is the matter.
+    said = http("400 Bad Request", b"Client sent an HTTP request to an HTTPS server.\n")
+    async with answering(said) as address:
+        await refused(address, UnsupportedEngine, "HTTPS", "tls=")
+
+
+async def test_tls_to_a_plain_port(pki: Path) -> None:
+    async with FakeDocker(host="127.0.0.1") as fake:
+        tls = ssl.create_default_context(cafile=str(pki / "ca.pem"))
+        await refused(fake.tcp_address, EngineUnavailable, "TLS", tls=tls)
+
+
+async def test_server_certificate_of_another_ca(pki: Path) -> None:
+    async with FakeDocker(host="127.0.0.1", ssl_context=served(pki)) as fake:
+        tls = ssl.create_default_context(cafile=str(pki / "other.pem"))
+        await refused(fake.tcp_address, EngineUnavailable, "TLS", "CA", tls=tls)
+
+
+async def test_server_certificate_of_another_host(pki: Path) -> None:
+    async with FakeDocker(host="127.0.0.1", ssl_context=served(pki)) as fake:
+        tls = ssl.create_default_context(cafile=str(pki / "ca.pem"))
+        address = fake.tcp_address.replace("127.0.0.1", "localhost")
+        await refused(address, EngineUnavailable, "TLS", tls=tls)
+
+
+@contextmanager
+def demanding(tls: ssl.SSLContext) -> Iterator[str]:
+    """A server that says, as Docker's does and asyncio's does not, which certificate it misses before it hangs up."""
+
+    def serve() -> None:
+        with suppress(OSError):  # the listening socket is closed
+            while True:
+                connection, _ = listening.accept()
+                secured = tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+                secured.settimeout(PATIENCE)
+                with suppress(ssl.SSLError):
+                    secured.do_handshake()
+                with socket.socket(fileno=secured.detach()) as plain:
+                    plain.settimeout(PATIENCE)
+                    plain.shutdown(socket.SHUT_WR)
+                    while plain.recv(4096):
+                        pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"tcp://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join(PATIENCE)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
+async def test_client_without_the_certificate_that_is_demanded(version: ssl.TLSVersion, pki: Path) -> None:
+    demands = served(pki, clients=True)
+    demands.maximum_version = version
+    with demanding(demands) as address:
+        tls = ssl.create_default_context(cafile=str(pki / "ca.pem"))
+        await refused(address, EngineUnavailable, "TLS", "client certificate", tls=tls)
+
+
+async def test_engine_away_is_found_again_once_it_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "docker.sock"
+    async with moby.watch(f"unix://{path}", retry=Retry(wait=wait_fixed(0.01))) as watcher:
+        async with asyncio.timeout(PATIENCE):
+            async for status in watcher.status_changes():
+                if status.error is not None:
+                    break
+        async with FakeDocker(path) as fake:
+            fake.run("alone")
+            assert (await watcher.portfolio.wait_for("alone", PATIENCE)).name == "alone"
+            assert watcher.status.error is None

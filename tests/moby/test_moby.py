@@ -1,0 +1,328 @@
+"""Watching a Docker engine: the same behaviour on the fake one and on every real one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import aiodocker
+import pytest
+
+from tests.support.checker import checked
+from whalewatch import Container, Health, Origin, Port, WatchState, moby
+from whalewatch._core import session
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tests.conftest import Docker
+
+PROJECT = "com.docker.compose.project"
+
+
+async def test_initial_picture_is_what_the_engine_says(docker: Docker) -> None:
+    control = docker.control
+    for project in ("shop", "blog"):
+        for service in ("web", "db"):
+            await control.run(f"{project}-{service}", labels={PROJECT: project, "tier": service})
+    await control.run("alone", privileged=docker.fake is not None)  # which real engines may not grant in a sandbox
+    paused = await control.run("frozen", labels={PROJECT: "shop"})
+    await control.pause(paused)
+    await control.create("created")
+    await docker.run_and_exit("exited", 3)
+    restarting = await control.run("restarting", restart="always", cmd=["/bin/false"])
+    if docker.fake is not None:
+        docker.fake.exit(restarting, 1)
+
+    async with checked(docker.address, control) as check:
+        portfolio = check.watcher.portfolio
+        assert await portfolio.names() == ("blog", "shop")
+        assert [p.name for p in await portfolio.projects()] == ["", "blog", "shop"]
+        shop = await portfolio.project("shop")
+        assert shop is not None
+        assert shop.container_names == ("frozen", "shop-db", "shop-web")
+        alone = await portfolio.project("")
+        assert alone is not None
+        assert "alone" in alone
+        assert await portfolio.container("created") is None
+        assert await portfolio.container("exited") is None
+        frozen = await portfolio.container("frozen")
+        assert frozen is not None
+        assert frozen.paused
+        assert frozen.id == paused
+        assert frozen in await portfolio.containers("shop")
+        assert all(e.origin is Origin.SYNC for e in check.fold.events if e.container.name != "restarting")
+        await control.remove(restarting)
+
+
+async def test_every_operation_is_followed_by_its_events(docker: Docker) -> None:
+    control = docker.control
+    async with checked(docker.address, control) as check:
+        id = await control.run("web", labels={PROJECT: "shop"})
+        (started,) = await check.expect(id, "started")
+        assert started.origin is Origin.ENGINE
+        assert started.container.started_at is not None
+        assert started.timestamp >= started.container.started_at
+        await check.settled()
+
+        await control.pause(id)
+        await control.unpause(id)
+        await control.rename(id, "www")
+        events = await check.expect(id, "started", "paused", "unpaused", "updated")
+        assert [e.container.paused for e in events[:3]] == [False, True, False]
+        assert not events[3].container.paused or docker.fake is None  # see `without_echoes`
+        assert events[-1].previous is not None
+        assert (events[-1].previous.name, events[-1].container.name) == ("web", "www")
+        await check.settled()
+
+        await control.restart(id)
+        events = await check.expect(id, "started", "paused", "unpaused", "updated", "exited", "started")
+        assert events[-2].exit_code == 137
+        assert events[-2].container.pid != events[-1].container.pid
+        await check.settled()
+        await docker.become_command(id)
+
+        await control.stop(id)
+        await control.start(id)
+        await check.until(lambda: len(check.types(id)) == 8)
+        await control.kill(id)
+        await check.until(lambda: len(check.types(id)) == 9)
+        await check.settled()
+
+        await control.start(id)
+        await check.until(lambda: len(check.types(id)) == 10)  # what is killed sooner may never be seen
+        await control.remove(id)
+        events = await check.expect(
+            id,
+            *(
+                [
+                    "started",
+                    "paused",
+                    "unpaused",
+                    "updated",
+                    "exited",
+                    "started",
+                    "exited",
+                    "started",
+                    "exited",
+                    "started",
+                    "exited",
+                ]
+            ),
+        )
+        assert [e.exit_code for e in events if e.type.value == "exited"] == [137] * 4
+        assert [e.revision for e in events] == sorted(e.revision for e in events)
+        assert all(e.origin is Origin.ENGINE for e in events)
+
+
+async def test_container_that_exits_by_itself_tells_its_exit_code(docker: Docker) -> None:
+    control = docker.control
+    async with checked(docker.address, control) as check:
+        # It must not be gone before it was read, however late that is.
+        id = await control.run("once", cmd=["/bin/sh", "-c", "until test -e /end; do sleep 0.05; done; exit 7"])
+        (started,) = await check.expect(id, "started")
+        if docker.fake is None:
+            await asyncio.to_thread(Path(f"/proc/{started.container.pid}/root/end").touch)
+        else:
+            docker.fake.exit(id, 7)
+        events = await check.expect(id, "started", "exited")
+        assert events[-1].exit_code == 7
+
+
+async def test_restart_policy_shows_as_exit_and_start(docker: Docker) -> None:
+    control = docker.control
+    async with checked(docker.address, control) as check:
+        if docker.fake is None:
+            id = await control.run("phoenix", restart="always", cmd=["/bin/sh", "-c", "sleep 0.4; exit 3"])
+        else:
+            id = await control.run("phoenix", restart="always")
+            await check.expect(id, "started")
+            docker.fake.exit(id, 3)
+        await check.until(lambda: check.types(id)[:3] == ["started", "exited", "started"])
+        first, exited, second = check.of(id)[:3]
+        assert exited.exit_code == 3
+        assert first.container.pid != second.container.pid
+        await control.remove(id)
+
+
+async def test_health_is_told_as_it_changes(docker: Docker) -> None:
+    control = docker.control
+    async with checked(docker.address, control) as check:
+        id = await control.run("checked", health="test ! -e /sick")
+        if docker.fake is not None:
+            docker.fake.set_health(id, "healthy")
+        await check.until(lambda: check.of(id) and check.of(id)[-1].container.health is Health.HEALTHY)
+        if docker.fake is not None:
+            docker.fake.set_health(id, "unhealthy")
+        else:
+            await control.exec(id, ["touch", "/sick"])
+        await check.until(lambda: check.of(id)[-1].container.health is Health.UNHEALTHY)
+        await control.pause(id)
+        await check.until(lambda: check.types(id)[-1] == "paused")
+        assert check.of(id)[-1].container.health is None
+        await control.unpause(id)
+        await check.until(lambda: "unpaused" in check.types(id))
+        await check.until(lambda: check.of(id)[-1].container.health is not None)
+
+
+async def test_what_does_not_concern_life_costs_nothing(docker: Docker) -> None:
+    control = docker.control
+    id = await control.run("busy")
+    async with checked(docker.address, control) as check:
+        await check.settled()
+        await asyncio.sleep(0)
+        before = check.watcher.stats
+        for _ in range(3):
+            assert await control.exec(id, ["/bin/true"]) == 0
+        await control.tag("tiny:latest", "other:1")
+        await control.create("idle")
+        marker = await control.run("marker")  # what came before it on the stream has been taken
+        await check.expect(marker, "started")
+        assert check.types(id) == []
+        assert check.watcher.stats.calls["inspect"] == before.calls["inspect"] + 1
+        assert check.watcher.stats.calls["list"] == before.calls["list"] <= 2
+        assert check.watcher.stats.revisions == before.revisions + 1
+
+
+@pytest.fixture
+def settling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave an engine more time to tell of a death: Docker 26 under load took up to 0.2 s after the networks' end."""
+    monkeypatch.setattr(session, "SETTLING", 1.0)
+
+
+@pytest.mark.usefixtures("settling")
+async def test_engine_calls_are_as_few_as_promised(docker: Docker) -> None:
+    control = docker.control
+    ids = [await control.run(f"c{i}") for i in range(5)]
+    async with checked(docker.address, control, heartbeat=60.0) as check:
+        await check.watcher.ready()
+        assert check.watcher.stats.calls["inspect"] == 5
+        await control.pause(ids[0])
+        await control.unpause(ids[0])
+        for id in ids:
+            await control.kill(id)
+        await check.until(lambda: not check.fold.alive)
+        calls = check.watcher.stats.calls
+        # One unpause re-reads the health, unless the container is known to have no check.
+        assert calls == {"info": 1, "events": 1, "list": 2, "inspect": 5}
+
+
+async def test_engine_tells_of_itself(docker: Docker) -> None:
+    engine = moby.MobyEngine(docker.address)
+    assert (engine.client, engine.pid) == (None, None)
+    try:
+        info = await docker.control.info()
+        assert await engine.id() == info["ID"]
+        await engine.connect()
+        assert await engine.version() == info["ServerVersion"]
+        assert engine.address == docker.address
+        assert engine.type == "docker"
+        pid, client = engine.pid, engine.client
+        assert pid == (docker.dockerd.pid if docker.dockerd else os.getpid())
+        assert isinstance(client, aiodocker.Docker)
+        assert await client.containers.list() == []
+    finally:
+        await engine.close()
+        await engine.close()
+
+
+async def test_rucksack_holds_what_the_application_packs(docker: Docker) -> None:
+    control = docker.control
+    await control.run("early")
+
+    def pack(container: Container, inspection: Mapping[str, Any]) -> str:
+        return f"{container.name}: {inspection['Config']['Cmd'][0]}"
+
+    async with checked(docker.address, control, pack=pack) as check:
+        late = await control.run("late")
+        await check.expect(late, "started")
+        await control.pause(late)
+        await check.expect(late, "started", "paused")
+        packed = {c.name: c.rucksack for c in check.watcher.portfolio.snapshot()}
+        assert packed == {"early": "early: /bin/sleep", "late": "late: /bin/sleep"}
+
+
+async def test_labels_cannot_forge_an_exit_code_or_a_name(docker: Docker) -> None:
+    control = docker.control
+    async with checked(docker.address, control) as check:
+        id = await control.run("honest", labels={"exitCode": "0", "name": "liar", "container": "x", "image": "y"})
+        await check.expect(id, "started")
+        await control.kill(id)
+        events = await check.expect(id, "started", "exited")
+        assert events[-1].exit_code is None
+        assert {e.container.name for e in events} == {"honest"}
+        assert {e.container.image for e in events} == {"tiny:latest"}
+
+
+async def test_exposed_ports_are_told(docker: Docker) -> None:
+    control = docker.control
+    await control.run("serving", ports={"80/tcp": None, "53/udp": None})
+    async with checked(docker.address, control) as check:
+        container = await check.watcher.portfolio.container("serving")
+        assert container is not None
+        assert container.ports == (Port(53, "udp"), Port(80, "tcp"))
+
+
+async def test_container_is_seen_whatever_its_image_calls_a_port(docker: Docker) -> None:
+    odd = (
+        "",
+        "/tcp",
+        "x/tcp",
+        "$PORT/tcp",
+        "8080-8090/tcp",
+        "1.5/tcp",
+        "-1/tcp",
+        "80 /tcp",
+        "99999999999999999999/tcp",
+    )
+    async with checked(docker.address, docker.control) as check:
+        for number, port in enumerate(odd):
+            id = await docker.control.run(f"odd-{number}", ports={port: None, "80/sctp": None})
+            (started,) = await check.expect(id, "started")
+            assert started.container.ports == (Port(80, "sctp"),)
+        assert check.watcher.stats.unresolved == 0
+
+
+@pytest.mark.usefixtures("settling")
+async def test_network_changes_are_updates_with_addresses(docker: Docker) -> None:
+    control = docker.control
+    network = await control.network_create("blue")
+    try:
+        async with checked(docker.address, control) as check:
+            id = await control.run("host", network="blue")
+            (started,) = await check.expect(id, "started")
+            assert list(started.container.addresses) == ["blue"]
+            (address,) = started.container.addresses["blue"]
+            assert address == ip_address(str(address))
+            await control.network_disconnect("blue", id)
+            events = await check.expect(id, "started", "updated")
+            assert dict(events[-1].container.addresses) == {}
+            await control.network_connect("blue", id)
+            events = await check.expect(id, "started", "updated", "updated")
+            assert list(events[-1].container.addresses) == ["blue"]
+            before = check.watcher.stats.calls["inspect"]
+            await control.kill(id)
+            events = await check.expect(id, "started", "updated", "updated", "exited")
+            assert events[-1].exit_code == 137
+            assert check.watcher.stats.calls["inspect"] == before, "an exit costs no call"
+            await control.remove(id)
+    finally:
+        await control.network_remove(network)
+
+
+async def test_leaving_closes_and_says_so(docker: Docker) -> None:
+    async with moby.watch(docker.address) as watcher:
+        await watcher.ready()
+        events = watcher.events()
+        states = [watcher.status.state]
+    states.append(watcher.status.state)
+    assert states == [WatchState.SYNCED, WatchState.CLOSED]
+    assert watcher.status.error is None
+    assert [event async for event in events] == []
+    assert await watcher.portfolio.total() == 0
+    assert not watcher.portfolio.snapshot().synced
+    with pytest.raises(RuntimeError, match="one use"):
+        await watcher.run()

@@ -1,0 +1,291 @@
+"""The ways to an engine: sockets, TCP, TLS and ssh, and where Docker's own rules lead."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import hashlib
+import json
+import shutil
+import ssl
+import weakref
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import aiodocker
+import asyncssh
+import pytest
+from yarl import URL
+
+from tests.support.checker import PATIENCE
+from tests.support.engines import install
+from tests.support.engines.dockerd import make_certificates
+from tests.support.engines.leaks import Held
+from tests.support.engines.proxy import Proxy
+from tests.support.followed import eventually, leave
+from tests.support.outage import lost
+from whalewatch import EngineTimeout, EngineUnavailable, UnsupportedEngine, WatchState, moby
+from whalewatch.moby.connection import TLSConnector
+from whalewatch.testing import FakeDocker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from tests.conftest import Docker
+    from tests.support.engines.dockerd import Dockerd
+    from whalewatch import Watcher
+
+
+async def version_at(address: str | None, **options: Any) -> str:
+    """Synchronise once and tell the engine's version."""
+    async with moby.watch(address, retry=None, **options) as watcher:
+        await watcher.ready(PATIENCE)
+        return await watcher.engine.version()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home directory of its own, and none of Docker's variables."""
+    monkeypatch.setenv("WHALEWATCH_ENGINES", str(install.engines_folder()))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("HOST", "CONTEXT", "CONFIG", "TLS_VERIFY", "CERT_PATH"):
+        monkeypatch.delenv(f"DOCKER_{name}", raising=False)
+    return tmp_path
+
+
+def make_context(home: Path, name: str, host: str, certificates: Path | None = None) -> None:
+    """File a Docker context as Docker's own client does."""
+    folder = hashlib.sha256(name.encode()).hexdigest()
+    meta = home / ".docker/contexts/meta" / folder
+    meta.mkdir(parents=True)
+    endpoint = {"Host": host, "SkipTLSVerify": False}
+    (meta / "meta.json").write_text(json.dumps({"Name": name, "Endpoints": {"docker": endpoint}}))
+    if certificates is not None:
+        tls = home / ".docker/contexts/tls" / folder / "docker"
+        tls.parent.mkdir(parents=True)
+        shutil.copytree(certificates, tls)
+
+
+async def test_docker_host_leads_to_the_engine(docker: Docker, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", docker.address)
+    monkeypatch.setenv("DOCKER_CONTEXT", "overruled")
+    assert await version_at(None) == (await docker.control.info())["ServerVersion"]
+
+
+async def test_current_context_leads_to_the_engine(docker: Docker, home: Path) -> None:
+    make_context(home, "mine", docker.address)
+    (home / ".docker/config.json").write_text(json.dumps({"currentContext": "mine"}))
+    assert await version_at(None) == (await docker.control.info())["ServerVersion"]
+
+
+async def test_bare_path_leads_to_the_engine(docker: Docker) -> None:
+    assert await version_at(docker.address.removeprefix("unix://"))
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("version", ["20.10", "26.1"])
+async def test_plain_tcp(make_dockerd: Callable[..., Dockerd], version: str) -> None:
+    dockerd = await asyncio.to_thread(make_dockerd, version, tcp=True)
+    assert dockerd.tcp_address is not None
+    assert (await version_at(dockerd.tcp_address)).startswith(version)
+    with pytest.raises(EngineUnavailable, match="TLS refused"):
+        await version_at(dockerd.tcp_address.replace("tcp://", "https://"))
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("version", ["20.10", "26.1"])
+async def test_tls_with_certificates(
+    make_dockerd: Callable[..., Dockerd], home: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    dockerd = await asyncio.to_thread(make_dockerd, version, tls=True)
+    address, certificates = dockerd.tcp_address, dockerd.certificates
+    assert address is not None
+    assert certificates is not None
+
+    tls = ssl.create_default_context(cafile=str(certificates / "ca.pem"))
+    with pytest.raises(EngineUnavailable, match=f"{address}: TLS refused .* check the CA, the client certificate"):
+        await version_at(address, tls=tls)
+    tls.load_cert_chain(certificates / "cert.pem", certificates / "key.pem")
+    assert (await version_at(address, tls=tls)).startswith(version)
+    with pytest.raises(EngineUnavailable, match="TLS refused"):
+        await version_at(address, tls=ssl.create_default_context())
+    with pytest.raises(UnsupportedEngine, match="HTTPS"):
+        await version_at(address)
+
+    monkeypatch.setenv("DOCKER_HOST", address)
+    monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
+    monkeypatch.setenv("DOCKER_CERT_PATH", str(certificates))
+    assert (await version_at(None)).startswith(version)
+
+    monkeypatch.delenv("DOCKER_HOST")
+    make_context(home, "far", address, certificates)
+    monkeypatch.setenv("DOCKER_CONTEXT", "far")
+    assert (await version_at(None)).startswith(version)
+
+
+def connections(address: str) -> set[str]:
+    """This process's sockets that are connected to a port of 127.0.0.1."""
+    held = {target for _, target in Held.now().descriptors}
+    rows = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
+    remote = f"0100007F:{URL(address).port:04X}"
+    return {f"socket:[{row[9]}]" for row in rows if row[2] == remote} & held
+
+
+@pytest.fixture(params=["fake", *(pytest.param(version, marks=pytest.mark.live) for version in ("20.10", "26.1"))])
+async def hanging(
+    request: pytest.FixtureRequest, make_dockerd: Callable[..., Dockerd], tmp_path: Path
+) -> AsyncIterator[tuple[Watcher, Callable[[], None]]]:
+    """A watcher over TLS that is not yet entered, and what makes its engine hang, or the way to the fake one."""
+    async with AsyncExitStack() as stack:
+        if request.param == "fake":
+            certificates = tmp_path / "tls"
+            make_certificates(certificates)
+            served = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            served.load_cert_chain(certificates / "server-cert.pem", certificates / "server-key.pem")
+            fake = await stack.enter_async_context(FakeDocker(host="127.0.0.1", ssl_context=served))
+            proxy = await stack.enter_async_context(Proxy(URL(fake.tcp_address).port or 0, tcp=True))
+            address, hang = proxy.address, proxy.stall
+        else:
+            dockerd = await asyncio.to_thread(make_dockerd, request.param, tls=True)
+            assert dockerd.tcp_address is not None
+            assert dockerd.certificates is not None
+            address, hang, certificates = dockerd.tcp_address, dockerd.freeze, dockerd.certificates
+            stack.callback(dockerd.thaw)
+        tls = ssl.create_default_context(cafile=str(certificates / "ca.pem"))
+        tls.load_cert_chain(certificates / "cert.pem", certificates / "key.pem")
+        yield moby.watch(address, tls=tls, heartbeat=0.5, call_timeout=2.0), hang
+
+
+async def test_leaving_lets_go_of_tls_connections_to_a_hung_engine(
+    hanging: tuple[Watcher, Callable[[], None]],
+) -> None:
+    watcher, hang = hanging
+    await watcher.__aenter__()
+    await watcher.ready(PATIENCE)
+    client = watcher.engine.client
+    assert isinstance(client, aiodocker.Docker)
+    async with client.session.get(f"{client.docker_host}/events"):
+        assert len(connections(watcher.engine.address)) > 1
+        hang()
+        await leave(watcher)
+        await eventually(lambda: not connections(watcher.engine.address))
+
+
+async def test_outage_lets_go_of_tls_connections_to_a_hung_engine(
+    hanging: tuple[Watcher, Callable[[], None]],
+) -> None:
+    watcher, hang = hanging
+    async with watcher:
+        await watcher.ready(PATIENCE)
+        before = connections(watcher.engine.address)
+        assert before
+        hang()
+        await lost(watcher, EngineTimeout)
+        await eventually(lambda: not before & connections(watcher.engine.address))
+
+
+@pytest.mark.parametrize("hanging", ["fake"], indirect=True)
+async def test_tls_connections_that_ended_are_not_kept(hanging: tuple[Watcher, Callable[[], None]]) -> None:
+    watcher, _ = hanging
+    async with watcher:
+        await watcher.ready(PATIENCE)
+        client = watcher.engine.client
+        assert isinstance(client, aiodocker.Docker)
+        connector = client.session.connector
+        assert isinstance(connector, TLSConnector)
+        made = weakref.WeakSet[asyncio.BaseProtocol]()
+        for _ in range(20):
+            async with client.session.get(f"{client.docker_host}/events") as response:
+                assert response.connection is not None
+                assert response.connection.protocol is not None
+                made.add(response.connection.protocol)
+                assert response.connection.protocol in connector.given
+        del response
+        await eventually(lambda: gc.collect() and not made & {*connector.given})
+
+
+@asynccontextmanager
+async def ssh_server(home: Path, socket: Path) -> AsyncIterator[int]:
+    """Serve ssh on a port of the loopback; what Docker's client would run there reaches the engine's socket."""
+
+    async def dial_stdio(process: asyncssh.SSHServerProcess[bytes]) -> None:
+        assert process.command == "docker system dial-stdio"
+        reader, writer = await asyncio.open_unix_connection(socket)
+
+        async def relay(source: Any, sink: Any) -> None:
+            with suppress(ConnectionError, asyncssh.Error):
+                while data := await source.read(65536):
+                    sink.write(data)
+
+        tasks = [asyncio.create_task(relay(process.stdin, writer)), asyncio.create_task(relay(reader, process.stdout))]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            writer.close()
+            process.exit(0)
+
+    class Open(asyncssh.SSHServer):
+        def begin_auth(self, username: str) -> bool:
+            return False
+
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    server = await asyncssh.create_server(
+        Open, "127.0.0.1", 0, server_host_keys=[key], process_factory=dial_stdio, encoding=None
+    )
+    port = server.get_port()
+    (home / ".ssh").mkdir()
+    (home / ".ssh/known_hosts").write_text(f"[127.0.0.1]:{port} {key.export_public_key().decode()}")
+    try:
+        yield port
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+async def test_ssh(home: Path) -> None:
+    async with FakeDocker() as fake, ssh_server(home, fake.path) as port:
+        address = f"ssh://root@127.0.0.1:{port}"
+        async with moby.watch(address) as watcher:
+            await watcher.ready(PATIENCE)
+            id = fake.run("far")
+            assert (await watcher.portfolio.wait_for("far", PATIENCE)).id == id
+            assert watcher.engine.address == address
+
+
+async def test_ssh_to_nowhere_is_a_clear_error(home: Path) -> None:
+    (home / ".ssh").mkdir()
+    (home / ".ssh/known_hosts").touch()
+    expected = r"ssh://root@127\.0\.0\.1:1: .*Cannot connect to Docker via SSH"
+    with pytest.raises(EngineUnavailable, match=expected) as caught:
+        await version_at("ssh://root:secret@127.0.0.1:1")
+    assert "secret" not in str(caught.value)
+
+
+async def test_calls_of_the_application_leave_room_for_the_watcher() -> None:
+    async with FakeDocker() as fake, AsyncExitStack() as stack:
+        fake.run("web")
+        async with moby.watch(fake.address, heartbeat=0.2, call_timeout=10.0) as watcher:
+            await watcher.ready(10.0)
+            client = watcher.engine.client
+            assert isinstance(client, aiodocker.Docker)
+            for _ in range(120):
+                response = await stack.enter_async_context(client.session.get(f"{client.docker_host}/events"))
+                assert response.status == HTTPStatus.OK
+            pings = fake.requests["ping"]
+            await fake.until(lambda: fake.requests["ping"] > pings + 1)
+            assert watcher.status.state is WatchState.SYNCED
+            assert watcher.stats.outages == 0
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+async def test_path_that_is_no_socket_is_told(tmp_path: Path, kind: str) -> None:
+    other = tmp_path / "s"
+    other.mkdir() if kind == "folder" else other.touch()
+    async with moby.watch(str(other), retry=None) as watcher:
+        with pytest.raises(EngineUnavailable, match=r"/s is no socket: correct the address"):
+            await watcher.ready(PATIENCE)

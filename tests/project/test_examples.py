@@ -1,0 +1,264 @@
+"""The example programs run, end cleanly, and show what is so."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import importlib.util
+import os
+import pty
+import signal
+import struct
+import sys
+import termios
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from whalewatch import Container, EngineUnavailable, Snapshot, Stats, Status, WatchState
+from whalewatch.cli.render import cells, painted
+from whalewatch.testing import FakeContainerd, FakeCRI, FakeDocker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+PATIENCE = 30.0
+"""Seconds after which something that should have come is missing: a loaded machine starts processes slowly."""
+
+
+@asynccontextmanager
+async def example(
+    name: str, *arguments: str, stdout: int = asyncio.subprocess.PIPE, **more: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("DOCKER_", "NO_COLOR"))}
+    kept.pop("COLUMNS", None)
+    kept.pop("LINES", None)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(EXAMPLES / name),
+        *arguments,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=asyncio.subprocess.PIPE,
+        env={**kept, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "TERM": "xterm", **more},
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def ended(process: asyncio.subprocess.Process) -> tuple[int | None, str, str]:
+    async with asyncio.timeout(PATIENCE):
+        out, err = await process.communicate()
+    return process.returncode, (out or b"").decode(), (err or b"").decode()
+
+
+async def line_of(process: asyncio.subprocess.Process) -> str:
+    assert process.stdout is not None
+    async with asyncio.timeout(PATIENCE):
+        return (await process.stdout.readline()).decode()
+
+
+async def test_docker_prints_what_is_alive_and_what_happens() -> None:
+    async with FakeDocker() as fake:
+        fake.run("web", project="shop")
+        fake.run("alone")
+        async with example("docker.py", DOCKER_HOST=fake.address) as program:
+            told = [await line_of(program) for _ in range(4)]
+            assert told[:2] == ["'shop' 'web' 4001\n", "'' 'alone' 4002\n"]
+            assert sorted(told[2:]) == ["started 'alone'\n", "started 'web'\n"]
+            fake.kill("web")
+            assert await line_of(program) == "exited 'web'\n"
+            program.send_signal(signal.SIGINT)
+            assert await ended(program) == (0, "", "")
+
+
+async def test_docker_takes_an_address() -> None:
+    async with FakeDocker() as fake:
+        fake.run("web")
+        async with example("docker.py", fake.address, DOCKER_HOST="unix:///nowhere") as program:
+            assert await line_of(program) == "'' 'web' 4001\n"
+
+
+async def test_containerd_prints_what_is_alive_and_what_happens() -> None:
+    async with FakeContainerd() as fake:
+        fake.run("web", labels={"nerdctl/name": "shop"})
+        fake.run("job", "batch")
+        async with example("containerd.py", fake.address) as program:
+            told = {await line_of(program) for _ in range(4)}
+            assert told == {"'shop' 4001\n", "'batch/job' 4002\n", "started 'shop'\n", "started 'batch/job'\n"}
+            fake.exit("job", namespace="batch")
+            assert await line_of(program) == "exited 'batch/job'\n"
+            program.send_signal(signal.SIGINT)
+            assert await ended(program) == (0, "", "")
+
+
+async def test_cri_prints_the_pods_and_what_happens() -> None:
+    async with FakeCRI() as fake:
+        pod = fake.run_pod("shop", "prod")
+        web = fake.run(pod, "web")
+        async with example("cri.py", fake.address) as program:
+            assert await line_of(program) == "'prod' 'shop' ('web',)\n"
+            started = {await line_of(program) for _ in range(2)}
+            assert started == {"started 'shop' of 'shop'\n", "started 'web' of 'shop'\n"}
+            fake.exit(web)
+            assert await line_of(program) == "exited 'web' of 'shop'\n"
+            program.send_signal(signal.SIGINT)
+            assert await ended(program) == (0, "", "")
+
+
+async def test_demo_shows_the_engine_that_answers() -> None:
+    async with FakeDocker() as fake:
+        fake.run("web", project="shop")
+        async with example("demo.py", DOCKER_HOST=fake.address) as program:
+            assert await line_of(program) == (
+                f"Docker engine 26.1.5 at {fake.address}: 1 container in 1 project, revision 1\n"
+            )
+            while "web" not in await line_of(program):
+                pass
+            fake.pause("web")
+            assert "paused" in await line_of(program)
+            fake.faults.refuse()
+            assert "engine lost: " in await line_of(program)
+            await fake.faults.accept()
+            assert "engine back: " in await line_of(program)
+            program.send_signal(signal.SIGINT)
+            code, out, err = await ended(program)
+        assert (code, err) == (0, "")
+        assert out.startswith("engine seen for ")
+        assert out.count("\n") == 1
+
+
+async def test_demo_simulates_an_engine_where_none_answers() -> None:
+    async with example("demo.py", "--seconds", "3", DOCKER_HOST="unix:///nowhere") as program:
+        code, out, err = await ended(program)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].startswith("Simulated engine 26.1.5: 7 containers in 2 projects")
+    assert {"blog", "shop"} <= set(lines)
+    assert lines[-1].startswith("simulated engine seen for ")
+
+
+async def test_demo_ends_silently_when_nobody_reads_it() -> None:
+    reading, writing = os.pipe()
+    async with FakeDocker() as fake, example("demo.py", stdout=writing, DOCKER_HOST=fake.address) as program:
+        os.close(writing)
+        await fake.until(lambda: fake.subscribers)
+        assert await asyncio.to_thread(os.read, reading, 1000)
+        os.close(reading)
+        fake.run("web")
+        code, _, err = await ended(program)
+    assert (code, err) == (0, "")
+
+
+async def test_demo_draws_frames_on_a_terminal_and_leaves_it_sane() -> None:
+    main_end, child_end = pty.openpty()
+    fcntl.ioctl(child_end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    text = b""
+
+    async def until(wanted: bytes) -> None:
+        nonlocal text
+        async with asyncio.timeout(PATIENCE):
+            while wanted not in text:
+                text += await asyncio.to_thread(os.read, main_end, 65536)
+
+    try:
+        async with example("demo.py", "--simulated", stdout=child_end) as program:
+            await until(b"latest events")
+            assert "SIMULATED ENGINE" in text.decode()
+            assert b"\x1b[?1049h" in text
+            program.send_signal(signal.SIGINT)
+            await until(b"simulated engine seen for ")
+            await until(b"engine: ")
+            code, _, err = await ended(program)
+    finally:
+        os.close(main_end)
+        os.close(child_end)
+    assert (code, err) == (0, "")
+    for on, off in ((b"\x1b[?1049h", b"\x1b[?1049l"), (b"\x1b[?25l", b"\x1b[?25h"), (b"\x1b[?7l", b"\x1b[?7h")):
+        assert 0 <= text.rfind(on) < text.rfind(off), "what was switched is switched back"
+
+
+# -- the frame ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def demo() -> Any:
+    spec = importlib.util.spec_from_file_location("whalewatch_demo", EXAMPLES / "demo.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def a_view(demo: Any, projects: dict[str, int], *, latest: int, **more: Any) -> Any:
+    now = datetime.now(UTC)
+    containers = [
+        Container(
+            id=f"{project}{number:064d}", name=f"{project}-{number}" * 3, pid=number, project=project, image="x" * 50
+        )
+        for project, count in projects.items()
+        for number in range(count)
+    ]
+    empty = Snapshot(revision=0, as_of=now)
+    return demo.View(
+        **{
+            "engine": "1.2.3",
+            "simulated": True,
+            "status": Status(state=WatchState.SYNCED, since=now),
+            "snapshot": empty._changed([(None, c) for c in containers], revision=1, as_of=now, synced=True),
+            "stats": Stats(calls={}),
+            "events": latest,
+            "latest": [((f"event {number} " + "y" * 300, ""),) for number in range(latest)],
+            "now": now,
+            **more,
+        }
+    )
+
+
+@pytest.mark.parametrize("projects", [{}, {"": 1}, {"shop": 3, "blog": 40}, {f"p{n}": 20 for n in range(30)}])
+@pytest.mark.parametrize("latest", [0, 2, 200])
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (40, 10), (20, 3), (300, 100), (1, 1)])
+def test_a_frame_fits_every_terminal(demo: Any, projects: dict[str, int], latest: int, size: tuple[int, int]) -> None:
+    width, height = size
+    lines = demo.frame(a_view(demo, projects, latest=latest), width, height)
+    assert len(lines) <= height
+    assert all(cells(painted(line, colour=False, width=width)) <= width for line in lines)
+
+
+def test_a_frame_tells_how_many_containers_it_has_no_room_for(demo: Any) -> None:
+    view = a_view(demo, {f"p{n}": 20 for n in range(10)}, latest=0)
+    text = [painted(line, colour=False, width=80).strip() for line in demo.frame(view, 80, 24)]
+    shown = [line for line in text if line.startswith("●")]
+    more = [int(line.split()[1]) for line in text if line.startswith("and ")]
+    assert len(shown) + sum(more) == 200
+
+
+def test_a_frame_shows_why_the_engine_is_lost(demo: Any) -> None:
+    now = datetime.now(UTC)
+    lost = Status(state=WatchState.DISCONNECTED, since=now, error=EngineUnavailable("gone\x1b[2J"))
+    view = a_view(demo, {}, latest=0, status=lost, snapshot=Snapshot(revision=3, as_of=now))
+    text = [painted(line, colour=False, width=80) for line in demo.frame(view, 80, 24)]
+    assert text[1].startswith("engine lost · revision 3, the last known picture")
+    assert text[2] == "gone\\x1b[2J"
+
+
+async def test_the_same_seed_simulates_the_same_story(demo: Any) -> None:
+    stories = []
+    for _ in range(2):
+        async with FakeDocker(seed=5) as fake:
+            simulation = demo.Simulation(fake, 5)
+            for _ in range(2000):
+                simulation.step()
+            stories.append([(c.id, c.name, c.status, c.health, c.pid) for c in fake.containers.values()])
+    assert stories[0] == stories[1]
+    assert len(stories[0]) > len(demo.SERVICES) / 2

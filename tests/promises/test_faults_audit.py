@@ -1,0 +1,455 @@
+"""What the audit believes, repairs and counts, and what it leaves alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import attrs
+import pytest
+
+from tests.support.followed import eventually, followed, picture, truth
+from tests.support.scripted import PATIENCE, ScriptedEngine, box
+from tests.support.stepping import ImpatientLoop
+from whalewatch import Container, EngineError, Listing, Origin, Sighting, SignalType, Watcher, moby
+from whalewatch.testing import FakeDocker
+
+# ---- a listing that is out of date
+
+
+@pytest.mark.parametrize(
+    ("before", "act", "types"),
+    [
+        (False, FakeDocker.kill, ["exited"]),
+        (False, FakeDocker.pause, ["paused"]),
+        (True, FakeDocker.unpause, ["unpaused"]),
+    ],
+    ids=["still alive", "not yet paused", "still paused"],
+)
+async def test_listing_that_shows_the_former_state_repairs_nothing(
+    before: bool, act: Callable[[FakeDocker, str], object], types: list[str]
+) -> None:
+    async with FakeDocker() as fake:
+        id = fake.run("box", paused=before)
+        async with followed(moby.watch(fake.address, audit=0.1)) as follow:
+            with fake.faults.stale_list():
+                act(fake, id)
+                await follow.until(lambda: follow.types(id) == types)
+                audits, inspects = follow.watcher.stats.audits, fake.requests["inspect"]
+                await follow.until_stats(lambda stats: stats.audits >= audits + 3)
+                if "exited" in types:
+                    assert fake.requests["inspect"] > inspects, "an inspect decided"
+            assert follow.types(id) == types
+            assert follow.watcher.stats.drift == 0
+            assert follow.shows(fake)
+
+
+# ---- what is told while the audit reads
+
+
+each_change = pytest.mark.parametrize(
+    ("act", "types"),
+    [
+        (FakeDocker.pause, ["paused"]),
+        (FakeDocker.kill, ["exited"]),
+        (FakeDocker.restart, ["exited", "started"]),
+        (lambda fake, box: fake.rename(box, "crate"), ["updated"]),
+    ],
+    ids=["pause", "death", "restart", "rename"],
+)
+
+
+@each_change
+async def test_what_the_engine_tells_while_the_audit_reads_is_no_drift(
+    act: Callable[[FakeDocker, str], object], types: list[str]
+) -> None:
+    async with FakeDocker() as fake:
+        id = fake.run("box")
+        async with followed(moby.watch(fake.address, audit=0.1)) as follow:
+            with fake.faults.pause_at("inspect", id) as gate:
+                async with asyncio.timeout(PATIENCE):
+                    await gate.reached()
+                signals = follow.watcher.stats.signals
+                act(fake, id)
+                fake.run("marker")
+                await follow.until(lambda: "started" in follow.types())
+                assert follow.watcher.stats.signals > signals
+                assert follow.types(id) == []
+            await follow.until(lambda: follow.types(id) == types)
+            assert {event.origin for event in follow.news(id)} == {Origin.ENGINE}
+            assert follow.watcher.stats.drift == 0
+            assert follow.shows(fake)
+
+
+@each_change
+async def test_what_the_engine_tells_just_after_the_audit_has_read_it_is_no_drift(
+    act: Callable[[FakeDocker, str], object], types: list[str]
+) -> None:
+    async with FakeDocker() as fake:
+        id = fake.run("box")
+        async with followed(moby.watch(fake.address, audit=0.1)) as follow:
+            # That it leaves its network is told in time, and says nothing of its death.
+            with fake.faults.delay(0.2, match=lambda event: event["Type"] == "container"):
+                with fake.faults.pause_at("inspect", id) as gate:
+                    async with asyncio.timeout(PATIENCE):
+                        await gate.reached()
+                    act(fake, id)
+                await follow.until(lambda: follow.types(id) == types)
+            assert {event.origin for event in follow.news(id)} == {Origin.ENGINE}
+            assert follow.watcher.stats.drift == 0
+            assert follow.shows(fake)
+
+
+async def test_what_the_engine_tells_while_the_audit_finds_more_does_not_hide_the_drift() -> None:
+    async with FakeDocker() as fake:
+        id = fake.run("box")
+        async with followed(moby.watch(fake.address, audit=0.1)) as follow:
+            with fake.faults.pause_at("inspect", id) as gate:
+                async with asyncio.timeout(PATIENCE):
+                    await gate.reached()
+                with fake.faults.drop():
+                    fake.rename(id, "crate")
+                fake.pause(id)
+                fake.run("marker")
+                await follow.until(lambda: "started" in follow.types())
+            await follow.until(lambda: follow.types(id) == ["updated", "paused"])
+            assert [event.origin for event in follow.news(id)] == [Origin.RESYNC, Origin.ENGINE]
+            assert follow.watcher.stats.drift == 1
+            assert follow.shows(fake)
+
+
+# ---- what the audit does
+
+
+async def test_audit_finds_a_restart_under_the_same_id_that_no_listing_shows() -> None:
+    async with FakeDocker() as fake:
+        ids = [fake.run(f"c{i}") for i in range(5)]
+        async with followed(moby.watch(fake.address, audit=0.2)) as follow:
+            with fake.faults.silently():
+                fake.restart(ids[3])
+            await follow.until(lambda: len(follow.news()) >= 2)
+            exited, started = follow.news()
+            assert [exited.type.value, started.type.value] == ["exited", "started"]
+            assert exited.container.id == started.container.id == ids[3]
+            assert exited.container.pid != started.container.pid
+            assert exited.revision == started.revision
+            assert [exited.last, started.last] == [False, True]
+            assert {exited.origin, started.origin} == {Origin.RESYNC}
+            assert follow.watcher.stats.drift == 1
+            assert follow.shows(fake)
+
+
+async def test_audit_of_an_engine_that_told_everything_changes_nothing() -> None:
+    async with FakeDocker() as fake:
+        for number in range(30):
+            fake.run(f"c{number}", paused=number % 2 == 0, health="healthy" if number % 3 == 0 else None)
+        async with followed(moby.watch(fake.address, audit=0.1)) as follow:
+            revision = follow.watcher.portfolio.snapshot().revision
+            await eventually(lambda: follow.watcher.stats.audits >= 5)
+            assert follow.watcher.portfolio.snapshot().revision == revision
+            assert follow.watcher.stats.drift == 0
+            assert follow.types() == []
+
+
+class Recording(ScriptedEngine):
+    """Notes which containers are inspected, in their order."""
+
+    def __init__(self, *containers: Container) -> None:
+        super().__init__(*containers)
+        self.inspected: list[str] = []
+
+    async def inspect(self, id: str, /) -> Container | None:
+        self.inspected.append(id)
+        return await super().inspect(id)
+
+
+async def test_audit_reads_anew_only_what_its_listing_leaves_open() -> None:
+    told, open_ = box("told"), box("open")
+
+    class Engine(Recording):
+        async def listing(self) -> Listing:
+            await super().listing()
+            return Listing(sightings={"told": Sighting(told), "open": Sighting()}, absence_is_death=True)
+
+    engine = Engine(told, open_)
+    async with Watcher(engine, audit=0.05) as watcher:
+        await watcher.ready(PATIENCE)
+        await engine.until(lambda: engine.calls["inspect"] > 3)
+        assert set(engine.inspected) == {"open"}
+
+
+async def test_what_an_audit_finds_does_not_hold_up_what_the_engine_tells() -> None:
+    async with FakeDocker() as fake:
+        ids = [fake.run(f"box-{number}") for number in range(60)]
+        async with followed(moby.watch(fake.address, audit=1.0, concurrency=2)) as follow:
+            with fake.faults.silently():
+                for number, id in enumerate(ids):
+                    fake.rename(id, f"crate-{number}")
+            await follow.until_stats(lambda stats: stats.drift > 0)
+            began = asyncio.get_running_loop().time()
+            new = fake.run("new")
+            await follow.until(lambda: follow.types(new) == ["started"])
+            # Two at a time, and half a second for each, the others would take a quarter of a minute.
+            assert asyncio.get_running_loop().time() - began < 5.0
+
+
+async def test_start_is_read_before_the_rest_of_what_an_audit_reads_anew() -> None:
+    engine = Recording(*(box(f"box-{number}") for number in range(30)))
+    async with Watcher(engine, audit=0.1, concurrency=1, call_timeout=60.0) as watcher:
+        await watcher.ready(PATIENCE)
+        with engine.hold("inspect") as audited:
+            await audited.reached()
+            engine.inspected.clear()
+            engine.start(box("new", pid=2, start=1))
+            await eventually(lambda: watcher.stats.signals == 1)
+        await watcher.portfolio.wait_for("new", PATIENCE)
+        assert engine.inspected[0] == "new"
+
+
+async def test_what_is_told_of_a_container_waits_for_no_audit_that_is_about_to_read_it() -> None:
+    engine = Recording(*(box(f"box-{number:02}") for number in range(20)))
+    async with followed(Watcher(engine, audit=0.1, concurrency=1, call_timeout=60.0)) as follow:
+        with engine.hold("inspect") as audited:
+            await audited.reached()
+            engine.inspected.clear()
+            engine.pause("box-17")
+            engine.pause("box-17", paused=False)
+            engine.exit("box-18", 3)
+            engine.exit("box-19")
+            engine.start(box("box-19", pid=2, start=1))
+            await follow.until(lambda: follow.types("box-19") == ["exited"])
+            assert follow.types("box-17") == ["paused", "unpaused"]
+            assert [(e.exit_code, e.origin) for e in follow.news("box-18")] == [(3, Origin.ENGINE)]
+        await follow.until(lambda: follow.types("box-19") == ["exited", "started"])
+        assert engine.inspected[0] == "box-19"
+        assert follow.watcher.stats.drift == 0
+
+
+async def test_containers_that_keep_failing_do_not_keep_others_from_being_read_anew() -> None:
+    async with FakeDocker() as fake:
+        ids = [fake.run(f"box-{number}") for number in range(30)]
+        async with followed(moby.watch(fake.address, audit=0.1)) as follow:
+            for id in ids[:20]:
+                fake.faults.fail("inspect", id=id)
+            await follow.until_stats(lambda stats: stats.unresolved == 20)
+            with fake.faults.silently():
+                fake.restart(ids[-1])
+            await follow.until(lambda: follow.types(ids[-1]) == ["exited", "started"])
+
+
+async def test_lost_start_is_found_though_the_container_keeps_telling_of_changes() -> None:
+    engine = ScriptedEngine()
+    async with followed(Watcher(engine, audit=0.1)) as follow:
+        engine.alive["lost"] = box("lost")
+        while not follow.types("lost"):
+            engine.tell(SignalType.CHANGED, "lost")
+            await asyncio.sleep(0.05)  # the pace at which it tells
+        assert follow.types("lost") == ["started"]
+
+
+async def test_exit_told_while_an_audit_reads_is_published_with_the_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = ScriptedEngine(box("box"))
+    async with followed(Watcher(engine, audit=0.1)) as follow:
+        with engine.hold("inspect box") as hold:
+            await hold.reached()
+            monkeypatch.setattr("whalewatch._core.session.GRACE", 3600.0)  # nothing is waited for
+            engine.exit("box", 3)
+            engine.start(box("marker"))
+            await follow.until(lambda: follow.types("marker") == ["started"])
+        await follow.until(lambda: follow.types("box") == ["exited"])
+        assert follow.news()[-1].exit_code == 3
+        assert follow.watcher.stats.drift == 0
+
+
+@pytest.mark.parametrize("fails", [True, False], ids=["read in vain", "not read at all"])
+async def test_container_that_exits_before_an_audit_has_read_it_is_no_suspect_any_more(*, fails: bool) -> None:
+    engine = ScriptedEngine(box("box"), box("other"))
+    async with followed(Watcher(engine, audit=0.1, concurrency=1, call_timeout=60.0)) as follow:
+        with engine.hold("inspect") as hold:
+            await hold.reached()
+            session = follow.watcher._session
+            assert session is not None
+            assert session.book.suspects == {"box", "other"}
+            if fails:
+                engine.errors["inspect"] = EngineError("in vain")
+            engine.exit("box")
+            engine.exit("other")
+            await follow.until(follow.types)  # one is being read, the other waits for that
+        await follow.until(lambda: len(follow.types()) == 2)
+        assert session.book.suspects == set()
+        assert follow.types() == ["exited"] * 2
+
+
+async def test_restart_told_without_times_while_the_audit_reads_is_told_once() -> None:
+    engine = ScriptedEngine(box("box", pid=1, start=None))
+    async with followed(Watcher(engine, audit=0.1)) as follow:
+        with engine.hold("inspect box") as hold:
+            await hold.reached()
+            engine.alive["box"] = box("box", pid=2, start=None)
+            engine.tell(SignalType.EXITED, "box")
+            engine.tell(SignalType.STARTED, "box")
+            engine.alive["marker"] = box("marker")
+            engine.tell(SignalType.STARTED, "marker")
+            await follow.until(lambda: follow.types("marker") == ["started"])
+        await follow.until(lambda: len(follow.types("box")) >= 2)
+        audits = follow.watcher.stats.audits
+        await follow.until_stats(lambda stats: stats.audits >= audits + 3)
+        assert follow.types("box") == ["exited", "started"]
+
+
+async def _listed_again(fake: FakeDocker) -> None:
+    seen = fake.requests["list"]
+    async with asyncio.timeout(PATIENCE):
+        await fake.until(lambda: fake.requests["list"] > seen)
+
+
+async def test_audit_renews_a_stream_that_has_died_silently_and_misses_nothing() -> None:
+    async with FakeDocker() as fake, followed(moby.watch(fake.address, audit=0.2)) as follow:
+        streams = fake.requests["events"]
+        ids = []
+        for number in range(10):
+            ids.append(fake.run(f"c{number}"))
+            await _listed_again(fake)
+        await follow.until(lambda: len(follow.fold.alive) == 10)
+        assert fake.requests["events"] >= streams + 8
+        await fake.until(lambda: fake.subscribers == 1)
+        assert follow.types() == ["started"] * 10, "told once each, though two streams overlap"
+        assert {event.origin for event in follow.news()} == {Origin.ENGINE}
+        assert follow.watcher.stats.drift == 0
+
+
+async def test_without_audit_only_the_confirming_listing_is_made() -> None:
+    async with FakeDocker() as fake, followed(moby.watch(fake.address, audit=None)) as follow:
+        await eventually(lambda: follow.watcher.stats.audits == 1)
+        id = fake.run("alone")
+        await follow.until(lambda: follow.types(id) == ["started"])
+        assert fake.requests["list"] == 2
+        assert fake.requests["events"] == 1
+
+
+async def test_start_that_fell_between_listing_and_subscription_is_found_right_after() -> None:
+    engine = ScriptedEngine(box("a"), complete=True)
+    engine.listings.append(Listing(sightings={"a": Sighting(box("a"))}, absence_is_death=True))
+    engine.alive["b"] = box("b")  # listed by the second listing, told by nobody
+    async with followed(Watcher(engine, audit=None)) as follow:
+        await follow.until(lambda: follow.types() == ["started"])
+        assert follow.news()[0].origin is Origin.RESYNC
+        assert follow.fold.alive == engine.alive
+
+
+async def test_listing_that_is_stale_repairs_nothing_wrongly() -> None:
+    async with FakeDocker() as fake:
+        dead, restarted, renamed = fake.run("dead"), fake.run("restarted"), fake.run("renamed")
+        async with followed(moby.watch(fake.address, audit=0.2)) as follow:
+            with fake.faults.stale_list():
+                fake.kill(dead)
+                fake.restart(restarted)
+                fake.rename(renamed, "anew")
+                born = fake.run("born")
+                await follow.until(lambda: follow.shows(fake))
+                told = [follow.types(id) for id in (dead, restarted, renamed, born)]
+                assert told == [["exited"], ["exited", "started"], ["updated"], ["started"]]
+                audits, revision = follow.watcher.stats.audits, follow.watcher.portfolio.snapshot().revision
+                await eventually(lambda: follow.watcher.stats.audits >= audits + 3)
+                assert follow.watcher.portfolio.snapshot().revision == revision
+            assert follow.watcher.stats.drift == 0
+            assert follow.shows(fake)
+
+
+async def test_synchronisation_with_a_stale_listing_ends_in_the_truth() -> None:
+    async with FakeDocker() as fake:
+        ids = [fake.run(f"c{i}") for i in range(3)]
+        with fake.faults.stale_list(), fake.faults.silently():
+            fake.kill(ids[0])
+            fake.restart(ids[1])
+            async with followed(moby.watch(fake.address, audit=None)) as follow:
+                assert picture(follow.watcher.portfolio.snapshot()) == truth(fake)
+                await follow.until(lambda: follow.shows(fake))
+
+
+async def test_what_was_lost_is_looked_for_soon_without_waiting_for_the_next_audit() -> None:
+    async with FakeDocker() as fake:
+        listed = fake.faults.pause_after("list")
+        async with followed(moby.watch(fake.address, audit=3600), ready=False) as follow, asyncio.timeout(PATIENCE):
+            await listed.reached()
+            listed.step()
+            await follow.watcher.ready()
+            await listed.reached()  # the confirming listing has been made, so that it cannot find what follows
+            with fake.faults.silently():
+                id = fake.run("quiet")
+            listed.release()
+            fake.emit_raw(b"garbage\n")
+            await follow.until(lambda: follow.types(id) == ["started"])
+            assert follow.watcher.stats.drift == 1
+
+
+def test_noise_that_goes_on_asks_for_audits_less_and_less_often_and_reads_few_anew() -> None:
+    async def main() -> None:
+        engine = ScriptedEngine(*(box(f"c{number}") for number in range(100)))
+        async with Watcher(engine, heartbeat=1000.0, audit=1000.0) as watcher:
+            await watcher.ready()
+            for _ in range(600):
+                engine.tell(SignalType.LOST)
+                await asyncio.sleep(0.5)
+            assert 8 < watcher.stats.audits < 20, "of 300 seconds"
+            assert engine.calls["inspect"] == 100 + 20, "by the first of them"
+            await asyncio.sleep(120.0)
+            audits = watcher.stats.audits
+            engine.tell(SignalType.LOST)
+            await asyncio.sleep(3.0)
+            assert watcher.stats.audits == audits + 1, "after a while of silence it is heard at once"
+            assert engine.calls["inspect"] == 120 + 20
+            await asyncio.sleep(1100.0)
+            assert engine.calls["inspect"] == 140 + 20, "an audit that is due reads some anew"
+
+    with asyncio.Runner(loop_factory=ImpatientLoop) as runner:
+        runner.run(main())
+
+
+def test_loss_right_after_an_audit_that_was_due_is_heard_at_once_though_there_was_noise_long_ago() -> None:
+    async def main() -> None:
+        engine = ScriptedEngine(box("a"))
+        async with Watcher(engine, heartbeat=1000.0, audit=300.0) as watcher:
+            await watcher.ready()
+            for _ in range(200):
+                engine.tell(SignalType.LOST)
+                await asyncio.sleep(1.0)
+            audits = watcher.stats.audits + 3
+            await eventually(lambda: watcher.stats.audits == audits, 3000.0)
+            engine.tell(SignalType.LOST)
+            await eventually(lambda: watcher.stats.audits > audits, 3.0)
+
+    with asyncio.Runner(loop_factory=ImpatientLoop) as runner:
+        runner.run(main())
+
+
+def test_restart_of_which_nothing_could_be_read_is_found_by_the_audit_that_the_loss_asks_for() -> None:
+    async def main() -> None:
+        engine = ScriptedEngine(*(box(f"c{number}") for number in range(5)))
+        async with Watcher(engine, audit=None) as watcher:
+            await watcher.ready()
+            engine.alive["c3"] = box("c3", pid=77, start=50)
+            engine.tell(SignalType.LOST)
+            await watcher.portfolio.wait_for(lambda container: container.pid == 77, 10.0)
+
+    with asyncio.Runner(loop_factory=ImpatientLoop) as runner:
+        runner.run(main())
+
+
+def test_part_of_the_engine_that_cannot_be_listed_is_no_noise() -> None:
+    class Engine(ScriptedEngine):
+        async def listing(self) -> Listing:
+            return attrs.evolve(await super().listing(), failed={"other": EngineError("it fails")}, scope=str.upper)
+
+    async def main() -> None:
+        engine = Engine(box("a"))
+        async with Watcher(engine, heartbeat=1000.0, audit=None) as watcher:
+            await watcher.ready()
+            await asyncio.sleep(1000.0)
+            audits = watcher.stats.audits
+            assert audits > 20, "it is tried again"
+            engine.tell(SignalType.LOST)
+            await eventually(lambda: watcher.stats.audits > audits, 3.0)
+
+    with asyncio.Runner(loop_factory=ImpatientLoop) as runner:
+        runner.run(main())

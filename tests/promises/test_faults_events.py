@@ -1,0 +1,274 @@
+"""Events that the engine loses, tells twice, late, or in the wrong order."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import attrs
+import pytest
+
+from tests.support.followed import Followed, eventually, followed
+from tests.support.scripted import PATIENCE, ScriptedEngine, at, box
+from tests.support.stepping import ImpatientLoop
+from whalewatch import Origin, SignalType, Watcher, moby
+from whalewatch.testing import FakeDocker
+
+Match = Callable[[dict[str, Any]], bool]
+
+
+def telling(*actions: str) -> Match:
+    """Events of containers with these actions; of health_status with any value."""
+    return lambda event: event["Type"] == "container" and event["Action"].partition(":")[0] in actions
+
+
+@attrs.frozen
+class Change:
+    """Something that happens to a container.
+
+    Attributes:
+        action: of the event that tells it.
+        prepare: makes the container, and returns its id.
+        act: what happens.
+        types: of the events that it leads to.
+    """
+
+    action: str
+    prepare: Callable[[FakeDocker], str]
+    act: Callable[[FakeDocker, str], object]
+    types: list[str]
+
+
+CHANGES = {
+    "start": Change("start", lambda fake: fake.create("box"), FakeDocker.start, ["started"]),
+    "die": Change("die", lambda fake: fake.run("box"), FakeDocker.kill, ["exited"]),
+    "pause": Change("pause", lambda fake: fake.run("box"), FakeDocker.pause, ["paused"]),
+    "unpause": Change("unpause", lambda fake: fake.run("box", paused=True), FakeDocker.unpause, ["unpaused"]),
+    "rename": Change("rename", lambda fake: fake.run("box"), lambda fake, box: fake.rename(box, "crate"), ["updated"]),
+    "health": Change(
+        "health_status",
+        lambda fake: fake.run("box", health="starting"),
+        lambda fake, box: fake.set_health(box, "healthy"),
+        ["updated"],
+    ),
+}
+
+each_change = pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+
+
+async def all_taken(fake: FakeDocker, follow: Followed) -> None:
+    """Wait until everything told so far has been taken, and read where need be: one container is read at a time.
+
+    A reading that came before what explains it waits for that, and others do not: there is no order among containers.
+    """
+    await follow.until_taken(fake.run())
+    await eventually(lambda: follow.shows(fake))
+
+
+@each_change
+async def test_lost_event_of_any_kind_is_made_up_for_by_the_audit(change: Change) -> None:
+    async with FakeDocker() as fake:
+        id, other = change.prepare(fake), fake.run("other")
+        async with followed(moby.watch(fake.address, audit=0.1)) as follow:
+            with fake.faults.drop():
+                change.act(fake, id)
+            await follow.until(lambda: follow.types(id) == change.types)
+            assert {event.origin for event in follow.news()} == {Origin.RESYNC}
+            assert follow.watcher.stats.drift == 1
+            assert follow.watcher.stats.outages == 0
+            audits = follow.watcher.stats.audits
+            await follow.until_stats(lambda stats: stats.audits >= audits + 2)
+            assert follow.types(id) == change.types, "it is repaired once"
+            assert follow.types(other) == []
+            assert follow.watcher.stats.drift == 1
+            assert follow.shows(fake)
+
+
+@each_change
+async def test_event_delivered_twice_is_told_once(change: Change) -> None:
+    async with FakeDocker() as fake:
+        id = change.prepare(fake)
+        async with followed(moby.watch(fake.address, audit=None, concurrency=1)) as follow:
+            with fake.faults.duplicate(telling(change.action)):
+                change.act(fake, id)
+            await all_taken(fake, follow)
+            assert follow.types(id) == change.types
+            assert follow.watcher.stats.drift == 0
+
+
+@each_change
+async def test_event_told_again_later_is_nothing_new(change: Change) -> None:
+    """With a later time stamp, so that nothing shows that it is the same."""
+    async with FakeDocker() as fake:
+        id = change.prepare(fake)
+        async with followed(moby.watch(fake.address, audit=None, concurrency=1)) as follow:
+            change.act(fake, id)
+            action = "health_status: healthy" if change is CHANGES["health"] else change.action
+            fake.emit("container", action, id)
+            await all_taken(fake, follow)
+            fake.emit("container", action, id)
+            await all_taken(fake, follow)
+            assert follow.types(id) == change.types
+
+
+@each_change
+async def test_late_event_is_told_with_its_own_time(change: Change) -> None:
+    async with FakeDocker() as fake:
+        id = change.prepare(fake)
+        async with followed(moby.watch(fake.address, audit=None, concurrency=1)) as follow:
+            with fake.faults.delay(3600, lambda event: event["Actor"]["ID"] == id or event["Type"] == "network"):
+                change.act(fake, id)
+                await follow.until_taken(fake.run("later"))
+                assert follow.types(id) == []
+            await all_taken(fake, follow)
+            assert follow.types(id) == change.types
+            (event,) = follow.news(id)
+            assert event.origin is Origin.ENGINE
+            (later,) = (e for e in follow.news() if e.container.name == "later")
+            assert event.timestamp < later.timestamp
+            assert follow.watcher.stats.drift == 0
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "types"),
+    [
+        ("start", FakeDocker.kill, []),
+        ("die", FakeDocker.start, ["exited", "started"]),
+        ("pause", FakeDocker.unpause, []),
+        ("unpause", FakeDocker.pause, []),
+        ("rename", lambda fake, box: fake.rename(box, "chest"), ["updated"]),
+        ("health", lambda fake, box: fake.set_health(box, "unhealthy"), ["updated"]),
+    ],
+    ids=["die before its start", "start before the die", "unpause before pause", "pause before unpause", "renames",
+         "health"],
+)  # fmt: skip
+async def test_two_events_in_the_wrong_order_lead_to_the_truth(
+    first: str, second: Callable[[FakeDocker, str], object], types: list[str]
+) -> None:
+    change = CHANGES[first]
+    async with FakeDocker() as fake:
+        id = change.prepare(fake)
+        async with followed(moby.watch(fake.address, audit=None, concurrency=1)) as follow:
+            swapped = telling("start", "die", "pause", "unpause", "rename", "health_status")
+            with fake.faults.reorder(2, lambda event: event["Actor"]["ID"] == id and swapped(event)):
+                change.act(fake, id)
+                second(fake, id)
+            await all_taken(fake, follow)
+            assert follow.types(id) == types
+            assert follow.watcher.stats.drift == 0
+
+
+async def test_late_death_of_an_earlier_run_does_not_kill_the_next() -> None:
+    async with FakeDocker() as fake:
+        id = fake.run("box")
+        async with followed(moby.watch(fake.address, audit=None, concurrency=1)) as follow:
+            with fake.faults.delay(3600, telling("die")):
+                fake.restart(id, exit_code=3)
+                await follow.until(lambda: follow.types(id) == ["exited", "started"])
+            await all_taken(fake, follow)
+            assert follow.types(id) == ["exited", "started"]
+            assert {event.origin for event in follow.news(id)} == {Origin.ENGINE}
+
+
+async def test_deaths_of_two_earlier_runs_that_come_at_the_end_kill_nobody() -> None:
+    async with FakeDocker() as fake:
+        id = fake.run("box")
+        async with followed(moby.watch(fake.address, audit=None, concurrency=1)) as follow:
+            with fake.faults.delay(3600, telling("die")):
+                for _ in range(2):
+                    fake.restart(id)
+                    await all_taken(fake, follow)
+            await all_taken(fake, follow)
+            assert follow.types(id) == ["exited", "started"] * 2
+
+
+async def test_death_of_a_container_whose_start_was_lost_is_nothing() -> None:
+    async with FakeDocker() as fake, followed(moby.watch(fake.address, audit=None, concurrency=1)) as follow:
+        with fake.faults.drop(telling("start")):
+            id = fake.run("brief")
+        fake.kill(id)
+        await all_taken(fake, follow)
+        assert follow.types(id) == []
+
+
+async def test_restart_whose_start_was_lost_is_an_exit_and_the_audit_finds_the_rest() -> None:
+    async with FakeDocker() as fake:
+        id = fake.run("box")
+        async with followed(moby.watch(fake.address, audit=0.1)) as follow:
+            with fake.faults.drop(telling("start")):
+                fake.restart(id, exit_code=3)
+            await follow.until(lambda: follow.types(id) == ["exited", "started"])
+            exited, started = follow.news(id)
+            assert (exited.origin, exited.exit_code) == (Origin.ENGINE, 3)
+            assert started.origin is Origin.RESYNC
+            assert follow.watcher.stats.drift == 1
+            assert follow.shows(fake)
+
+
+async def test_restart_whose_death_was_lost_is_an_exit_and_a_start_without_exit_code() -> None:
+    async with FakeDocker() as fake:
+        id = fake.run("box")
+        async with followed(moby.watch(fake.address, audit=None, concurrency=1)) as follow:
+            with fake.faults.drop(telling("die")):
+                fake.restart(id, exit_code=3)
+            await all_taken(fake, follow)
+            exited, started = follow.news(id)
+            assert [exited.type.value, started.type.value] == ["exited", "started"]
+            assert exited.exit_code is None
+            assert exited.container.pid != started.container.pid
+            assert {exited.origin, started.origin} == {Origin.ENGINE}
+            assert follow.watcher.stats.drift == 0
+
+
+def test_clock_that_is_set_back_costs_no_event_and_no_exit_code() -> None:
+    async def main() -> None:
+        old = box("old", start=0.0)
+        engine = ScriptedEngine(old)
+        engine.read_until = at(3600.0)
+        async with Watcher(engine, audit=None) as watcher:
+            await watcher.ready()
+            await asyncio.sleep(60.0)
+            inspects = engine.calls["inspect"]
+            async with watcher.events(replay=False) as events, asyncio.timeout(100.0):
+                new = engine.alive["new"] = box("new", start=10.0)
+                engine.tell(SignalType.STARTED, "new", 10.0)
+                started = await anext(events)
+                engine.alive["new"] = attrs.evolve(new, paused=True)
+                engine.tell(SignalType.PAUSED, "new", 11.0)
+                engine.alive["new"] = new
+                engine.tell(SignalType.UNPAUSED, "new", 12.0)
+                del engine.alive["new"]
+                engine.tell(SignalType.EXITED, "new", 13.0, exit_code=7)
+                told = [started, *[await anext(events) for _ in range(3)]]
+            assert [(event.type.value, event.timestamp) for event in told] == [
+                ("started", at(10.0)),
+                ("paused", at(11.0)),
+                ("unpaused", at(12.0)),
+                ("exited", at(13.0)),
+            ]
+            assert told[-1].exit_code == 7
+            assert engine.calls["inspect"] <= inspects + 2
+
+    with asyncio.Runner(loop_factory=ImpatientLoop) as runner:
+        runner.run(main())
+
+
+async def test_events_without_nanoseconds_are_told_apart_by_their_seconds() -> None:
+    async with FakeDocker() as fake, followed(moby.watch(fake.address, audit=None)) as follow:
+        actor = {"ID": fake.run("web"), "Attributes": {"name": "web"}}
+        await follow.until(lambda: follow.types() == ["started"])
+        now = int(datetime.now(UTC).timestamp())
+        for number in range(1, 4):
+            read = fake.requests["inspect"]
+            event = {"Type": "container", "Action": "rename", "Actor": actor, "time": now + number}
+            fake.emit_raw(json.dumps(event).encode() + b"\n")
+            async with asyncio.timeout(PATIENCE):
+                await fake.until(partial(_more, fake, read))
+
+
+def _more(fake: FakeDocker, read: int) -> bool:
+    return fake.requests["inspect"] > read

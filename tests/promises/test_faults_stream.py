@@ -1,0 +1,200 @@
+"""Garbage on the event stream: the picture is right in the end, memory bounded, and each log record one clean line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import tracemalloc
+from random import Random
+from typing import Any
+
+import pytest
+
+from tests.support.followed import eventually, followed
+from whalewatch import moby
+from whalewatch.testing import FakeDocker
+
+
+def told(action: Any = "die", **changed: Any) -> bytes:
+    """An event of a container that nobody knows, with something wrong in it."""
+    event: dict[str, Any] = {
+        "Type": "container",
+        "Action": action,
+        "Actor": {"ID": "f" * 64, "Attributes": {"name": "x", "image": "x"}},
+        "scope": "local",
+        "time": 1_700_000_000,
+        "timeNano": 1_700_000_000_000_000_000,
+    }
+    event.update(changed)
+    return json.dumps({key: value for key, value in event.items() if value is not ...}).encode() + b"\n"
+
+
+LOST = {
+    "binary noise": Random(1).randbytes(5000).replace(b"\n", b"") + b"\n",
+    "control characters": b"\x1b[31m\x07\r\x00\x1b]0;title\x07 \xe2\x80\xa8 \xc2\x85\n",
+    "control characters in JSON": told("die", Actor="\x1b[31m\r\n\x00\u2028"),
+    "no JSON": b"this is no JSON\n",
+    "half a document": b'{"Type": "container", "Acti\n',
+    "an array": b"[1, 2, 3]\n",
+    "a number": b"17\n",
+    "null": b"null\n",
+    "nothing in it": b"{}\n",
+    "no actor": told("start", Actor=...),
+    "actor without id": told("start", Actor={}),
+    "id that is no text": told("start", Actor={"ID": "\ud800", "Attributes": {}}),
+    "id with control characters": told("start", Actor={"ID": "a\x1b", "Attributes": {}}),
+    "endless id": told("start", Actor={"ID": "a" * 100_000, "Attributes": {}}),
+    "text": b'"start"\n',
+    "true": b"true\n",
+    "NaN": b"NaN\n",
+    "Type is null": told(Type="container", Action=None),
+    "Action is a number": told(7),
+    "Action is a list": told(["die"]),
+    "Action is an object": told({"die": 1}),
+    "Actor is text": told(Actor="x"),
+    "Actor is null": told(Actor=None),
+    "id is a list": told(Actor={"ID": ["x"], "Attributes": {}}),
+    "attributes are null": told(Actor={"ID": "x", "Attributes": None}),
+    "time is text": told(timeNano="1700000000000000000"),
+    "time is a fraction": told(timeNano=1.7e18),
+    "time is infinite": told(timeNano=float("inf")),
+    "time is an object": told(timeNano={}),
+    "time is null": told(timeNano=None),
+    "time is far ahead": told(timeNano=10**30),
+    "time is far behind": told(timeNano=-(10**30)),
+    "number of many digits": b'{"Type": "container", "timeNano": ' + b"9" * 5000 + b"}\n",
+    "no time at all": told(timeNano=..., time=...),
+    "seconds far ahead": told(timeNano=..., time=10**18),
+    "deep arrays": b"[" * 200_000 + b"]" * 200_000 + b"\n",
+    "deep objects": b'{"a":' * 100_000 + b"1" + b"}" * 100_000 + b"\n",
+    "5 MB of an event": told(Actor={"ID": "x", "Attributes": {"name": "y" * 5_000_000}}),
+}
+
+IGNORED = {
+    "another type": told(Type="volume"),
+    "type is a number": told(Type=7),
+    "unknown action": told("levitate"),
+    "of no container": told(Actor={"ID": "", "Attributes": {}}),
+    "time before everything": told(timeNano=-1),
+    "time is true": told(timeNano=True),
+    "seconds only": told(timeNano=...),
+    "exit code that is none": told(Actor={"ID": "x", "Attributes": {"exitCode": "\x1b[31m9" + "9" * 1000}}),
+    "4 MB of an event": told(Actor={"ID": "x", "Attributes": {"name": "y" * 4_000_000}}),
+    "invalid UTF-8 within": told().replace(b'"name": "x"', b'"name": "\xff\xfe"'),
+    "lone surrogate": told().replace(b'"name": "x"', rb'"name": "\ud800"'),
+    "blank": b" \t\r\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("line", "lost"),
+    [(line, 1) for line in LOST.values()] + [(line, 0) for line in IGNORED.values()],
+    ids=[*LOST, *IGNORED],
+)
+async def test_garbage_changes_nothing_and_is_told_in_one_clean_line(
+    line: bytes, lost: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "whalewatch")
+    async with FakeDocker() as fake:
+        old = fake.run("old")
+        async with followed(moby.watch(fake.address)) as follow:
+            fake.emit_raw(line)
+            fake.kill(old)
+            new = fake.run("new")
+            await follow.until_taken(new)
+            await follow.until(lambda: follow.types(old))  # there is no order among containers
+            assert follow.types(old) == ["exited"]
+            assert follow.types(new) == ["started"]
+            assert len(follow.types()) == 2
+            assert follow.watcher.stats.lost == lost
+            assert (follow.watcher.stats.outages, follow.watcher.stats.drift) == (0, 0)
+            assert follow.shows(fake)
+    messages = [record.getMessage() for record in caplog.records if record.name.startswith("whalewatch")]
+    assert all(message.isprintable() and len(message) < 1000 for message in messages), messages
+    assert sum(record.levelno >= logging.WARNING for record in caplog.records) == lost
+
+
+async def test_events_between_garbage_and_in_pieces_are_all_told() -> None:
+    dice = Random(3)
+    async with FakeDocker() as fake, followed(moby.watch(fake.address)) as follow:
+        ids = []
+        for _ in range(100):
+            noise = dice.randbytes(dice.randrange(300)).replace(b"\n", b"").strip()
+            fake.emit_raw(noise + b"x\n")
+            ids.append(fake.run())
+            if dice.random() < 0.3:
+                fake.kill(ids[-1])
+        await follow.until(lambda: follow.watcher.stats.lost == 100)
+        await follow.until_taken(fake.run())
+        await follow.until(lambda: follow.shows(fake))
+        assert follow.watcher.stats.outages == 0
+
+
+async def test_event_that_comes_byte_by_byte_is_understood() -> None:
+    async with FakeDocker() as fake, followed(moby.watch(fake.address, audit=None)) as follow:
+        with fake.faults.silently():
+            id = fake.run("quiet")
+        line = told("start", Actor={"ID": id, "Attributes": {}})
+        for position in range(len(line)):
+            fake.emit_raw(line[position : position + 1])
+            await fake.until(lambda: fake.unsent == 0)
+        await follow.until_taken(id)
+        assert follow.watcher.stats.lost == 0
+
+
+async def test_line_without_end_takes_no_memory_and_then_events_go_on() -> None:
+    piece = b"x" * (1 << 20)
+    async with FakeDocker() as fake, followed(moby.watch(fake.address)) as follow:
+        tracemalloc.start()
+        try:
+            for _ in range(48):
+                fake.emit_raw(piece)
+                await fake.until(lambda: fake.unsent == 0)
+                await asyncio.sleep(0)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        fake.emit_raw(b"\n")
+        await follow.until_taken(fake.run())
+        assert follow.watcher.stats.lost == 1
+        assert peak < 24 << 20
+
+
+async def test_garbage_for_ever_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "whalewatch")
+    async with FakeDocker() as fake, followed(moby.watch(fake.address)) as follow:
+        for line in (*LOST.values(), *LOST.values()):
+            fake.emit_raw(line)
+        await eventually(lambda: follow.watcher.stats.lost == 2 * len(LOST))
+        await follow.until_taken(fake.run())
+    levels = [record.levelno for record in caplog.records if "event" in record.getMessage()]
+    assert levels == [logging.WARNING] + [logging.DEBUG] * (2 * len(LOST) - 1)
+
+
+# ---- much of it
+
+
+async def test_time_that_is_text_takes_no_memory() -> None:
+    async with FakeDocker() as fake, followed(moby.watch(fake.address)) as follow:
+        tracemalloc.start()
+        try:
+            fake.emit_raw(
+                b'{"Type": "container", "Action": "die", "Actor": {"ID": "x", "Attributes": {}}, "time": "1"}\n'
+            )
+            await eventually(lambda: follow.watcher.stats.signals)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert follow.watcher.stats.lost == 1
+        assert peak < 50_000_000
+
+
+async def test_flood_of_nonsense_does_not_become_a_flood_of_calls() -> None:
+    async with FakeDocker() as fake, followed(moby.watch(fake.address)) as follow:
+        for _ in range(1000):
+            fake.emit_raw(b"garbage\n")
+        id = fake.run("new")
+        await follow.until(lambda: follow.types(id) == ["started"])
+        assert follow.watcher.stats.lost == 1000
+        assert fake.requests["list"] <= 3

@@ -1,0 +1,211 @@
+"""Outages of a real engine: told as differences, once, and survivors are left in peace."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tenacity import wait_fixed
+
+from tests.support.checker import checked
+from tests.support.engines.control import TIMEOUT, DockerControl
+from tests.support.engines.proxy import Proxy
+from tests.support.followed import eventually
+from tests.support.outage import outage, story
+from whalewatch import EngineUnavailable, Health, Origin, Retry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.conftest import Docker
+    from tests.support.engines.dockerd import Dockerd
+
+pytestmark = pytest.mark.live
+
+each_version = pytest.mark.parametrize("version", ["20.10", "26.1"])
+
+QUICK: dict[str, Any] = {"heartbeat": 1.0, "call_timeout": 2.0, "retry": Retry(wait=wait_fixed(0.1), stable_after=0)}
+
+
+@each_version
+async def test_engine_with_live_restore_is_killed(make_dockerd: Callable[..., Dockerd], version: str) -> None:
+    dockerd = await asyncio.to_thread(make_dockerd, version, live_restore=True)
+    async with DockerControl(dockerd.socket) as control:
+        ids = [await control.run(name) for name in ("survivor", "paused", "victim")]
+        ids.append(await control.run("phoenix", restart="always"))
+        await control.pause(ids[1])
+        async with checked(dockerd.address, control, **QUICK) as check:
+            await check.settled()
+            pids = [(await control.inspect(id))["State"]["Pid"] for id in ids[2:]]
+            await control.aclose()
+            await asyncio.to_thread(dockerd.kill)
+            async with outage(check) as one:
+                for pid in pids:
+                    os.kill(pid, signal.SIGKILL)  # Docker never tells of these deaths
+                await eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))  # shims know by then
+                await asyncio.to_thread(dockerd.start)
+            assert story(one.told) == [("exited", "phoenix"), ("exited", "victim"), ("started", "phoenix")]
+            assert all(event.exit_code is None for event in one.told)
+            await control.kill(ids[0])  # and all is as before
+            await check.expect(ids[0], "exited")
+            assert check.of(ids[0])[0].origin is Origin.ENGINE
+
+
+@each_version
+async def test_engine_with_live_restore_is_restarted(make_dockerd: Callable[..., Dockerd], version: str) -> None:
+    dockerd = await asyncio.to_thread(make_dockerd, version, live_restore=True)
+    async with DockerControl(dockerd.socket) as control:
+        ids = [await control.run(name) for name in ("survivor", "paused")]
+        await control.pause(ids[1])
+        async with checked(dockerd.address, control, **QUICK) as check:
+            await check.settled()
+            await control.aclose()
+            await asyncio.to_thread(dockerd.stop)
+            async with outage(check) as one:
+                assert not dockerd.socket.exists()
+                assert isinstance(check.watcher.status.error, EngineUnavailable)
+                await asyncio.to_thread(dockerd.start)
+            assert one.told == []
+            newcomer = await control.run("newcomer")
+            await check.expect(newcomer, "started")
+
+
+@each_version
+async def test_engine_without_live_restore_is_killed(make_dockerd: Callable[..., Dockerd], version: str) -> None:
+    dockerd = await asyncio.to_thread(make_dockerd, version)
+    async with DockerControl(dockerd.socket) as control:
+        for name in ("one", "other"):
+            await control.run(name, stop_signal="SIGKILL")
+        phoenix = await control.run("phoenix", stop_signal="SIGKILL", restart="always")
+        async with checked(dockerd.address, control, **QUICK) as check:
+            await check.settled()
+            await control.aclose()
+            await asyncio.to_thread(dockerd.kill)
+            async with outage(check) as one:
+                await asyncio.to_thread(dockerd.start)  # which ends what the former one has left
+            assert story(one.told) == [
+                ("exited", "one"),
+                ("exited", "other"),
+                ("exited", "phoenix"),
+                ("started", "phoenix"),
+            ]
+            exited, started = one.of(phoenix)
+            assert exited.container.pid != started.container.pid
+
+
+@each_version
+async def test_engine_without_live_restore_is_restarted(make_dockerd: Callable[..., Dockerd], version: str) -> None:
+    dockerd = await asyncio.to_thread(make_dockerd, version)
+    async with DockerControl(dockerd.socket) as control:
+        ids = [await control.run(name, stop_signal="SIGKILL") for name in ("one", "other")]
+        phoenix = await control.run("phoenix", stop_signal="SIGKILL", restart="always")
+        async with checked(dockerd.address, control, **QUICK) as check:
+            await check.settled()
+            await control.aclose()
+            await asyncio.to_thread(dockerd.stop)
+            async with outage(check) as one:
+                # It told of these deaths before it went.
+                assert not check.fold.alive
+                for id in (*ids, phoenix):
+                    assert [(e.type.value, e.origin) for e in check.of(id)] == [("exited", Origin.ENGINE)]
+                await asyncio.to_thread(dockerd.start)
+            assert story(one.told) == [("started", "phoenix")]
+
+
+@pytest.mark.parametrize("docker", ["20.10", "26.1"], indirect=True)
+async def test_everything_that_happened_out_of_sight_is_told_once(docker: Docker) -> None:
+    control = docker.control
+    async with asyncio.TaskGroup() as runs:
+        for name in (
+            "survivor",
+            "restarted",
+            "reborn",
+            "to-pause",
+            "to-thaw",
+            "old",
+            "left",
+            "right",
+            "both",
+            "mortal",
+        ):
+            runs.create_task(control.run(name))
+        runs.create_task(control.run("healthy", health="test ! -e /sick"))
+    await control.pause("to-thaw")
+    async with Proxy(Path(control.path)) as proxy, checked(proxy.address, control, **QUICK) as check:
+        sick = (await control.inspect("healthy"))["Id"]
+        await check.until(lambda: check.fold.alive[sick].health is Health.HEALTHY)
+        await check.settled()
+        await proxy.down()
+        async with outage(check) as one:
+            async with asyncio.TaskGroup() as changes:
+                for change in (_restart, _rename, _pause, _come_and_go, _fall_ill):
+                    changes.create_task(change(control))
+            assert isinstance(check.watcher.status.error, EngineUnavailable)
+            assert "no socket at" in str(check.watcher.status.error)
+            await proxy.up()  # with a new socket file
+        assert story(one.told) == [
+            ("exited", "mortal"),
+            ("exited", "reborn"),
+            ("exited", "restarted"),
+            ("paused", "renamed-and-paused"),
+            ("paused", "to-pause"),
+            ("started", "new"),
+            ("started", "new-and-paused"),
+            ("started", "reborn"),
+            ("started", "restarted"),
+            ("unpaused", "to-thaw"),
+            ("updated", "healthy"),
+            ("updated", "left"),
+            ("updated", "renamed"),
+            ("updated", "renamed-and-paused"),
+            ("updated", "right"),
+        ]
+        by_name = {(e.type.value, e.container.name): e for e in one.told}
+        exited, started = by_name["exited", "restarted"].container, by_name["started", "restarted"].container
+        assert (exited.id, exited.pid != started.pid) == (started.id, True)
+        assert by_name["exited", "reborn"].container.id != by_name["started", "reborn"].container.id
+        assert [e.type.value for e in one.of(by_name["paused", "renamed-and-paused"].container.id)] == [
+            "updated",
+            "paused",
+        ]
+        assert by_name["started", "new-and-paused"].container.paused
+        ill = by_name["updated", "healthy"]
+        assert ill.previous is not None
+        assert (ill.previous.health, ill.container.health) == (Health.HEALTHY, Health.UNHEALTHY)
+        assert all(e.exit_code is None for e in one.told)
+
+
+async def _restart(control: DockerControl) -> None:
+    await control.restart("restarted")
+    await control.remove("reborn")
+    await control.run("reborn")
+
+
+async def _rename(control: DockerControl) -> None:
+    for former, name in (("old", "renamed"), ("left", "between"), ("right", "left"), ("between", "right")):
+        await control.rename(former, name)
+
+
+async def _pause(control: DockerControl) -> None:
+    await control.pause("to-pause")
+    await control.unpause("to-thaw")
+    await control.rename("both", "renamed-and-paused")
+    await control.pause("renamed-and-paused")
+
+
+async def _come_and_go(control: DockerControl) -> None:
+    await control.kill("mortal")
+    await control.remove(await control.run("brief"))
+    await control.run("new")
+    await control.pause(await control.run("new-and-paused"))
+
+
+async def _fall_ill(control: DockerControl) -> None:
+    await control.exec("healthy", ["touch", "/sick"])
+    async with asyncio.timeout(TIMEOUT):
+        while (await control.inspect("healthy"))["State"]["Health"]["Status"] != "unhealthy":  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.01)

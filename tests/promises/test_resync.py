@@ -1,0 +1,159 @@
+"""Outages and hangs: what happened meanwhile is told as the difference, once."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.followed import AT_ONCE, eventually, followed, picture
+from tests.support.scripted import PATIENCE
+from whalewatch import EngineTimeout, EngineUnavailable, NotSynced, Origin, WatchState, moby
+from whalewatch.testing import FakeDocker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+async def test_engine_that_hangs_is_noticed_told_and_forgiven() -> None:
+    async with FakeDocker() as fake:
+        kept, doomed = fake.run("kept"), fake.run("doomed")
+        async with followed(moby.watch(fake.address, heartbeat=0.8, call_timeout=1.2, retry=AT_ONCE)) as follow:
+            watcher = follow.watcher
+            begun = asyncio.get_running_loop().time()
+            with fake.faults.freeze():
+                await follow.until(lambda: follow.states[-1].error is not None)
+                assert asyncio.get_running_loop().time() - begun < 6.0
+                error = watcher.status.error
+                assert isinstance(error, EngineTimeout)
+                assert fake.address in str(error)
+                snapshot = watcher.portfolio.snapshot()
+                assert not snapshot.synced
+                assert set(picture(snapshot)) == {kept, doomed}, "the old picture stays readable"
+                fake.kill(doomed)
+                born = fake.run("born")
+            await follow.until(lambda: follow.shows(fake))
+            assert follow.types(kept) == []
+            assert follow.types(doomed) == ["exited"]
+            assert follow.types(born) == ["started"]
+            assert watcher.status == follow.states[-1]
+            assert (follow.states[-1].state, follow.states[-1].error) == (WatchState.SYNCED, None)
+            assert watcher.stats.outages == 1
+
+
+@pytest.mark.parametrize("kind", ["events", "list"])
+async def test_hanging_in_any_phase_is_noticed(kind: str) -> None:
+    async with FakeDocker() as fake:
+        with fake.faults.hang(kind):
+            async with followed(
+                moby.watch(fake.address, heartbeat=0.1, call_timeout=0.2, retry=AT_ONCE), ready=False
+            ) as follow:
+                await follow.until(lambda: follow.states and follow.states[-1].error is not None)
+                assert isinstance(follow.watcher.status.error, EngineTimeout)
+                fake.faults.clear()
+                await follow.watcher.ready(PATIENCE)
+
+
+async def outage(fake: FakeDocker, how: str, changes: Callable[[], None]) -> None:
+    """Break the connection in some way, make changes that nobody is told of, and mend it."""
+    if how in ("cut", "end"):
+        with fake.faults.silently():
+            changes()
+        fake.faults.cut_streams() if how == "cut" else fake.faults.end_streams()
+        return
+    fake.faults.refuse()
+    changes()
+    if how == "refuse":
+        await fake.faults.accept()
+    else:
+        await fake.faults.restart()
+
+
+@pytest.mark.parametrize("how", ["cut", "end", "refuse", "restart"])
+async def test_outage_is_told_as_the_difference_in_one_revision(how: str) -> None:
+    async with FakeDocker() as fake:
+        survivor = fake.run("survivor", health="healthy")
+        dead, restarted, removed = fake.run("dead"), fake.run("restarted"), fake.run("reborn")
+        paused, thawed, renamed = fake.run("paused"), fake.run("thawed", paused=True), fake.run("renamed")
+        reborn = ""
+
+        def changes() -> None:
+            nonlocal reborn
+            fake.kill(dead)
+            fake.restart(restarted)
+            fake.remove(removed, force=True)
+            reborn = fake.run("reborn")
+            fake.pause(paused)
+            fake.unpause(thawed)
+            fake.rename(renamed, "anew")
+            fake.remove(fake.run("brief"), force=True)
+
+        async with followed(moby.watch(fake.address, retry=AT_ONCE, audit=None)) as follow:
+            snapshot = follow.watcher.portfolio.snapshot()
+            await eventually(lambda: follow.watcher.stats.audits == 1)
+            await outage(fake, how, changes)
+            await follow.until(lambda: follow.watcher.stats.syncs == 2)
+            await follow.until(lambda: follow.shows(fake))
+            assert follow.types(survivor) == []
+            assert follow.types(dead) == follow.types(removed) == ["exited"]
+            assert follow.types(restarted) == ["exited", "started"]
+            assert follow.types(reborn) == ["started"]
+            assert follow.types(paused) == ["paused"]
+            assert follow.types(thawed) == ["unpaused"]
+            assert follow.types(renamed) == ["updated"]
+            assert len(follow.news()) == 8
+            assert {event.origin for event in follow.news()} == {Origin.RESYNC}
+            assert {event.revision for event in follow.news()} == {snapshot.revision + 1}
+            assert follow.watcher.stats.outages == 1
+            assert follow.watcher.stats.drift == 0
+
+
+async def test_during_an_outage_the_old_picture_stays_and_says_that_it_is_old() -> None:
+    async with FakeDocker() as fake:
+        id = fake.run("alone")
+        async with followed(moby.watch(fake.address, retry=AT_ONCE)) as follow:
+            portfolio = follow.watcher.portfolio
+            assert portfolio.snapshot().synced
+            fake.faults.refuse()
+            await follow.until(lambda: follow.watcher.status.state is WatchState.DISCONNECTED)
+            fake.kill(id)
+            assert not portfolio.snapshot().synced
+            assert (await portfolio.container("alone")) is not None
+            with pytest.raises(NotSynced) as caught:
+                await portfolio.in_sync(0.01)
+            assert isinstance(caught.value.__cause__, EngineUnavailable)
+            assert follow.types() == []
+            await fake.faults.accept()
+            await portfolio.in_sync(PATIENCE)
+            assert portfolio.snapshot().synced
+            await follow.until(lambda: follow.types() == ["exited"])
+
+
+async def test_engine_that_loses_all_its_containers_is_believed() -> None:
+    async with FakeDocker() as fake:
+        for number in range(5):
+            fake.run(f"c{number}")
+        async with followed(moby.watch(fake.address, retry=AT_ONCE)) as follow:
+            await fake.faults.restart(keep_containers=False)
+            await follow.until(lambda: len(follow.news()) == 5)
+            assert follow.types() == ["exited"] * 5
+            assert len({event.revision for event in follow.news()}) == 1
+            assert await follow.watcher.portfolio.total() == 0
+
+
+async def test_many_outages_leave_the_truth() -> None:
+    async with FakeDocker() as fake:
+        ids = [fake.run(f"c{i}") for i in range(8)]
+        dice = Random(7)
+        async with followed(moby.watch(fake.address, retry=AT_ONCE)) as follow:
+            for round_ in range(20):
+                for id in dice.sample(ids, 3):
+                    fake.restart(id) if fake.container(id).pid else fake.start(id)
+                    if dice.random() < 0.5:
+                        fake.kill(id)
+                fake.faults.cut_streams()
+                if round_ % 3 == 0:
+                    await follow.until(lambda: follow.shows(fake))
+            await follow.until(lambda: follow.shows(fake))

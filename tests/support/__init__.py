@@ -1,0 +1,1 @@
+"""What tests share: engines, their drivers, and checkers."""

@@ -1,0 +1,174 @@
+"""Watch an engine under supervision: every revision is folded, and every settled picture is held against the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tests.support.fold import Fold
+from whalewatch import Container, ContainerEvent, EventType, Origin, Watcher, moby
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+
+    from tests.support.engines.control import DockerControl
+
+PATIENCE = 10.0
+"""Seconds after which something that should have come is missing."""
+
+
+def told(inspection: dict[str, Any]) -> dict[str, Any]:
+    """What the engine says of one container, read independently of the library's own reading."""
+    state, config = inspection["State"], inspection["Config"]
+    whole, _, fraction = state["StartedAt"].removesuffix("Z").partition(".")
+    started = datetime.strptime(whole, "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC, microsecond=int(f"{fraction:0<6}"[:6]))
+    networks = inspection["NetworkSettings"]["Networks"]
+    return {
+        "id": inspection["Id"],
+        "name": inspection["Name"][1:],
+        "pid": state["Pid"],
+        "paused": state["Paused"],
+        "labels": config["Labels"] or {},
+        "project": (config["Labels"] or {}).get("com.docker.compose.project", ""),
+        "image": config["Image"],
+        "started_at": started,
+        "health": None if state["Paused"] else state.get("Health", {}).get("Status"),
+        "privileged": inspection["HostConfig"]["Privileged"],
+        "addresses": {name: [a for a in (n["IPAddress"], n["GlobalIPv6Address"]) if a] for name, n in networks.items()},
+    }
+
+
+def seen(container: Container) -> dict[str, Any]:
+    """What the library says of one container, in the terms of `told`."""
+    return {
+        "id": container.id,
+        "name": container.name,
+        "pid": container.pid,
+        "paused": container.paused,
+        "labels": dict(container.labels),
+        "project": container.project,
+        "image": container.image,
+        "started_at": container.started_at,
+        "health": container.health.value if container.health else None,
+        "privileged": container.privileged,
+        "addresses": {name: [str(a) for a in addresses] for name, addresses in container.addresses.items()},
+    }
+
+
+def without_echoes(events: Iterable[ContainerEvent]) -> Iterator[ContainerEvent]:
+    """Leave out the echo of a pause that was soon ended.
+
+    containerd too tells dockerd of each pause. If it does so after the container was thawed, dockerd believes for a
+    moment that it is paused again, and says so, also to an inspect: a real engine under load does it now and then.
+    """
+    thawed = False
+    for event in events:
+        if thawed and event.type in {EventType.PAUSED, EventType.UNPAUSED}:
+            continue
+        thawed = event.type is EventType.UNPAUSED or (thawed and event.type is EventType.UPDATED)
+        yield event
+
+
+class Checked:
+    """A watcher under supervision.
+
+    Attributes:
+        watcher: the watcher.
+        fold: of everything that an unfiltered subscription with replay has delivered.
+    """
+
+    def __init__(self, watcher: Watcher, control: DockerControl | None = None) -> None:
+        self.watcher = watcher
+        self.fold = Fold()
+        self._control = control
+        self._news = asyncio.Event()
+
+    async def truth(self) -> dict[str, dict[str, Any]]:
+        """What the engine says is alive, by id, in the terms of `seen`."""
+        assert self._control is not None
+        return {id: told(inspection) for id, inspection in (await self._control.truth()).items()}
+
+    def seen(self, container: Container) -> dict[str, Any]:
+        """What the library says of one container, in the terms of `truth`."""
+        return seen(container)
+
+    async def read(self) -> None:
+        """Fold the subscription until it ends."""
+        async with self.watcher.events() as events:
+            async for event in events:
+                self.fold.take(event)
+                if event.last:
+                    self.fold.check(self.watcher.portfolio.snapshot())
+                self._news.set()
+
+    def of(self, id: str) -> list[ContainerEvent]:
+        """The events of one container so far, without what was replayed or found by the synchronisation."""
+        events = [e for e in self.fold.events if e.container.id == id and e.origin is not Origin.SYNC]
+        fake = self.watcher.engine.pid == os.getpid()  # which has no echoes: there, two pauses are a fault of ours
+        return events if fake else list(without_echoes(events))
+
+    def types(self, id: str) -> list[str]:
+        """The types of its events so far."""
+        return [event.type.value for event in self.of(id)]
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait until the events received make a condition true."""
+        async with asyncio.timeout(PATIENCE):
+            while not condition():
+                self._news.clear()
+                await self._news.wait()
+
+    async def expect(self, id: str, *types: str) -> list[ContainerEvent]:
+        """Wait until the events of a container are these, and return them."""
+        try:
+            await self.until(lambda: len(self.types(id)) >= len(types))
+        except TimeoutError:
+            raise AssertionError(f"expected {types}, got {self.types(id)}") from None
+        assert self.types(id) == list(types)
+        return self.of(id)
+
+    async def settled(self) -> None:
+        """Wait until the picture is the engine's, and what was folded is the picture."""
+        deadline = asyncio.get_running_loop().time() + PATIENCE
+        while True:
+            truth = await self.truth()
+            snapshot = self.watcher.portfolio.snapshot()
+            picture = {c.id: self.seen(c) for c in snapshot}
+            if picture == truth and snapshot.synced and self.fold.revision == snapshot.revision:
+                break
+            if asyncio.get_running_loop().time() > deadline:
+                assert snapshot.synced, self.watcher.status
+                assert picture == truth
+                assert self.fold.revision == snapshot.revision
+            await asyncio.sleep(0.02)
+        self.fold.check(snapshot)
+
+
+C = TypeVar("C", bound=Checked)
+
+
+@asynccontextmanager
+async def checked(address: str, control: DockerControl, **options: Any) -> AsyncIterator[Checked]:
+    """Watch an engine under supervision; at the end the picture must be the engine's."""
+    async with supervised(Checked(moby.watch(address, **options), control)) as check:
+        yield check
+
+
+@asynccontextmanager
+async def supervised(check: C) -> AsyncIterator[C]:
+    """Enter a watcher, read its events, and hold the picture against the engine at the end."""
+    async with check.watcher as watcher:
+        reader = asyncio.create_task(check.read())
+        try:
+            await watcher.ready(PATIENCE)
+            yield check
+            await check.settled()
+            assert watcher.stats.drift == 0, "the audit had to repair something"
+        finally:
+            reader.cancel()
+            await asyncio.wait({reader})
+        if not reader.cancelled():
+            reader.result()

@@ -1,0 +1,72 @@
+"""Watch a containerd under supervision, as `tests.support.checker` does for Docker."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from tests.support.checker import Checked, supervised
+from whalewatch import Container, ContainerEvent, Origin, containerd
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.support.engines.containerd_control import ContainerdControl
+
+
+class CheckedContainerd(Checked):
+    """A watcher of a containerd under supervision.
+
+    Args:
+        watcher: of that containerd.
+        control: its driver.
+        ignored: the namespaces that it does not see.
+    """
+
+    def __init__(self, watcher: Any, control: ContainerdControl, ignored: tuple[str, ...]) -> None:
+        super().__init__(watcher)
+        self._driver = control
+        self._ignored = ignored
+
+    async def truth(self) -> dict[str, dict[str, Any]]:
+        """What containerd says is alive, read independently of the library's own reading."""
+        found = {}
+        for (namespace, id), alive in (await self._driver.truth()).items():
+            if namespace not in self._ignored:
+                prefix = "" if namespace == "default" else f"{namespace}/"
+                found[prefix + id] = {
+                    "id": prefix + id,
+                    "name": prefix + (alive.labels.get("nerdctl/name") or id),
+                    "pid": alive.pid,
+                    "paused": alive.status == "PAUSED",
+                    "labels": dict(alive.labels),
+                    "project": alive.labels.get("com.docker.compose.project", ""),
+                    "image": alive.image,
+                }
+        return found
+
+    def seen(self, container: Container) -> dict[str, Any]:
+        """What the library says of one container, in the same terms."""
+        return {
+            "id": container.id,
+            "name": container.name,
+            "pid": container.pid,
+            "paused": container.paused,
+            "labels": dict(container.labels),
+            "project": container.project,
+            "image": container.image,
+        }
+
+    def of(self, id: str) -> list[ContainerEvent]:
+        """The events of one container so far, without what was replayed or found by the synchronisation."""
+        return [e for e in self.fold.events if e.container.id == id and e.origin is not Origin.SYNC]
+
+
+@asynccontextmanager
+async def checked(
+    address: str, control: ContainerdControl, *, ignore: tuple[str, ...] = ("moby", "k8s.io"), **options: Any
+) -> AsyncIterator[CheckedContainerd]:
+    """Watch a containerd under supervision; at the end the picture must be the engine's."""
+    watcher = containerd.watch(address, ignore=ignore, **options)
+    async with supervised(CheckedContainerd(watcher, control, ignore)) as check:
+        yield check

@@ -1,0 +1,247 @@
+"""Run private containerd engines: own data, own socket, and nothing left behind.
+
+Everything here is synchronous, as fixtures are; a test that calls it on a running loop uses `asyncio.to_thread`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import grpc
+
+from tests.support.engines.process import (
+    START_TIMEOUT,
+    STOP_TIMEOUT,
+    EngineFailedError,
+    PrivateEngine,
+    descendants,
+    end,
+    kill_all,
+    listens,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Version = Literal["1.6", "1.7"]
+
+_BUSYBOX = Path("/bin/busybox")
+_APPLETS = ("sh", "sleep", "true", "false", "kill", "cat", "echo", "touch", "test", "ls")
+_CGROUPS = Path("/sys/fs/cgroup")
+
+_CONFIG = """\
+version = 2
+root = "{root}/containerd/root"
+state = "{root}/containerd/state"
+disabled_plugins = [{disabled}]
+[grpc]
+  address = "{root}/containerd.sock"
+[plugins."io.containerd.internal.v1.opt"]
+  path = "{root}/containerd/opt"
+"""
+
+PAUSE_IMAGE = "registry.local/pause:1"
+"""The image of sandboxes, and the only one that the CRI has."""
+
+_CRI = "io.containerd.grpc.v1.cri"
+
+# Both are needed in a container: there is no registry, and no CAP_SYS_RESOURCE.
+_CRI_CONFIG = """\
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "{image}"
+  restrict_oom_score_adj = true
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+  runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+  Root = "{root}/runc"
+"""
+
+
+class Containerd(PrivateEngine):
+    """A containerd of our own. Its shims outlive it, and with them its containers, until it is closed.
+
+    The folder `rootfs` beside its socket is the root file system of the smallest container that can sleep.
+
+    Args:
+        version: which of the installed engines.
+        root: an empty or missing folder for everything it writes; a temporary one if None. Keep it short: socket paths
+            end at 107 bytes.
+        cri: whether it serves Kubernetes' CRI too.
+    """
+
+    log_tails = {"containerd": 30}  # noqa: RUF012 - declared where it is inherited from
+
+    def __init__(self, version: Version, root: Path | None = None, *, cri: bool = False) -> None:
+        """Prepare the folder; nothing runs before `start`."""
+        super().__init__(version, root, deepest="containerd.sock.ttrpc")
+        self.socket = self.root / "containerd.sock"
+        self.address = f"unix://{self.socket}"
+        self.cri = cri
+
+    def __repr__(self) -> str:
+        """Tell which engine this is, and where."""
+        return f"<Containerd {self.version or self.expected} at {self.address}>"
+
+    def ctr(self, *arguments: str, namespace: str = "default") -> str:
+        """Run containerd's own client and return what it prints; errors are the caller's, told by exceptions.
+
+        Raises:
+            subprocess.CalledProcessError: it failed.
+            subprocess.TimeoutExpired: it hangs.
+        """
+        command = ["ctr", "--address", str(self.socket), "--namespace", namespace, *arguments]
+        environment = self._environment()
+        ran = subprocess.run(command, env=environment, timeout=STOP_TIMEOUT, check=True, capture_output=True, text=True)
+        return ran.stdout
+
+    def import_image(self, namespace: str, name: str = "tiny:latest") -> None:
+        """Give a namespace the smallest image, for clients that run containers from images, as CRI does.
+
+        Args:
+            namespace: where; created if need be.
+            name: its full name, such as "registry.local/pause:1".
+        """
+        archive = self.root / "image.tar"
+        archive.write_bytes(_image_archive(name))
+        self.ctr("images", "import", str(archive), namespace=namespace)
+
+    def shims(self) -> list[int]:
+        """Return the PIDs of the shims that this engine has started: its address is on their command line."""
+        address = os.fsencode(self.socket)
+        found = []
+        for folder in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                program, *arguments = (folder / "cmdline").read_bytes().split(b"\0")
+                if folder.name.isdigit() and b"shim" in program and address in arguments:  # clients name it too
+                    found.append(int(folder.name))
+        return [pid for pid in found if pid != os.getpid()]
+
+    def shim_sockets(self) -> list[Path]:
+        """Return where the shims listen: in a folder that all engines share, where a killed one leaves its own."""
+        addresses = self.root.glob("containerd/state/*/*/*/address")
+        return [Path(address.read_text().removeprefix("unix://")) for address in addresses]
+
+    def _start(self) -> None:
+        _make_rootfs(self.root / "rootfs")
+        config = self.root / "containerd.toml"
+        disabled = "" if self.cri else f'"{_CRI}"'
+        cri = _CRI_CONFIG.format(root=self.root, image=PAUSE_IMAGE) if self.cri else ""
+        config.write_text(_CONFIG.format(root=self.root, disabled=disabled) + cri)
+        self._engine = self._spawn("containerd", ["containerd", "--config", str(config)])
+        self._wait_for("listen", lambda: listens(self.socket), START_TIMEOUT)
+        self._wait_for("answer", self._answers, START_TIMEOUT)
+        if self.cri:
+            self.import_image("k8s.io", PAUSE_IMAGE)
+            self._wait_for("know the image of sandboxes", self._knows_pause_image, START_TIMEOUT)
+
+    def _answers(self) -> bool:
+        try:
+            server = self.ctr("version").partition("Server:")[2]
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+            return False
+        self.version = server.partition("Version:")[2].split()[0]
+        if not self.version.startswith(self.expected):
+            message = f"{self!r} was meant to be {self.expected}"
+            raise EngineFailedError(message)
+        return True
+
+    def _knows_pause_image(self) -> bool:
+        """Tell whether the CRI is up, and has noticed the image, which it learns by an event."""
+        image = PAUSE_IMAGE.encode()
+        named = bytes([1 << 3 | 2, len(image)]) + image
+        with grpc.insecure_channel(self.address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+            status: Any = channel.unary_unary("/runtime.v1.ImageService/ImageStatus")
+            try:
+                answer: bytes = status(bytes([1 << 3 | 2, len(named)]) + named, timeout=START_TIMEOUT)
+            except grpc.RpcError:
+                return False
+        return answer != b""
+
+    def _close(self) -> None:
+        self._remove_tasks()
+        end(self._engine, signal.SIGTERM)
+        self._engine = None
+
+    def _remove_tasks(self) -> None:
+        """Remove what runs: in good order, if the engine still answers, and the rest by PID."""
+        if self.running and self.shims():
+            with contextlib.suppress(subprocess.TimeoutExpired, subprocess.CalledProcessError):
+                for namespace in self.ctr("namespaces", "list", "--quiet").split():
+                    if tasks := self.ctr("tasks", "list", "--quiet", namespace=namespace).split():
+                        self.ctr("tasks", "delete", "--force", *tasks, namespace=namespace)
+        cgroups = list(self._cgroups())
+        sockets = self.shim_sockets()
+        for cgroup in cgroups:
+            with contextlib.suppress(OSError):  # what is frozen cannot be killed
+                (cgroup / "freezer.state").write_text("THAWED")
+        kill_all(pid for shim in self.shims() for pid in (shim, *descendants(shim)))
+        for path in sockets:
+            path.unlink(missing_ok=True)
+        for cgroup in cgroups:
+            with contextlib.suppress(OSError):
+                cgroup.rmdir()
+
+    def _cgroups(self) -> Iterator[Path]:
+        """Find the control groups of our containers: their names begin with that of our folder; the deepest first."""
+        for hierarchy in (_CGROUPS, *_CGROUPS.iterdir()):
+            for cgroup in hierarchy.glob(f"{self.root.name}-*/"):
+                yield from sorted(cgroup.glob("**/"), key=lambda folder: len(folder.parts), reverse=True)
+
+
+def busybox_tar() -> bytes:
+    """Return the root file system of the smallest image that can sleep, as a tar archive."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.add(_BUSYBOX, "bin/busybox")
+        for applet in _APPLETS:
+            link = tarfile.TarInfo(f"bin/{applet}")
+            link.type = tarfile.SYMTYPE
+            link.linkname = "busybox"
+            archive.addfile(link)
+    return buffer.getvalue()
+
+
+def _image_archive(name: str) -> bytes:
+    """Return an image of one layer as `docker save` would write it."""
+    layer = busybox_tar()
+    config = {
+        "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine()),
+        "os": "linux",
+        "config": {"Cmd": ["/bin/sleep", "1000000"], "Env": ["PATH=/bin"]},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
+    }
+    manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
+    parts = {
+        "layer.tar": layer,
+        "config.json": json.dumps(config).encode(),
+        "manifest.json": json.dumps(manifest).encode(),
+    }
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for part, content in parts.items():
+            entry = tarfile.TarInfo(part)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def _make_rootfs(folder: Path) -> None:
+    """Unpack the smallest image, with the places where a container mounts what it needs."""
+    if folder.exists():
+        return
+    for name in ("bin", "dev", "proc"):
+        (folder / name).mkdir(parents=True)
+    shutil.copy2(_BUSYBOX, folder / "bin/busybox")
+    for applet in _APPLETS:
+        (folder / "bin" / applet).symlink_to("busybox")

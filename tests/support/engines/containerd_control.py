@@ -1,0 +1,361 @@
+"""Drive a containerd engine, or a fake that speaks the same gRPC, the way its users do.
+
+whalewatch only observes; the tests need somebody who starts and kills. This driver knows nothing of whalewatch and of
+the messages it reads, so that what it says about an engine can be held against what whalewatch says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal as signals
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+from tests.support.engines.containerd_wire import STATUS, message, request_and_answer
+from tests.support.engines.grpc_control import TIMEOUT, GrpcControl
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+IMAGE = "tiny:latest"
+"""The image that containers say they are made from, by default; containerd does not look it up."""
+
+SLEEP = ("/bin/sleep", "1000000")
+"""The default command: alive until somebody ends it."""
+
+NAMESPACE = "default"
+"""Where containers are made if nothing else is said."""
+
+MARK = "/mark"
+"""The topic of the event that `mark` makes."""
+
+_SUBSCRIPTION_PROOF = "/probe"
+_ALIVE = frozenset({"RUNNING", "PAUSED", "PAUSING"})
+_GONE = frozenset({grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION})
+_SERVICES = {
+    name: f"containerd.services.{name.lower()}.v1.{name}"
+    for name in ("Containers", "Events", "Introspection", "Namespaces", "Tasks", "Version")
+}
+_SPEC = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
+_PROCESS = "types.containerd.io/opencontainers/runtime-spec/1/Process"
+
+
+@dataclass(frozen=True)
+class Alive:
+    """What an engine tells of one container that is alive.
+
+    Attributes:
+        namespace: where it is.
+        id: its id there.
+        pid: its initial process.
+        status: "RUNNING", "PAUSED" or "PAUSING".
+        labels: its labels.
+        image: the name of its image.
+    """
+
+    namespace: str
+    id: str
+    pid: int
+    status: str
+    labels: Mapping[str, str]
+    image: str
+
+
+@dataclass(frozen=True)
+class Told:
+    """One event.
+
+    Attributes:
+        namespace: where it happened.
+        topic: such as "/tasks/start".
+        event: the decoded message; None if there is no such type.
+        timestamp: nanoseconds since the epoch.
+    """
+
+    namespace: str
+    topic: str
+    event: Any
+    timestamp: int
+
+
+class ContainerdControl(GrpcControl):
+    """Asynchronous driver of one containerd; the folder `rootfs` beside its socket is what containers run in."""
+
+    # -- namespaces --------------------------------------------------------------------------------------------------
+
+    async def namespaces(self) -> list[str]:
+        """Return the names of all namespaces."""
+        answer = await self._call("Namespaces", "List")
+        return sorted(namespace.name for namespace in answer.namespaces)
+
+    async def namespace_create(self, name: str, labels: Mapping[str, str] | None = None) -> None:
+        """Create a namespace. Creating something in one that is not there creates it too, but tells no event."""
+        await self._call("Namespaces", "Create", name, namespace={"name": name, "labels": dict(labels or {})})
+
+    async def namespace_delete(self, name: str) -> None:
+        """Delete a namespace, which must be empty."""
+        await self._call("Namespaces", "Delete", name, name=name)
+
+    # -- containers and their tasks ------------------------------------------------------------------------------------
+
+    async def create(
+        self,
+        id: str,
+        namespace: str = NAMESPACE,
+        *,
+        labels: Mapping[str, str] | None = None,
+        cmd: Sequence[str] = SLEEP,
+        image: str = IMAGE,
+    ) -> None:
+        """Create a container without a task."""
+        await self._call(
+            "Containers",
+            "Create",
+            namespace,
+            container={
+                "id": id,
+                "labels": dict(labels or {}),
+                "image": image,
+                "runtime": {"name": "io.containerd.runc.v2", "options": self._runc_options()},
+                "spec": {"type_url": _SPEC, "value": json.dumps(self._spec(id, namespace, cmd)).encode()},
+            },
+        )
+
+    async def task_create(self, id: str, namespace: str = NAMESPACE) -> int:
+        """Create a container's task, and return the PID of the process that waits to be started."""
+        return int((await self._call("Tasks", "Create", namespace, container_id=id)).pid)
+
+    async def start(self, id: str, namespace: str = NAMESPACE) -> int:
+        """Start a created task and return its PID."""
+        return int((await self._call("Tasks", "Start", namespace, container_id=id)).pid)
+
+    async def run(
+        self,
+        id: str,
+        namespace: str = NAMESPACE,
+        *,
+        labels: Mapping[str, str] | None = None,
+        cmd: Sequence[str] = SLEEP,
+        image: str = IMAGE,
+    ) -> int:
+        """Create a container, start its task, and return the PID; arguments as for `create`."""
+        await self.create(id, namespace, labels=labels, cmd=cmd, image=image)
+        await self.task_create(id, namespace)
+        return await self.start(id, namespace)
+
+    async def rerun(self, id: str, namespace: str = NAMESPACE) -> int:
+        """Start a container again whose task has exited, under the same id, and return the new PID."""
+        await self.task_delete(id, namespace)
+        await self.task_create(id, namespace)
+        return await self.start(id, namespace)
+
+    async def kill(self, id: str, namespace: str = NAMESPACE, *, signal: int = signals.SIGKILL) -> None:
+        """Send a signal to a container's initial process."""
+        await self._call("Tasks", "Kill", namespace, container_id=id, signal=int(signal))
+
+    async def wait(self, id: str, namespace: str = NAMESPACE, *, exec_id: str = "") -> int:
+        """Wait until a container's initial process, or an exec, has ended; return the exit code."""
+        return int((await self._call("Tasks", "Wait", namespace, container_id=id, exec_id=exec_id)).exit_status)
+
+    async def kill_and_wait(self, id: str, namespace: str = NAMESPACE) -> int:
+        """Kill a container and wait for its exit; return the exit code."""
+        await self.kill(id, namespace)
+        return await self.wait(id, namespace)
+
+    async def pause(self, id: str, namespace: str = NAMESPACE) -> None:
+        """Freeze a container's processes."""
+        await self._call("Tasks", "Pause", namespace, container_id=id)
+
+    async def resume(self, id: str, namespace: str = NAMESPACE) -> None:
+        """Let a container's processes run again."""
+        await self._call("Tasks", "Resume", namespace, container_id=id)
+
+    async def exec(self, id: str, exec_id: str, cmd: Sequence[str] = ("/bin/true",), namespace: str = NAMESPACE) -> int:
+        """Run another process inside a container, wait for its exit, remove it, and return its exit code."""
+        await self.exec_start(id, exec_id, cmd, namespace)
+        code = await self.wait(id, namespace, exec_id=exec_id)
+        await self._call("Tasks", "DeleteProcess", namespace, container_id=id, exec_id=exec_id)
+        return code
+
+    async def exec_start(self, id: str, exec_id: str, cmd: Sequence[str] = SLEEP, namespace: str = NAMESPACE) -> int:
+        """Start another process inside a container, and return its PID."""
+        process = {"type_url": _PROCESS, "value": json.dumps(_process(cmd)).encode()}
+        await self._call("Tasks", "Exec", namespace, container_id=id, exec_id=exec_id, spec=process)
+        return int((await self._call("Tasks", "Start", namespace, container_id=id, exec_id=exec_id)).pid)
+
+    async def update_labels(self, id: str, labels: Mapping[str, str], namespace: str = NAMESPACE) -> None:
+        """Give a container these labels instead of those it has."""
+        await self._call(
+            "Containers",
+            "Update",
+            namespace,
+            container={"id": id, "labels": dict(labels)},
+            update_mask={"paths": ["labels"]},
+        )
+
+    async def update_image(self, id: str, image: str, namespace: str = NAMESPACE) -> None:
+        """Let a container say that it is made from another image."""
+        await self._call(
+            "Containers", "Update", namespace, container={"id": id, "image": image}, update_mask={"paths": ["image"]}
+        )
+
+    async def task_delete(self, id: str, namespace: str = NAMESPACE) -> None:
+        """Remove an exited task; the container stays, and may get another."""
+        await self._call("Tasks", "Delete", namespace, container_id=id)
+
+    async def container_delete(self, id: str, namespace: str = NAMESPACE) -> None:
+        """Remove a container that has no task."""
+        await self._call("Containers", "Delete", namespace, id=id)
+
+    async def remove(self, id: str, namespace: str = NAMESPACE) -> None:
+        """Remove a container, whatever it does: kill it, wait for its exit, remove task and container."""
+        with _gone():
+            await self.kill(id, namespace)
+        with _gone():  # what cannot be killed any more may not have been seen to end yet
+            await self.wait(id, namespace)
+        with _gone():
+            await self.task_delete(id, namespace)
+        with _gone():
+            await self.container_delete(id, namespace)
+
+    # -- what is there -------------------------------------------------------------------------------------------------
+
+    async def tasks(self, namespace: str = NAMESPACE) -> dict[str, tuple[str, int]]:
+        """Return status and PID of all tasks, by id; those that have exited too."""
+        answer = await self._call("Tasks", "List", namespace)
+        return {task.id: (STATUS[task.status], task.pid) for task in answer.tasks}
+
+    async def containers(self, namespace: str = NAMESPACE) -> dict[str, Any]:
+        """Return all containers by id, also without tasks."""
+        answer = await self._call("Containers", "List", namespace)
+        return {container.id: container for container in answer.containers}
+
+    async def truth(self) -> dict[tuple[str, str], Alive]:
+        """Return what is alive now, by namespace and id: has a running or paused initial process."""
+        found = {}
+        for namespace in await self.namespaces():
+            containers = await self.containers(namespace)
+            for id, (status, pid) in (await self.tasks(namespace)).items():
+                if status in _ALIVE and id in containers:
+                    labels, image = dict(containers[id].labels), containers[id].image
+                    found[namespace, id] = Alive(namespace, id, pid, status, labels, image)
+        return found
+
+    async def clean(self) -> None:
+        """Remove all containers and namespaces."""
+        for namespace in await self.namespaces():
+            containers = {*await self.containers(namespace), *await self.tasks(namespace)}
+            async with asyncio.TaskGroup() as group:
+                for id in containers:
+                    group.create_task(self.remove(id, namespace))
+            await self.namespace_delete(namespace)
+
+    @asynccontextmanager
+    async def events(self, *filters: str) -> AsyncIterator[AsyncIterator[Told]]:
+        """Subscribe; the value is an iterator of events that begins with the first after this call.
+
+        It ends when the engine ends it or is gone, and raises TimeoutError when nothing is told for `TIMEOUT`.
+
+        Args:
+            filters: the engine's own filters, such as 'topic~="^/tasks/"'; all events if there is none.
+        """
+        request, answer = request_and_answer(_SERVICES["Events"], "Subscribe")
+        call = self._opened().unary_stream(
+            f"/{_SERVICES['Events']}/Subscribe",
+            request_serializer=request.SerializeToString,
+            response_deserializer=answer.FromString,
+        )(request(filters=[*filters, f'topic=="{_SUBSCRIPTION_PROOF}"', f'topic=="{MARK}"'] if filters else []))
+        try:
+            envelopes = aiter(call)
+            # The engine does not tell when it has subscribed us, so an event of our own has to come back.
+            proof = asyncio.create_task(self._prove())
+            try:
+                async with asyncio.timeout(TIMEOUT):
+                    while (await anext(envelopes)).topic != _SUBSCRIPTION_PROOF:
+                        pass
+            finally:
+                proof.cancel()
+                await asyncio.wait({proof})
+            yield _told(envelopes)
+        finally:
+            call.cancel()
+
+    async def mark(self) -> None:
+        """Publish an event of our own, which passes all filters: what it comes after has been told before."""
+        await self._call("Events", "Publish", NAMESPACE, topic=MARK, event={})
+
+    async def _prove(self) -> None:
+        while True:
+            await self._call("Events", "Publish", NAMESPACE, topic=_SUBSCRIPTION_PROOF, event={})
+            await asyncio.sleep(0.01)
+
+    # -- below: gRPC ---------------------------------------------------------------------------------------------------
+
+    async def _call(self, service: str, method: str, namespace: str | None = None, /, **fields: Any) -> Any:
+        request, answer = request_and_answer(_SERVICES[service], method)
+        call = self._opened().unary_unary(
+            f"/{_SERVICES[service]}/{method}",
+            request_serializer=request.SerializeToString,
+            response_deserializer=answer.FromString,
+        )
+        metadata = (("containerd-namespace", namespace),) if namespace is not None else ()
+        return await call(request(**fields), metadata=metadata, timeout=TIMEOUT)
+
+    def _runc_options(self) -> dict[str, Any]:
+        """Give runc a folder of its own: in its usual one, containers of all engines would meet."""
+        root = str(self.path.with_name("runc")).encode()
+        return {"type_url": "containerd.runc.v1.Options", "value": bytes([7 << 3 | 2, len(root)]) + root}
+
+    def _spec(self, id: str, namespace: str, cmd: Sequence[str]) -> dict[str, Any]:
+        """Return the smallest OCI runtime specification that runs: no network, nothing writable but /dev."""
+        mounts = {"/proc": "proc", "/dev": "tmpfs"}
+        return {
+            "ociVersion": "1.0.2",
+            "process": _process(cmd),
+            "root": {"path": str(self.path.with_name("rootfs")), "readonly": True},
+            "hostname": "tiny",
+            "mounts": [{"destination": where, "type": what, "source": what} for where, what in mounts.items()],
+            "linux": {
+                # Flat, and ours alone: containers of one id in two namespaces or engines must not share it.
+                "cgroupsPath": f"/{self.path.parent.name}-{namespace}-{id}",
+                "namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")],
+            },
+        }
+
+
+def _process(cmd: Sequence[str]) -> dict[str, Any]:
+    return {"args": list(cmd), "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}}
+
+
+async def _told(envelopes: AsyncIterator[Any]) -> AsyncIterator[Told]:
+    try:
+        while True:
+            async with asyncio.timeout(TIMEOUT):
+                envelope = await anext(envelopes, None)
+            if envelope is None:
+                return
+            if envelope.topic == _SUBSCRIPTION_PROOF:
+                continue
+            event = None
+            with suppress(KeyError):
+                event = message(envelope.event.type_url).FromString(envelope.event.value)
+            yield Told(envelope.namespace, envelope.topic, event, envelope.timestamp.ToNanoseconds())
+    except grpc.aio.AioRpcError as error:
+        if error.code() is not grpc.StatusCode.UNAVAILABLE:
+            raise  # an engine that ends, ends its streams so
+
+
+class _gone:  # noqa: N801 - it reads as a verb does
+    """Pass over the refusal of what has been done already."""
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        """Tell whether the error says so."""
+        return isinstance(error, grpc.aio.AioRpcError) and error.code() in _GONE

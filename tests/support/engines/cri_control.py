@@ -1,0 +1,308 @@
+"""Drive an engine that speaks the CRI, or a fake of one, the way a kubelet does.
+
+whalewatch only observes; the tests need somebody who runs and stops pods. This driver knows nothing of whalewatch and
+of the messages it reads, so that what it says about an engine can be held against what whalewatch says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid as uuids
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+from tests.support.engines.containerd import PAUSE_IMAGE
+from tests.support.engines.cri_wire import CONTAINER_STATES, EVENT_TYPES, SANDBOX_STATES, message
+from tests.support.engines.grpc_control import TIMEOUT, GrpcControl
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+SLEEP = ("/bin/sleep", "1000000")
+"""The default command: alive until somebody ends it."""
+
+SERVICE = "/runtime.v1.RuntimeService"
+"""The service that runs pods; images have another one."""
+
+_NODE, _CONTAINER = 2, 1  # whose namespace is used
+_EVENT_REQUEST, _EVENT = "GetEventsRequest", "ContainerEventResponse"
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod that this driver has run.
+
+    Attributes:
+        id: of its sandbox.
+        name: its name.
+        namespace: its Kubernetes namespace.
+        uid: its Kubernetes uid.
+        config: as the engine was told.
+    """
+
+    id: str
+    name: str
+    namespace: str
+    uid: str
+    config: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What an engine's listings tell of one container or sandbox.
+
+    Attributes:
+        id: its id.
+        sandbox: of the sandbox it belongs to; its own id for a sandbox.
+        name: of the container, or of the pod.
+        attempt: how many there were before it.
+        state: such as "RUNNING", or "READY" for a sandbox.
+        labels: its labels.
+        annotations: its annotations.
+    """
+
+    id: str
+    sandbox: str
+    name: str
+    attempt: int
+    state: str
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Told:
+    """One event.
+
+    Attributes:
+        id: of the container or sandbox.
+        type: "CREATED", "STARTED", "STOPPED" or "DELETED".
+        timestamp: nanoseconds since the epoch.
+        sandbox: the state of the pod's sandbox, such as "READY"; "" if it is not told.
+        containers: the states of the pod's containers, by id.
+    """
+
+    id: str
+    type: str
+    timestamp: int
+    sandbox: str
+    containers: Mapping[str, str]
+
+
+class CRIControl(GrpcControl):
+    """Asynchronous driver of one CRI engine."""
+
+    # -- pods ----------------------------------------------------------------------------------------------------------
+
+    async def run_pod(
+        self,
+        name: str,
+        namespace: str = "default",
+        *,
+        uid: str | None = None,
+        attempt: int = 0,
+        labels: Mapping[str, str] | None = None,
+        annotations: Mapping[str, str] | None = None,
+    ) -> Pod:
+        """Run a pod without containers; its uid is made up if none is given."""
+        uid = uid or str(uuids.uuid4())
+        config = {
+            "metadata": {"name": name, "namespace": namespace, "uid": uid, "attempt": attempt},
+            "labels": dict(labels or {}),
+            "annotations": dict(annotations or {}),
+            "linux": {
+                # Ours alone, so that what an engine leaves behind can be found.
+                "cgroup_parent": f"/{self.path.parent.name}-pods",
+                "security_context": {"namespace_options": {"network": _NODE, "pid": _CONTAINER}},
+            },
+        }
+        answer = await self.call("RunPodSandbox", config=config)
+        return Pod(answer.pod_sandbox_id, name, namespace, uid, config)
+
+    async def stop_pod(self, pod: str) -> None:
+        """Stop a pod by the id of its sandbox, and all its containers; a second time does nothing."""
+        await self.call("StopPodSandbox", pod_sandbox_id=pod)
+
+    async def remove_pod(self, pod: str) -> None:
+        """Remove a pod by the id of its sandbox, whatever it does; one that is not there is no error."""
+        await self.call("RemovePodSandbox", pod_sandbox_id=pod)
+
+    # -- containers ----------------------------------------------------------------------------------------------------
+
+    async def create(
+        self,
+        pod: Pod,
+        name: str,
+        *,
+        attempt: int = 0,
+        labels: Mapping[str, str] | None = None,
+        annotations: Mapping[str, str] | None = None,
+        cmd: Sequence[str] = SLEEP,
+        image: str = PAUSE_IMAGE,
+    ) -> str:
+        """Create a container in a pod, and return its id."""
+        answer = await self.call(
+            "CreateContainer",
+            pod_sandbox_id=pod.id,
+            config={
+                "metadata": {"name": name, "attempt": attempt},
+                "image": {"image": image},
+                "command": list(cmd),
+                "labels": dict(labels or {}),
+                "annotations": dict(annotations or {}),
+                "linux": {"security_context": {"namespace_options": {"network": _NODE, "pid": _CONTAINER}}},
+            },
+            sandbox_config=pod.config,
+        )
+        return str(answer.container_id)
+
+    async def start(self, id: str) -> None:
+        """Start a created container."""
+        await self.call("StartContainer", container_id=id)
+
+    async def run(self, pod: Pod, name: str, **options: Any) -> str:
+        """Create a container and start it; arguments and result as for `create`."""
+        id = await self.create(pod, name, **options)
+        await self.start(id)
+        return id
+
+    async def stop(self, id: str) -> None:
+        """Kill a container, and wait for its exit; what has exited is no error."""
+        await self.call("StopContainer", container_id=id, timeout=0)
+
+    async def remove(self, id: str) -> None:
+        """Remove a container, whatever it does; one that is not there is no error."""
+        await self.call("RemoveContainer", container_id=id)
+
+    async def exited(self, id: str) -> int:
+        """Wait until a container has exited by itself; return its exit code."""
+        async with asyncio.timeout(TIMEOUT):
+            while True:
+                status = await self.container_status(id)
+                if CONTAINER_STATES[status.state] == "EXITED":
+                    return int(status.exit_code)
+                await asyncio.sleep(0.01)  # the CRI can only be asked
+
+    async def until_pod_is(self, state: str, pod: str) -> None:
+        """Wait until a pod is "READY" or "NOTREADY", by the id of its sandbox."""
+        async with asyncio.timeout(TIMEOUT):
+            while True:
+                if (await self.sandboxes())[pod].state == state:
+                    return
+                await asyncio.sleep(0.01)
+
+    # -- what is there -------------------------------------------------------------------------------------------------
+
+    async def version(self) -> tuple[str, str]:
+        """Return what the engine calls itself, and its version."""
+        answer = await self.call("Version")
+        return answer.runtime_name, answer.runtime_version
+
+    async def containers(self) -> dict[str, Listed]:
+        """Return all containers, whatever their state, by id."""
+        answer = await self.call("ListContainers")
+        return {
+            each.id: Listed(
+                each.id,
+                each.pod_sandbox_id,
+                each.metadata.name,
+                each.metadata.attempt,
+                CONTAINER_STATES[each.state],
+                dict(each.labels),
+                dict(each.annotations),
+            )
+            for each in answer.containers
+        }
+
+    async def sandboxes(self) -> dict[str, Listed]:
+        """Return all sandboxes, whatever their state, by id."""
+        answer = await self.call("ListPodSandbox")
+        return {
+            each.id: Listed(
+                each.id,
+                each.id,
+                each.metadata.name,
+                each.metadata.attempt,
+                SANDBOX_STATES[each.state],
+                dict(each.labels),
+                dict(each.annotations),
+            )
+            for each in answer.items
+        }
+
+    async def container_status(self, id: str) -> Any:
+        """Return all that is told of a container, but for its verbose information."""
+        return (await self.call("ContainerStatus", container_id=id)).status
+
+    async def pid(self, id: str) -> int:
+        """Return the PID of a container or sandbox, from its verbose status; 0 if there is none."""
+        if id in await self.containers():
+            answer = await self.call("ContainerStatus", container_id=id, verbose=True)
+        else:
+            answer = await self.call("PodSandboxStatus", pod_sandbox_id=id, verbose=True)
+        return int(json.loads(answer.info["info"]).get("pid", 0))
+
+    async def truth(self) -> dict[str, int]:
+        """Return the PIDs of running containers and ready sandboxes, by id."""
+        alive = [id for id, each in (await self.containers()).items() if each.state == "RUNNING"]
+        alive += [id for id, each in (await self.sandboxes()).items() if each.state == "READY"]
+        return {id: await self.pid(id) for id in alive}
+
+    async def clean(self) -> None:
+        """Remove all pods."""
+        for id in await self.sandboxes():
+            await self.stop_pod(id)
+            await self.remove_pod(id)
+
+    @asynccontextmanager
+    async def events(self) -> AsyncIterator[AsyncIterator[Told]]:
+        """Ask for the pod events; the value is an iterator of them.
+
+        It ends when the engine ends it or is gone, and raises TimeoutError when nothing is told for `TIMEOUT`. Nothing
+        tells when an engine has begun to listen to us: containerd 1.7 and CRI-O keep what comes before.
+        """
+        call = self._opened().unary_stream(
+            f"{SERVICE}/GetContainerEvents",
+            request_serializer=message(_EVENT_REQUEST).SerializeToString,
+            response_deserializer=message(_EVENT).FromString,
+        )(message(_EVENT_REQUEST)())
+        try:
+            yield _told(aiter(call))
+        finally:
+            call.cancel()
+
+    # -- below: gRPC ---------------------------------------------------------------------------------------------------
+
+    async def call(self, method: str, *, service: str = SERVICE, **fields: Any) -> Any:
+        """Make any unary call, and return its answer."""
+        request, answer = message(f"{method}Request"), message(f"{method}Response")
+        call = self._opened().unary_unary(
+            f"{service}/{method}",
+            request_serializer=request.SerializeToString,
+            response_deserializer=answer.FromString,
+        )
+        return await call(request(**fields), timeout=TIMEOUT)
+
+
+async def _told(responses: AsyncIterator[Any]) -> AsyncIterator[Told]:
+    try:
+        while True:
+            async with asyncio.timeout(TIMEOUT):
+                response = await anext(responses, None)
+            if response is None:
+                return
+            yield Told(
+                response.container_id,
+                EVENT_TYPES[response.container_event_type],
+                response.created_at,
+                SANDBOX_STATES[response.pod_sandbox_status.state] if response.HasField("pod_sandbox_status") else "",
+                {status.id: CONTAINER_STATES[status.state] for status in response.containers_statuses},
+            )
+    except grpc.aio.AioRpcError as error:
+        if error.code() is not grpc.StatusCode.UNAVAILABLE:
+            raise  # an engine that ends, ends its streams so

@@ -1,0 +1,255 @@
+"""Run private Docker engines: own data, own socket, own network namespace, and nothing left behind.
+
+Everything here is synchronous, as fixtures are; a test that calls it on a running loop uses `asyncio.to_thread`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import http.client
+import json
+import random
+import signal
+import socket
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlencode
+
+from tests.support.engines import containerd
+from tests.support.engines.process import START_TIMEOUT, EngineFailedError, PrivateEngine, end
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+Version = Literal["20.10", "26.1"]
+
+_CONTAINERD: dict[Version, containerd.Version] = {"20.10": "1.6", "26.1": "1.7"}  # as Debian ships them
+
+_CALL_TIMEOUT = 30.0
+
+_OPENSSL_CONFIG = """\
+[req]
+distinguished_name = name
+[name]
+[ca]
+basicConstraints = critical, CA:TRUE
+keyUsage = critical, keyCertSign
+subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid
+[server]
+basicConstraints = critical, CA:FALSE
+subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid
+extendedKeyUsage = serverAuth
+subjectAltName = IP:127.0.0.1, DNS:localhost
+[client]
+basicConstraints = critical, CA:FALSE
+subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid
+extendedKeyUsage = clientAuth
+"""
+
+
+class Dockerd(PrivateEngine):
+    """A Docker engine of our own, with its own containerd, so that killing dockerd alone leaves the containers' shims.
+
+    Stopping it without live-restore stops its containers first; killing it leaves them running until it starts again.
+    It runs in its own network namespace, so that bridge
+    networks with real addresses work and vanish with it; with `tcp` it runs in the host's, to be reachable.
+
+    Args:
+        version: which of the installed engines.
+        root: an empty or missing folder for everything it writes; a temporary one if None. Keep it short: socket paths
+            end at 107 bytes.
+        live_restore: whether containers outlive a dockerd that goes away.
+        tcp: whether it listens on a TCP port of 127.0.0.1 too.
+        tls: whether it demands mutual TLS there; implies `tcp`. The client's `ca.pem`, `cert.pem` and `key.pem` are
+            then in `certificates`.
+    """
+
+    log_tails = {"network": 5, "containerd": 5, "dockerd": 30}  # noqa: RUF012 - declared where it is inherited from
+
+    def __init__(
+        self,
+        version: Version,
+        root: Path | None = None,
+        *,
+        live_restore: bool = False,
+        tcp: bool = False,
+        tls: bool = False,
+    ) -> None:
+        """Prepare the folder; nothing runs before `start`."""
+        super().__init__(version, root, deepest="exec/containerd/containerd-debug.sock")
+        self.socket = self.root / "docker.sock"
+        self.address = f"unix://{self.socket}"
+        self.live_restore = live_restore
+        self.port = _free_port() if tcp or tls else None
+        self.certificates = self.root / "tls" if tls else None
+        self._containerd = containerd.Containerd(_CONTAINERD[version], self.root)
+        self._network: subprocess.Popen[bytes] | None = None
+
+    def __repr__(self) -> str:
+        """Tell which engine this is, and where."""
+        return f"<Dockerd {self.version or self.expected} at {self.address}>"
+
+    @property
+    def tcp_address(self) -> str:
+        """Its TCP address, as a `tcp://` URL."""
+        if self.port is None:
+            message = f"{self!r} has no TCP port"
+            raise EngineFailedError(message)
+        return f"tcp://127.0.0.1:{self.port}"
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        (self.root / "daemon.json").write_text("{}")  # or it would read the machine's own
+        if self.certificates is not None and not self.certificates.exists():
+            make_certificates(self.certificates)
+        if self._network is None and self.port is None:
+            self._network = self._spawn_network()
+        self._containerd.start()
+        atexit.unregister(self._containerd.close)  # it is ours to close, and not before dockerd
+        (self.root / "docker.pid").unlink(missing_ok=True)  # a killed dockerd leaves its own
+        self._engine = self._spawn("dockerd", self._dockerd_command())
+        self._wait_for("answer", self._answers, START_TIMEOUT)
+        self._import_image()
+
+    def freeze_containerd(self) -> None:
+        """Make its containerd hang: dockerd still answers, but whatever needs a shim waits."""
+        self._containerd.freeze()
+
+    def thaw_containerd(self) -> None:
+        """Let a frozen containerd go on."""
+        self._containerd.thaw()
+
+    def _close(self) -> None:
+        self.thaw_containerd()
+        self._remove_containers()
+        self.stop()
+        self._containerd.close()
+        end(self._network, signal.SIGKILL)
+        self._network = None
+
+    # -- processes ---------------------------------------------------------------------------------------------------
+
+    def _dockerd_command(self) -> Iterator[str]:
+        if self._network is not None:
+            yield from ("nsenter", f"--net=/proc/{self._network.pid}/ns/net")
+        yield "dockerd"
+        yield f"--config-file={self.root}/daemon.json"
+        yield f"--data-root={self.root}/data"
+        yield f"--exec-root={self.root}/exec"
+        yield f"--pidfile={self.root}/docker.pid"
+        yield f"--containerd={self._containerd.socket}"
+        yield f"--host={self.address}"
+        yield from ("--iptables=false", "--ip6tables=false", "--bridge=none")
+        if self.live_restore:
+            yield "--live-restore"
+        if self.port is not None:
+            yield f"--host={self.tcp_address}"
+        if self.certificates is not None:
+            yield "--tlsverify"
+            yield f"--tlscacert={self.certificates}/ca.pem"
+            yield f"--tlscert={self.certificates}/server-cert.pem"
+            yield f"--tlskey={self.certificates}/server-key.pem"
+        elif self.port is not None:
+            yield "--tls=false"  # said aloud, it spares the engine's seconds of warning
+
+    def _spawn_network(self) -> subprocess.Popen[bytes]:
+        """Start a process that keeps a network namespace alive, across all restarts of dockerd."""
+        script = "busybox ip link set lo up; exec busybox sleep 1000000"
+        process = self._spawn("network", ["unshare", "--net", "busybox", "sh", "-c", script])
+        self._network = process
+        ours = Path("/proc/self/ns/net").readlink()
+        theirs = Path(f"/proc/{process.pid}/ns/net")
+        self._wait_for("get its network namespace", lambda: theirs.readlink() != ours, START_TIMEOUT)
+        return process
+
+    def _processes(self) -> Iterable[subprocess.Popen[bytes] | None]:
+        return (self._engine, self._containerd.process, self._network)
+
+    # -- what is inside ------------------------------------------------------------------------------------------------
+
+    def _answers(self) -> bool:
+        try:
+            self._call("GET", "/_ping", timeout=5.0)
+            self.version = json.loads(self._call("GET", "/version"))["Version"]
+        except (OSError, http.client.HTTPException):
+            return False
+        if not self.version.startswith(self.expected):
+            message = f"{self!r} was meant to be {self.expected}"
+            raise EngineFailedError(message)
+        return True
+
+    def _import_image(self) -> None:
+        with contextlib.suppress(EngineFailedError):
+            self._call("GET", "/images/tiny:latest/json")
+            return
+        changes = ['CMD ["/bin/sleep","1000000"]', "ENV PATH=/bin"]
+        query = urlencode({"fromSrc": "-", "repo": "tiny", "tag": "latest", "changes": changes}, doseq=True)
+        self._call("POST", f"/images/create?{query}", containerd.busybox_tar())
+
+    def _remove_containers(self) -> None:
+        """Let dockerd itself remove all containers, which leaves the least behind."""
+        if not self.running:
+            return
+        with contextlib.suppress(OSError, http.client.HTTPException, EngineFailedError):
+            for container in json.loads(self._call("GET", "/containers/json?all=1")):
+                with contextlib.suppress(EngineFailedError):
+                    self._call("DELETE", f"/containers/{container['Id']}?force=1&v=1")
+
+    def _call(self, method: str, path: str, body: bytes | None = None, *, timeout: float = _CALL_TIMEOUT) -> bytes:
+        connection = _UnixConnection(self.socket, timeout)
+        try:
+            connection.request(method, path, body=body, headers={"Host": "docker"})
+            response = connection.getresponse()
+            answer = response.read()
+        finally:
+            connection.close()
+        if response.status >= 400:
+            message = f"{self!r}: {method} {path}: {response.status} {answer.decode(errors='replace')}"
+            raise EngineFailedError(message)
+        return answer
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("docker", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def _free_port() -> int:
+    """Choose a port that the kernel gives to nobody before the engine takes it: its own choice begins at 32768."""
+    while True:
+        port = random.randrange(20_000, 32_768)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def make_certificates(folder: Path) -> None:
+    """Make an authority, a server certificate for 127.0.0.1 and a client certificate."""
+    folder.mkdir()
+    config = folder / "openssl.cnf"
+    config.write_text(_OPENSSL_CONFIG)
+    common = ["openssl", "req", "-x509", "-config", str(config), "-days", "2", "-nodes"]
+    common += ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    signed = ["-CA", f"{folder}/ca.pem", "-CAkey", f"{folder}/ca-key.pem"]
+    for role, certificate, key, authority in (
+        ("ca", "ca.pem", "ca-key.pem", []),
+        ("server", "server-cert.pem", "server-key.pem", signed),
+        ("client", "cert.pem", "key.pem", signed),
+    ):
+        files = ["-out", f"{folder}/{certificate}", "-keyout", f"{folder}/{key}"]
+        subject = ["-subj", f"/CN={role}", "-extensions", role]
+        subprocess.run([*common, *subject, *files, *authority], check=True, capture_output=True)

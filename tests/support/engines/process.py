@@ -1,0 +1,250 @@
+"""Processes of private engines: start them, hang them, end them, and leave nothing of them behind."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from tests.support.engines import install
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from types import TracebackType
+
+START_TIMEOUT = 60.0
+"""Seconds an engine may take to answer: 0.2 to 2 measured, 10 when it first has to end orphaned containers."""
+
+STOP_TIMEOUT = 30.0
+"""Seconds a process may take to end before it is killed: dockerd gives each of its containers 10."""
+
+_POLL = 0.02
+_SOCKET_PATH_MAX = 107  # bytes, of AF_UNIX on Linux
+
+
+class EngineFailedError(Exception):
+    """An engine did not do what it was told; the message ends with the last lines of its log."""
+
+
+class PrivateEngine(ABC):
+    """An engine of our own, below a folder of its own.
+
+    A context manager: entering starts it, leaving closes it.
+
+    Args:
+        version: which of the installed engines.
+        root: an empty or missing folder for everything it writes; a temporary one if None. Keep it short: socket paths
+            end at 107 bytes.
+        deepest: the longest path of a socket below that folder.
+    """
+
+    log_tails: ClassVar[Mapping[str, int]] = {}
+    """The logs to quote when something fails, with the number of lines."""
+
+    def __init__(self, version: str, root: Path | None, *, deepest: str) -> None:
+        """Prepare the folder; nothing runs before `start`."""
+        self.expected = version
+        self.version = ""
+        self.root = Path(tempfile.mkdtemp(prefix="ww-")) if root is None else root
+        if len(os.fsencode(self.root / deepest)) > _SOCKET_PATH_MAX:
+            message = f"{self.root} is too long for the sockets in it"
+            raise ValueError(message)
+        self._engine: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        """Start the engine; what was started is ended again if that fails."""
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the engine."""
+        self.close()
+
+    @property
+    def pid(self) -> int:
+        """The PID of the running engine."""
+        if self._engine is None:
+            message = f"{self!r} is not running"
+            raise EngineFailedError(message)
+        return self._engine.pid
+
+    @property
+    def process(self) -> subprocess.Popen[bytes] | None:
+        """The running engine as a child process; None if it has not been started, or was ended."""
+        return self._engine
+
+    @property
+    def running(self) -> bool:
+        """Whether the engine has been started and not ended; frozen counts as running."""
+        return self._engine is not None and self._engine.poll() is None
+
+    def start(self) -> None:
+        """Start the engine, and wait until it answers; also again after `stop` and `kill`, with the same data."""
+        if self.running:
+            return
+        atexit.register(self.close)
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._start()
+
+    @abstractmethod
+    def _start(self) -> None:
+        """Start what is not running, and wait until it answers."""
+
+    def stop(self) -> None:
+        """End the engine in good order."""
+        self.thaw()
+        end(self._engine, signal.SIGTERM)
+        self._engine = None
+
+    def kill(self) -> None:
+        """End the engine with SIGKILL."""
+        end(self._engine, signal.SIGKILL)
+        self._engine = None
+
+    def restart(self) -> None:
+        """Stop and start again."""
+        self.stop()
+        self.start()
+
+    def freeze(self) -> None:
+        """Make the engine hang, and wait until it does: the kernel accepts connections, but nothing is answered."""
+        os.kill(self.pid, signal.SIGSTOP)
+        self._wait_for("freeze", lambda: thread_states(self.pid) == {"T"}, STOP_TIMEOUT)
+
+    def thaw(self) -> None:
+        """Let a frozen engine go on."""
+        if self.running:
+            os.kill(self.pid, signal.SIGCONT)
+
+    def close(self) -> None:
+        """End everything that was started here and remove everything it wrote; closing twice is fine."""
+        atexit.unregister(self.close)
+        self.thaw()
+        self._close()
+        for mount in _mounts_below(self.root):
+            subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    @abstractmethod
+    def _close(self) -> None:
+        """End what was started."""
+
+    def log_tail(self) -> str:
+        """Return the last lines that the engine's processes have logged."""
+        tails = []
+        for name, count in self.log_tails.items():
+            with contextlib.suppress(OSError):
+                lines = (self.root / f"{name}.log").read_text(errors="replace").splitlines()
+                tails += [f"{name}: {line}" for line in lines[-count:]]
+        return "\n".join(tails)
+
+    def _spawn(self, name: str, command: Iterable[str]) -> subprocess.Popen[bytes]:
+        with (self.root / f"{name}.log").open("ab") as log:
+            return subprocess.Popen(
+                list(command),
+                env=self._environment(),
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # an interrupt at the keyboard must not end it before its containers
+            )
+
+    def _environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("DOCKER_", "CONTAINERD_"))}
+        return kept | {"PATH": ":".join(install.search_path(self.expected))}
+
+    def _processes(self) -> Iterable[subprocess.Popen[bytes] | None]:
+        """Return what must be running."""
+        return (self._engine,)
+
+    def _wait_for(self, what: str, reached: Callable[[], bool], timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while not reached():
+            codes = [process.poll() for process in self._processes() if process is not None]
+            ended = [code for code in codes if code is not None]
+            if ended or time.monotonic() > deadline:
+                why = f"a process ended with {ended[0]}" if ended else f"took over {timeout:g} s"
+                message = f"{self!r}: did not {what}: {why}\n{self.log_tail()}"
+                raise EngineFailedError(message)
+            time.sleep(_POLL)
+
+
+def listens(path: Path) -> bool:
+    """Tell whether somebody accepts connections at a unix socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def end(process: subprocess.Popen[bytes] | None, how: signal.Signals) -> None:
+    """End a child of ours and reap it, so that its PID cannot be taken for somebody else's."""
+    if process is None:
+        return
+    process.send_signal(how)
+    try:
+        process.wait(STOP_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def descendants(parent: int) -> list[int]:
+    """Return the PIDs of all that descend from a process."""
+    children: list[int] = []
+    with contextlib.suppress(OSError):
+        for thread in Path(f"/proc/{parent}/task").iterdir():
+            children += [int(pid) for pid in (thread / "children").read_text().split()]
+    return children + [pid for child in children for pid in descendants(child)]
+
+
+def kill_all(pids: Iterable[int]) -> None:
+    """Kill processes that are not our children, and wait until they are gone."""
+    left = list(pids)
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + STOP_TIMEOUT
+    while any(alive(pid) for pid in left) and time.monotonic() < deadline:
+        time.sleep(_POLL)
+
+
+def alive(pid: int) -> bool:
+    """Tell whether a process runs; a zombie does not."""
+    return bool(thread_states(pid) - {"Z"})
+
+
+def thread_states(pid: int) -> set[str]:
+    """Return the states of a process's threads, such as "S", "T" or "Z"; none if it is gone."""
+    states = set()
+    with contextlib.suppress(OSError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                states.add((thread / "stat").read_text().rpartition(")")[2].split()[0])
+    return states
+
+
+def _mounts_below(root: Path) -> list[str]:
+    """Return what is mounted below a folder, the deepest first."""
+    inside = f"{root.resolve()}/"
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    mounts = [line.split()[4].encode().decode("unicode_escape") for line in lines]
+    return sorted((mount for mount in mounts if mount.startswith(inside)), key=len, reverse=True)

@@ -1,0 +1,1 @@
+"""Our own definitions of gRPC messages."""
