@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from whalewatch._core.engine import Engine, Listing, Sighting, Signal, SignalType
+from whalewatch._core.engine import Dead, Engine, ListedContainer, Listing, ReportsProgress, Signal, SignalType
 from whalewatch._core.errors import (
     AddressError,
     EngineError,
@@ -36,6 +36,7 @@ __all__ = [
     "AddressError",
     "Container",
     "ContainerEvent",
+    "Dead",
     "Engine",
     "EngineError",
     "EngineTimeout",
@@ -43,6 +44,7 @@ __all__ = [
     "EventType",
     "FrozenMapping",
     "Health",
+    "ListedContainer",
     "Listing",
     "NotSynced",
     "Origin",
@@ -51,8 +53,8 @@ __all__ = [
     "Portfolio",
     "Project",
     "ProtocolViolation",
+    "ReportsProgress",
     "Retry",
-    "Sighting",
     "Signal",
     "SignalType",
     "Snapshot",

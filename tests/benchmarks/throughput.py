@@ -12,9 +12,10 @@ from tests.benchmarks import run
 from tests.benchmarks.figures import Row, Spread, paired
 from tests.benchmarks.lookups import container
 from tests.benchmarks.programs import bare, fake
-from whalewatch import Container, EventType, Listing, Sighting, Signal, SignalType, Subscription, moby
-from whalewatch._core.book import Book
+from whalewatch import Container, EventType, ListedContainer, Listing, Signal, SignalType, Subscription, moby
 from whalewatch._core.feed import Feed
+from whalewatch._core.status import Counters
+from whalewatch._core.tracker import Tracker
 
 EVENTS = 5_000
 CONTAINERS = 100
@@ -88,7 +89,7 @@ async def _bare(engine: run.Program, socket: str) -> tuple[float, float]:
 
 def changes(rounds: int, progress: Callable[[str], None]) -> Iterator[Row]:
     """Pause and unpause in pictures of several sizes, by turns, with nobody subscribed."""
-    books = {size: _book(size) for size in SIZES}
+    trackers = {size: _tracker(size) for size in SIZES}
     took: dict[int, list[float]] = {size: [] for size in SIZES}
     for turn in range(rounds):
         progress(f"changes, {turn + 1} of {rounds}")
@@ -97,7 +98,7 @@ def changes(rounds: int, progress: Callable[[str], None]) -> Iterator[Row]:
             before = time.thread_time_ns()
             for number in range(CHANGES):
                 type_ = SignalType.PAUSED if (number // len(ids)) % 2 == 0 else SignalType.UNPAUSED
-                books[size].take(Signal(type_, ids[number % len(ids)], datetime.now(UTC)))
+                trackers[size].apply_signal(Signal(type_, ids[number % len(ids)], datetime.now(UTC)))
             took[size].append((time.thread_time_ns() - before) / CHANGES / 1e3)
     for size in SIZES:
         yield Row(
@@ -111,11 +112,13 @@ def changes(rounds: int, progress: Callable[[str], None]) -> Iterator[Row]:
         )
 
 
-def _book(size: int) -> Book:
-    """Make a book that is in sync."""
+def _tracker(size: int) -> Tracker:
+    """Make a tracker that is in sync."""
     containers: list[Container] = [container(number) for number in range(size)]
-    book = Book(Feed(), lambda: datetime.now(UTC), lambda _id, _why: None)
-    book.open()
-    book.listed(Listing(sightings={one.id: Sighting(container=one) for one in containers}, absence_is_death=True))
-    book.settle()
-    return book
+    tracker = Tracker(Feed(), lambda: datetime.now(UTC), Counters())
+    tracker.open(lambda _id, _reason: None)
+    tracker.listed(
+        Listing(containers={one.id: ListedContainer(container=one) for one in containers}, absence_is_death=True)
+    )
+    tracker.finish_sync()
+    return tracker

@@ -106,20 +106,20 @@ class Witness:
         self._unheard: list[ContainerEvent] = []
         watcher._feed.join(self)
 
-    def joined(self, snapshot: Snapshot) -> None:
+    def _join(self, snapshot: Snapshot) -> None:
         """Begin."""
 
-    def wake(self) -> None:
+    def _wake(self) -> None:
         """Do nothing: all is done in the moment itself."""
 
-    def push(self, snapshot: Snapshot, events: tuple[ContainerEvent, ...]) -> None:
+    def _push(self, snapshot: Snapshot, events: tuple[ContainerEvent, ...]) -> None:
         """Look at one revision."""
         self._look_at_origins(events)
         for event in events:
             dated = event.timestamp != snapshot.as_of
             if event.origin is not Origin.ENGINE:
-                if dated or event.exit_code is not None or abs(datetime.now(UTC) - event.timestamp) > LATE:
-                    self._object("what was found bears a time or an exit code that was not found", event)
+                if dated or abs(datetime.now(UTC) - event.timestamp) > LATE:
+                    self._object("what was found bears a time at which it was not found", event)
             elif dated or event.exit_code is not None:
                 self._new.append(event)
             else:

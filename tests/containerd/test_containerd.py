@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.containerd_checker import checked
 from tests.support.engines.containerd_control import ContainerdControl
-from whalewatch import Container, EventType, Origin
+from whalewatch import Container, Dead, EventType, Origin
 from whalewatch.containerd import ContainerdEngine, Inspection, watch
 
 if TYPE_CHECKING:
@@ -217,6 +217,26 @@ async def test_containerd_and_its_client_are_known(containerd: ContainerdUnderTe
         call = watcher.engine.client.unary_unary("/containerd.services.version.v1.Version/Version")
         assert version.encode() in await call(b"")
     assert watcher.engine.client is None
+
+
+async def test_inspect_of_a_stopped_task_tells_its_exit_code(containerd: ContainerdUnderTest) -> None:
+    control = containerd.control
+    pid = await control.run("job", "other", labels={"a": "1"})
+    await control.kill_and_wait("job", "other")
+    engine = ContainerdEngine(containerd.address)
+    await engine.connect()
+    try:
+        dead = await engine.inspect("other/job")
+        assert isinstance(dead, Dead)
+        assert (dead.container.id, dead.container.pid, dict(dead.container.labels)) == ("other/job", pid, {"a": "1"})
+        assert (dead.exit_code, dead.oom) == (137, None)
+        await control.remove("job", "other")
+        assert await engine.inspect("other/job") is None
+        before = engine.progress
+        await engine.listing()
+        assert engine.progress > before
+    finally:
+        await engine.close()
 
 
 async def test_calls_are_few(containerd: ContainerdUnderTest) -> None:

@@ -18,6 +18,7 @@ from tests.support.engines.containerd_control import ContainerdControl
 from whalewatch import (
     AddressError,
     Container,
+    Dead,
     EngineError,
     EngineUnavailable,
     EventType,
@@ -77,7 +78,7 @@ async def eventually(condition: Callable[[], object]) -> None:
 
 
 def ids(listing: Listing) -> set[str]:
-    return set(listing.sightings)
+    return set(listing.containers)
 
 
 # ---- listings
@@ -220,7 +221,7 @@ async def test_namespaces_are_listed_at_the_same_time_within_a_bound(
         await engine.ping()
         assert gate.held == 8
         gate.release()
-        assert len((await listing).sightings) == 12
+        assert len((await listing).containers) == 12
 
 
 async def test_tasks_without_containers_and_containers_without_tasks_are_no_errors(
@@ -230,14 +231,17 @@ async def test_tasks_without_containers_and_containers_without_tasks_are_no_erro
     fake.run("bare")
     fake.container_delete("bare")
     fake.run("exited")
-    fake.exit("exited")
+    fake.exit("exited", 7)
     fake.run("web")
     assert fake.tasks["default", "exited"].pid, "a stale PID stays"
     listing = await engine.listing()
     assert (ids(listing), listing.failed) == ({"web"}, {})
-    for id in ("created", "bare", "exited", "none", "nowhere/web", "moby/web"):
+    for id in ("created", "bare", "none", "nowhere/web", "moby/web"):
         assert await engine.inspect(id) is None
-    assert (await engine.inspect("web")) == listing.sightings["web"].container
+    dead = await engine.inspect("exited")
+    assert isinstance(dead, Dead)
+    assert (dead.container.name, dead.exit_code, dead.oom) == ("exited", 7, None)
+    assert (await engine.inspect("web")) == listing.containers["web"].container
 
 
 async def test_text_that_is_not_utf8_hides_nothing(fake: FakeContainerd, control: ContainerdControl) -> None:

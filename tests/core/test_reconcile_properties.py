@@ -1,8 +1,8 @@
 """Any interleaving of listing, inspects and signals, whatever is late, doubled, reordered or lost, converges.
 
 A simulated engine has a true state and tells of its changes. Hypothesis decides when each signal is delivered (in any
-order, more than once, or never), when an inspect begins, reads and answers, and when it fails. The book under test is
-the real one, with the real feed; a strict reader checks every revision.
+order, more than once, or never), when an inspect begins, reads and answers, and when it fails. The tracker under test
+is the real one, with the real feed; a strict reader checks every revision.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.support.fold import Fold
-from whalewatch import Container, Listing, Sighting, Signal, SignalType
-from whalewatch._core.book import Book
+from whalewatch import Container, Dead, ListedContainer, Listing, Signal, SignalType
 from whalewatch._core.feed import Feed
+from whalewatch._core.status import Counters
+from whalewatch._core.tracker import Tracker
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 IDS = ("a", "b", "c")
@@ -28,25 +29,27 @@ NAMES = ("one", "two", "three")
 
 @attrs.define
 class Inspect:
-    """An inspect under way; what it will answer is settled when it reads, not when it begins."""
+    """An inspect under way; what it will answer is synced when it reads, not when it begins."""
 
     id: str
     read: bool = False
-    answer: Container | None = None
+    answer: Container | Dead | None = None
 
 
 class Interleavings(RuleBasedStateMachine):
-    """One engine, one book, and a network that does as it likes."""
+    """One engine, one tracker, and a network that does as it likes."""
 
     tells_pid = False
     tells_start = True
     tells_all_in_listing = False
+    tells_all_in_signals = False
     absence_is_death = True
 
     def __init__(self) -> None:
         super().__init__()
         self.ticks = 0
         self.truth: dict[str, Container] = {}
+        self.dead: dict[str, Dead] = {}
         self.undelivered: list[Signal] = []
         self.delivered: list[Signal] = []
         self.lossless = self.lossy = False
@@ -54,11 +57,12 @@ class Interleavings(RuleBasedStateMachine):
         self.inspects: list[Inspect] = []
         self.listing: Listing | None = None
         self.awaited: set[str] | None = None
-        self.settled = False
+        self.synced = False
         self.feed = Feed()
         self.fold = Fold()
+        self.checked = 0
         self.reader = self.fold.subscriber(self.feed)
-        self.book = Book(self.feed, self.now, lambda wanted, _: self.wanted.add(wanted))
+        self.tracker = Tracker(self.feed, self.now, Counters())
 
     def now(self) -> datetime:
         return EPOCH + timedelta(seconds=self.ticks)
@@ -69,7 +73,11 @@ class Interleavings(RuleBasedStateMachine):
 
     def tell(self, type_: SignalType, id: str, pid: int | None = None) -> None:
         known_pid = pid if self.tells_pid and type_ in {SignalType.STARTED, SignalType.EXITED} else None
-        self.undelivered.append(Signal(type_, id, self.now(), known_pid))
+        container = self.truth.get(id) if self.tells_all_in_signals else None
+        self.undelivered.append(Signal(type_, id, self.now(), known_pid, container=container))
+
+    def inspected(self, id: str) -> Container | Dead | None:
+        return self.truth.get(id) or self.dead.get(id)
 
     # The engine
 
@@ -80,8 +88,8 @@ class Interleavings(RuleBasedStateMachine):
             self.start(id)
         if not self.tells_all_in_listing or self.absence_is_death:
             self.undelivered.clear()
-        self.book.open()
-        self.book.subscribed(self.now())
+        self.tracker.open(lambda wanted, _: self.wanted.add(wanted))
+        self.tracker.subscribed(self.now())
 
     def start(self, id: str) -> None:
         moment = self.tick()
@@ -96,7 +104,9 @@ class Interleavings(RuleBasedStateMachine):
             self.start(id)
             return
         self.tick()
-        self.tell(SignalType.EXITED, id, self.truth.pop(id).pid)
+        ended = self.truth.pop(id)
+        self.dead[id] = Dead(ended, exit_code=ended.pid)
+        self.tell(SignalType.EXITED, id, ended.pid)
 
     @precondition(lambda self: self.truth)
     @rule(data=st.data())
@@ -115,12 +125,13 @@ class Interleavings(RuleBasedStateMachine):
         self.tell(SignalType.PAUSED if paused else SignalType.UNPAUSED, id)
 
     @precondition(lambda self: self.truth)
-    @rule(data=st.data(), name=st.sampled_from(NAMES), settles=st.booleans())
-    def rename(self, data: Any, name: str, settles: bool) -> None:
+    @rule(data=st.data(), name=st.sampled_from(NAMES), likely_exiting=st.booleans())
+    def rename(self, data: Any, name: str, likely_exiting: bool) -> None:
         id = data.draw(st.sampled_from(sorted(self.truth)))
         self.tick()
         self.truth[id] = attrs.evolve(self.truth[id], name=name)
-        self.undelivered.append(Signal(SignalType.CHANGED, id, self.now(), settles=settles))
+        self.tell(SignalType.CHANGED, id)
+        self.undelivered[-1] = attrs.evolve(self.undelivered[-1], likely_exiting=likely_exiting)
 
     # The network
 
@@ -137,12 +148,12 @@ class Interleavings(RuleBasedStateMachine):
     def deliver(self, position: int) -> None:
         signal = self.undelivered.pop(position)
         self.delivered.append(signal)
-        self.book.take(signal)
+        self.tracker.apply_signal(signal)
 
     @precondition(lambda self: self.delivered)
     @rule(data=st.data())
     def deliver_again(self, data: Any) -> None:
-        self.book.take(data.draw(st.sampled_from(self.delivered)))
+        self.tracker.apply_signal(data.draw(st.sampled_from(self.delivered)))
 
     @precondition(lambda self: self.undelivered and not self.lossless)
     @rule(data=st.data())
@@ -157,7 +168,7 @@ class Interleavings(RuleBasedStateMachine):
     def begin_inspect(self, data: Any) -> None:
         id = data.draw(st.sampled_from(sorted(self.wanted)))
         self.wanted.discard(id)
-        if self.book.due(id):
+        if self.tracker.start_inspect(id):
             self.inspects.append(Inspect(id))
         else:
             self.tried(id)
@@ -166,14 +177,14 @@ class Interleavings(RuleBasedStateMachine):
     @rule(data=st.data())
     def read(self, data: Any) -> None:
         inspect = data.draw(st.sampled_from([inspect for inspect in self.inspects if not inspect.read]))
-        inspect.read, inspect.answer = True, self.truth.get(inspect.id)
+        inspect.read, inspect.answer = True, self.inspected(inspect.id)
 
     @precondition(lambda self: any(inspect.read for inspect in self.inspects))
     @rule(data=st.data())
     def answer(self, data: Any) -> None:
         inspect = data.draw(st.sampled_from([inspect for inspect in self.inspects if inspect.read]))
         self.inspects.remove(inspect)
-        self.book.inspected(inspect.id, inspect.answer)
+        self.tracker.inspect_finished(inspect.id, inspect.answer)
         self.tried(inspect.id)
 
     @precondition(lambda self: self.inspects)
@@ -181,7 +192,7 @@ class Interleavings(RuleBasedStateMachine):
     def fail(self, data: Any) -> None:
         inspect = data.draw(st.sampled_from(self.inspects))
         self.inspects.remove(inspect)
-        self.book.failed(inspect.id)
+        self.tracker.inspect_failed(inspect.id)
         self.wanted.add(inspect.id)  # the session's backoff
         self.tried(inspect.id)
 
@@ -191,8 +202,9 @@ class Interleavings(RuleBasedStateMachine):
     @rule()
     def make_listing(self) -> None:
         self.listing = Listing(
-            sightings={
-                id: Sighting(container if self.tells_all_in_listing else None) for id, container in self.truth.items()
+            containers={
+                id: ListedContainer(container if self.tells_all_in_listing else None)
+                for id, container in self.truth.items()
             },
             absence_is_death=self.absence_is_death,
         )
@@ -201,15 +213,15 @@ class Interleavings(RuleBasedStateMachine):
     @rule()
     def take_listing(self) -> None:
         assert self.listing is not None
-        self.awaited = self.book.listed(self.listing)
+        self.awaited = self.tracker.listed(self.listing)
         self.tried("")
 
     def tried(self, id: str) -> None:
-        if self.awaited is not None and not self.settled:
+        if self.awaited is not None and not self.synced:
             self.awaited.discard(id)
             if not self.awaited:
-                self.settled = True
-                self.book.settle()
+                self.synced = True
+                self.tracker.finish_sync()
 
     @rule()
     def catch_up(self) -> None:
@@ -220,21 +232,21 @@ class Interleavings(RuleBasedStateMachine):
             self.take_listing()
         self.finish_inspects()
 
-    @precondition(lambda self: self.settled)
+    @precondition(lambda self: self.synced)
     @rule(really=st.integers(0, 3), replays=st.booleans())
     def outage(self, really: int, replays: bool) -> None:
         """The stream ends: what was not delivered never will be, unless the next stream replays it."""
         if really:
             return
-        self.book.disconnected()
+        self.tracker.close()
         self.undelivered = [*self.delivered, *self.undelivered] if replays else []
         self.delivered.clear()
         self.tick()
         self.inspects.clear()
         self.wanted.clear()
-        self.listing, self.awaited, self.settled, self.lossy = None, None, False, False
-        self.book.open()
-        self.book.subscribed(self.now())
+        self.listing, self.awaited, self.synced, self.lossy = None, None, False, False
+        self.tracker.open(lambda wanted, _: self.wanted.add(wanted))
+        self.tracker.subscribed(self.now())
 
     # What must hold
 
@@ -242,13 +254,19 @@ class Interleavings(RuleBasedStateMachine):
     def every_revision_is_possible(self) -> None:
         self.fold.check(self.feed.snapshot)
 
+    @invariant()
+    def exit_codes_are_those_of_the_run_that_has_ended(self) -> None:
+        for event in self.fold.events[self.checked :]:
+            assert event.exit_code in {None, event.container.pid}
+        self.checked = len(self.fold.events)
+
     @rule()
     def stand_still(self) -> None:
         """Let everything arrive while the engine stands still: then the picture is the engine's."""
         while self.undelivered:
             self.deliver(0)
         self.catch_up()
-        assert self.settled
+        assert self.synced
         if self.lossy:
             self.audit()
             self.lossy = False
@@ -263,23 +281,27 @@ class Interleavings(RuleBasedStateMachine):
         for _ in range(1000):
             for inspect in [*self.inspects]:
                 self.inspects.remove(inspect)
-                self.book.inspected(inspect.id, inspect.answer if inspect.read else self.truth.get(inspect.id))
+                reading = inspect.answer if inspect.read else self.inspected(inspect.id)
+                self.tracker.inspect_finished(inspect.id, reading)
                 self.tried(inspect.id)
             if not self.wanted:
                 return
             for id in sorted(self.wanted):
                 self.wanted.discard(id)
-                if self.book.due(id):
+                if self.tracker.start_inspect(id):
                     self.inspects.append(Inspect(id))
                 else:
                     self.tried(id)
         pytest.fail("inspects go on for ever")
 
     def audit(self) -> None:
-        listing = Listing(sightings={id: Sighting() for id in self.truth}, absence_is_death=self.absence_is_death)
-        self.book.touched.clear()
-        self.book.suspect(self.book.compare(listing))
-        self.book.suspect(self.book.unverified(set(IDS), len(IDS)))
+        listing = Listing(
+            containers={id: ListedContainer() for id in self.truth}, absence_is_death=self.absence_is_death
+        )
+        self.tracker.audit.begin()
+        self.tracker.suspect(self.tracker.audit.differing(listing))
+        self.tracker.audit.end()
+        self.tracker.reread(IDS)
         self.finish_inspects()
 
 
@@ -292,6 +314,13 @@ class WithPids(Interleavings):
     absence_is_death = False
 
 
+class WithContainers(Interleavings):
+    """As an engine whose events tell everything, so that most need no inspect."""
+
+    tells_all_in_listing = True
+    tells_all_in_signals = True
+
+
 ENOUGH = settings(
     max_examples=300, stateful_step_count=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much]
 )
@@ -299,3 +328,5 @@ TestWithoutPids = Interleavings.TestCase
 TestWithoutPids.settings = ENOUGH
 TestWithPids = WithPids.TestCase
 TestWithPids.settings = ENOUGH
+TestWithContainers = WithContainers.TestCase
+TestWithContainers.settings = ENOUGH

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import itertools
 import threading
 import tracemalloc
 import weakref
@@ -13,15 +12,11 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from tests.support.fold import Fold
+from tests.support.fold import Fold, History, NetFold
 from tests.support.scripted import PATIENCE, Publisher, ScriptedEngine, alive, at, box, lost_engine
 from whalewatch import (
-    Container,
     ContainerEvent,
     EngineUnavailable,
     EventType,
@@ -35,7 +30,6 @@ from whalewatch import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from whalewatch._core.feed import Feed
 
 STARTED, EXITED, UPDATED = EventType.STARTED, EventType.EXITED, EventType.UPDATED
 
@@ -76,23 +70,6 @@ async def _next(events: Subscription) -> ContainerEvent:
 
 def brief(events: list[ContainerEvent]) -> list[tuple[str, str]]:
     return [(event.type.value, event.container.id) for event in events]
-
-
-class History:
-    """Every picture that a feed has published, by revision."""
-
-    def __init__(self, feed: Feed) -> None:
-        self.pictures: dict[int, Snapshot] = {}
-        feed.join(self)
-
-    def joined(self, snapshot: Snapshot) -> None:
-        self.pictures[snapshot.revision] = snapshot
-
-    def push(self, snapshot: Snapshot, events: tuple[ContainerEvent, ...]) -> None:
-        self.pictures[snapshot.revision] = snapshot
-
-    def wake(self) -> None:
-        pass
 
 
 # ---- where it begins
@@ -209,7 +186,7 @@ def test_threads_that_subscribe_while_events_pour_in_have_no_gap_and_no_overlap(
 
     async def subscribe(buffer: int) -> None:
         while not over.is_set():
-            fold = _NetFold()
+            fold = NetFold()
             async with publisher.events(buffer=buffer) as events, asyncio.timeout(PATIENCE):
                 async for event in events:
                     fold.take_from(events, event, history)
@@ -511,69 +488,6 @@ async def test_restart_of_which_the_exit_was_read_before_another_collapse_is_tol
     assert events.stats.collapses == 2
 
 
-def befall(publisher: Publisher, id: str, deed: str) -> None:
-    """Let something happen to a container; one that is not alive can only start."""
-    known, pid = publisher.snapshot._get(id), publisher.snapshot.revision + 10
-    if known is None and deed != "nothing":
-        publisher.start(box(id, pid=pid))
-    elif known is not None and deed == "restart":
-        publisher.restart(id, pid=pid, exit_code=1)
-    elif known is not None and deed in {"rename", "pause", "rename and pause"}:
-        name = known.name + "x" if "rename" in deed else known.name
-        publisher.change(id, name=name, paused=known.paused is not ("pause" in deed))
-    if deed in {"exit", "start and exit"} and id in publisher.snapshot:
-        publisher.exit(id)
-
-
-DEEDS = ["nothing", "exit", "start and exit", "restart", "rename", "pause", "rename and pause"]
-
-
-async def cut_short(after: int, *, replay: bool) -> bool:
-    """Collapse after a replay that was read by half, again after so many events, and read the rest.
-
-    All pairs of deeds befall containers of both kinds, alive at first or not, the first deed before the first collapse
-    and the second before the other. False if there were no more than so many events.
-    """
-    deeds = {f"c{number}": pair for number, pair in enumerate([*itertools.product(DEEDS, DEEDS)] * 2)}
-    alive_at_first = list(deeds)[: len(deeds) // 2]
-    publisher = Publisher(*(box(id) for id in alive_at_first))
-    history = History(publisher.feed)
-    events, fold = publisher.events(replay=replay, buffer=1), _NetFold()
-    if replay:
-        for event in await read(events, len(alive_at_first) // 2):
-            fold.take(event)
-    else:
-        fold.revision, fold.alive = events.revision, alive(publisher.snapshot)
-    for id, (first, _) in deeds.items():
-        befall(publisher, id, first)
-    for _ in range(after):
-        assert await fold.read(events, history)
-    if not events.stats.pending:
-        return False
-    known, told = dict(fold.alive), len(fold.events)
-    for id, (_, second) in deeds.items():
-        befall(publisher, id, second)
-    while await fold.read(events, history):
-        pass
-    assert events.stats.collapses == 1 + (after > 0)
-    assert events.stats.pending == 0
-    assert fold.alive == alive(publisher.snapshot)
-    for id, container in known.items():
-        types = [event.type for event in fold.events[told:] if event.container.id == id]
-        now = fold.alive.get(id)
-        lives = [] if now and now.pid == container.pid else [EXITED] if now is None else [EXITED, STARTED]
-        assert [type_ for type_ in types if type_ in {EXITED, STARTED}] == lives
-    return True
-
-
-@pytest.mark.parametrize("replay", [True, False])
-async def test_wherever_the_reading_of_a_net_difference_is_cut_short_another_one_completes_it(replay: bool) -> None:
-    after = 0
-    while await cut_short(after, replay=replay):
-        after += 1
-    assert after > 70
-
-
 async def test_events_of_a_replay_or_net_difference_are_made_when_they_are_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -688,81 +602,6 @@ def test_memory_of_an_unread_subscription_is_bounded_by_the_containers_not_the_e
     assert after - before < 100_000, "5,000 events, and nobody read them"
     assert events.stats.pending <= 10
     assert events.stats.collapses == 1
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.data())
-def test_whatever_is_published_and_however_it_is_read_folding_gives_the_picture(data: Any) -> None:
-    loop = asyncio.new_event_loop()
-    try:
-        loop.run_until_complete(_random_reading(data))
-    finally:
-        loop.close()
-
-
-async def _random_reading(data: Any) -> None:
-    ids = ["a", "b", "c", "d"]
-    states = st.one_of(
-        st.none(),
-        st.builds(
-            box,
-            st.none(),  # replaced by the id
-            pid=st.integers(1, 2),
-            name=st.sampled_from(["one", "two"]),
-            paused=st.booleans(),
-        ),
-    )
-    pictures = st.dictionaries(st.sampled_from(ids), states, min_size=1)
-    readers = st.lists(st.tuples(st.booleans(), st.integers(1, 4)), min_size=1, max_size=3)
-
-    def named(changes: dict[str, Container | None]) -> dict[str, Container | None]:
-        return {id: attrs.evolve(c, id=id) if c is not None else None for id, c in changes.items()}
-
-    publisher = Publisher()
-    publisher.publish(named(data.draw(pictures)), origin=Origin.SYNC)
-    history = History(publisher.feed)
-    subscriptions = []
-    for replay, buffer in data.draw(readers):
-        events, fold = publisher.events(replay=replay, buffer=buffer), _NetFold()
-        if not replay:
-            fold.revision, fold.alive = events.revision, alive(publisher.snapshot)
-        subscriptions.append((events, fold))
-    for _ in range(data.draw(st.integers(1, 12))):
-        publisher.publish(named(data.draw(pictures)), exit_code=data.draw(st.none() | st.integers(0, 255)))
-        for events, fold in subscriptions:
-            for _ in range(data.draw(st.integers(0, 3))):
-                if not events.stats.pending:
-                    break
-                await fold.read(events, history)
-    for events, fold in subscriptions:
-        while await fold.read(events, history):
-            pass
-        assert fold.alive == alive(publisher.snapshot)
-        assert events.revision == publisher.snapshot.revision
-        assert events.stats.pending == 0
-
-
-class _NetFold(Fold):
-    """Folds strictly; a revision whose reading was broken off by a collapse is completed by the net difference."""
-
-    async def read(self, events: Subscription, history: History) -> bool:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(0):
-                told = await anext(events)
-            self.take_from(events, told, history)
-            return True
-        return False
-
-    def take_from(self, events: Subscription, told: ContainerEvent, history: History) -> None:
-        """Fold one event of a subscription, and hold what comes of it against the picture of its revision."""
-        if self._open and told.revision != self.events[-1].revision:
-            assert events.stats.collapses > 0
-            self._open = False
-        self.take(told)
-        if told.last:
-            assert events.revision == told.revision
-            assert self.revision == told.revision
-            self.check(history.pictures[told.revision])
 
 
 # ---- filters

@@ -25,7 +25,7 @@ from whalewatch import (
     WhalewatchError,
     moby,
 )
-from whalewatch._core.book import Book
+from whalewatch._core.tracker import Tracker
 from whalewatch.testing import FakeDocker
 
 if TYPE_CHECKING:
@@ -399,7 +399,7 @@ async def test_fault_of_its_own_is_logged_with_its_trace_once_however_often_it_c
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a fault")
 
-    monkeypatch.setattr(Book, "listed", broken)
+    monkeypatch.setattr(Tracker, "listed", broken)
     engine = ScriptedEngine(box("a"))
     async with Watcher(engine, retry=AT_ONCE) as watcher:
         await engine.until(lambda: engine.calls["listing"] >= 5)

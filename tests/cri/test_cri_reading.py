@@ -271,7 +271,7 @@ def test_events_are_signals() -> None:
     assert signal(event(wire.CONTAINER_CREATED_EVENT)) is None
     assert signal(event(wire.CONTAINER_STARTED_EVENT)) == Signal(SignalType.STARTED, "c1", AT)
     assert signal(event(wire.CONTAINER_STOPPED_EVENT)) == Signal(SignalType.EXITED, "c1", AT)
-    assert signal(event(wire.CONTAINER_DELETED_EVENT)) == Signal(SignalType.CHANGED, "c1", settles=True)
+    assert signal(event(wire.CONTAINER_DELETED_EVENT)) == Signal(SignalType.CHANGED, "c1", likely_exiting=True)
     assert signal(event(9)) is None
 
 

@@ -518,7 +518,7 @@ async def test_what_has_stopped_since_it_was_listed_is_gone(source: str) -> None
         c1 = engine.run(pod, "c1")
         adapter = cri.CRIEngine(engine.address, source=source)  # type: ignore[arg-type]
         await adapter.connect()
-        assert (await adapter.listing()).sightings.keys() == {pod, c1}
+        assert (await adapter.listing()).containers.keys() == {pod, c1}
         engine.stop_pod(pod)
         engine.faults.tell_info('{"pid": 7}')  # as it was
         assert await adapter.inspect(c1) is None
@@ -576,7 +576,7 @@ async def test_what_has_no_id_is_not_there(source: str) -> None:
         engine.native.faults.garble("task_list", containerd_pb2.ListTasksResponse(tasks=[task]).SerializeToString())
         adapter = cri.CRIEngine(engine.address, source=source)  # type: ignore[arg-type]
         await adapter.connect()
-        assert (await adapter.listing()).sightings == {}
+        assert (await adapter.listing()).containers == {}
         await adapter.close()
 
 
@@ -612,11 +612,11 @@ async def test_new_connection_reads_everything_anew(source: str) -> None:
         adapter = cri.CRIEngine(engine.address, source=source)  # type: ignore[arg-type]
         for pid in (engine.containers[c1].pid, 6000):
             await adapter.connect()
-            assert (await adapter.listing()).sightings[c1].container is None
+            assert (await adapter.listing()).containers[c1].container is None
             found = await adapter.inspect(c1)
             assert found is not None
             assert found.pid == pid
-            assert (await adapter.listing()).sightings[c1].container == found
+            assert (await adapter.listing()).containers[c1].container == found
             engine.faults.tell_info(b'{"pid": 6000}', c1)
         await adapter.close()
 

@@ -12,8 +12,8 @@ import aiodocker
 import pytest
 
 from tests.support.checker import checked
-from whalewatch import Container, Health, Origin, Port, WatchState, moby
-from whalewatch._core import session
+from whalewatch import Container, Dead, Health, Origin, Port, WatchState, moby
+from whalewatch._core import inspections
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -190,7 +190,7 @@ async def test_what_does_not_concern_life_costs_nothing(docker: Docker) -> None:
 @pytest.fixture
 def settling(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave an engine more time to tell of a death: Docker 26 under load took up to 0.2 s after the networks' end."""
-    monkeypatch.setattr(session, "SETTLING", 1.0)
+    monkeypatch.setattr(inspections, "EXIT_DELAY", 1.0)
 
 
 @pytest.mark.usefixtures("settling")
@@ -226,6 +226,25 @@ async def test_engine_tells_of_itself(docker: Docker) -> None:
         assert await client.containers.list() == []
     finally:
         await engine.close()
+        await engine.close()
+
+
+async def test_inspect_of_the_dead_tells_their_last_facts(docker: Docker) -> None:
+    created, exited = await docker.control.create("created"), await docker.run_and_exit("exited", 3)
+    engine = moby.MobyEngine(docker.address)
+    await engine.connect()
+    try:
+        assert await engine.inspect(created) is None, "it has never run"
+        assert await engine.inspect("0" * 64) is None
+        dead = await engine.inspect(exited)
+        assert isinstance(dead, Dead)
+        assert (dead.container.id, dead.container.name, dead.container.pid) == (exited, "exited", None)
+        assert dead.container.started_at is not None
+        assert (dead.exit_code, dead.oom) == (3, False)
+        before = engine.progress
+        await engine.listing()
+        assert engine.progress > before
+    finally:
         await engine.close()
 
 

@@ -33,7 +33,6 @@ from whalewatch import (
     cri,
     moby,
 )
-from whalewatch._core.feed import Subscriber
 from whalewatch.moby.address import endpoint
 from whalewatch.moby.connection import Connection
 
@@ -50,6 +49,7 @@ Container: (*, id: 'str', name: 'str', pid: 'int | None', labels: 'Mapping[str, 
     'str' = '', rucksack: 'Any' = None) -> None
 ContainerEvent: (*, type: 'EventType', container: 'Container', previous: 'Container | None' = None, timestamp:
     'datetime', origin: 'Origin', exit_code: 'int | None' = None, revision: 'int', last: 'bool') -> None
+Dead: (container: 'Container', exit_code: 'int | None' = None, oom: 'bool | None' = None) -> None
 Engine: (*args, **kwargs)
 Engine.address: -> str
 Engine.calls: -> Mapping[str, int]
@@ -57,7 +57,7 @@ Engine.client: -> Any
 Engine.close: (self) -> 'None'
 Engine.connect: (self) -> 'None'
 Engine.id: (self) -> 'str'
-Engine.inspect: (self, id: 'str', /) -> 'Container | None'
+Engine.inspect: (self, id: 'str', /) -> 'Container | Dead | None'
 Engine.listing: (self) -> 'Listing'
 Engine.pid: -> int | None
 Engine.ping: (self) -> 'None'
@@ -75,8 +75,10 @@ FrozenMapping.__getitem__: (self, key: 'str') -> 'V'
 FrozenMapping.__iter__: (self) -> 'Iterator[str]'
 FrozenMapping.__len__: (self) -> 'int'
 Health: STARTING=starting, HEALTHY=healthy, UNHEALTHY=unhealthy
-Listing: (*, sightings: 'Mapping[str, Sighting]', absence_is_death: 'bool', failed: 'Mapping[str, EngineError]' =
-    NOTHING, scope: 'Callable[[str], str]' = <function _one_scope>) -> None
+ListedContainer: (container: 'Container | None' = None, facts: 'FrozenMapping[Any]' = {}) -> None
+ListedContainer.contradicts: (self, known: 'Container') -> 'bool'
+Listing: (*, containers: 'Mapping[str, ListedContainer]', absence_is_death: 'bool', failed: 'Mapping[str,
+    EngineError]' = NOTHING, scope: 'Callable[[str], str]' = <function _one_scope>) -> None
 NotSynced: (WhalewatchError, TimeoutError)
 Origin: ENGINE=engine, SYNC=sync, RESYNC=resync
 Pod: (name: 'str', namespace: 'str', uid: 'str', sandbox: 'Container | None' = None, containers: 'tuple[Container,
@@ -107,12 +109,12 @@ Project.__len__: (self) -> 'int'
 Project.container: (self, name_or_id: 'str') -> 'Container | None'
 Project.container_names: -> tuple[str, ...]
 ProtocolViolation: (EngineError)
+ReportsProgress: (*args, **kwargs)
+ReportsProgress.progress: -> int
 Retry: (wait: 'WaitBaseT | None' = None, stop: 'StopBaseT' = <tenacity.stop._stop_never object>, stable_after: 'float'
     = 30.0) -> None
-Sighting: (container: 'Container | None' = None, facts: 'FrozenMapping[Any]' = {}) -> None
-Sighting.contradicts: (self, known: 'Container') -> 'bool'
 Signal: (type: 'SignalType', id: 'str' = '', timestamp: 'datetime | None' = None, pid: 'int | None' = None, exit_code:
-    'int | None' = None, settles: 'bool' = False) -> None
+    'int | None' = None, likely_exiting: 'bool' = False, container: 'Container | None' = None) -> None
 SignalType: SUBSCRIBED=subscribed, STARTED=started, EXITED=exited, PAUSED=paused, UNPAUSED=unpaused, CHANGED=changed,
     LOST=lost
 Snapshot.__contains__: (self, item: 'object') -> 'bool'
@@ -167,10 +169,11 @@ containerd.ContainerdEngine.client: -> grpc.aio.Channel | None
 containerd.ContainerdEngine.close: (self) -> 'None'
 containerd.ContainerdEngine.connect: (self) -> 'None'
 containerd.ContainerdEngine.id: (self) -> 'str'
-containerd.ContainerdEngine.inspect: (self, id: 'str', /) -> 'Container | None'
+containerd.ContainerdEngine.inspect: (self, id: 'str', /) -> 'Container | Dead | None'
 containerd.ContainerdEngine.listing: (self) -> 'Listing'
 containerd.ContainerdEngine.pid: -> int | None
 containerd.ContainerdEngine.ping: (self) -> 'None'
+containerd.ContainerdEngine.progress: -> int
 containerd.ContainerdEngine.signals: (self) -> 'AsyncIterator[Signal]'
 containerd.ContainerdEngine.version: (self) -> 'str'
 containerd.Inspection: (*, namespace: 'str', id: 'str', pid: 'int', status: 'str', image: 'str', labels: 'Mapping[str,
@@ -178,8 +181,8 @@ containerd.Inspection: (*, namespace: 'str', id: 'str', pid: 'int', status: 'str
     updated_at: 'datetime | None', extensions: 'Mapping[str, bytes]', sandbox: 'str') -> None
 containerd.watch: (address: 'str | None' = None, *, ignore: 'Collection[str]' = ('moby', 'k8s.io'), pack: 'Pack |
     None' = None, **options: 'Unpack[WatcherOptions]') -> 'Watcher'
-cri.CRIEngine: (address: 'str | None' = None, *, source: 'SourceName | None' = None, poll: 'float' = 2.0, pack: 'Pack |
-    None' = None) -> 'None'
+cri.CRIEngine: (address: 'str | None' = None, *, source: 'SourceName | None' = None, poll: 'float' = 2.0, pack: 'Pack
+    | None' = None) -> 'None'
 cri.CRIEngine.address: -> str
 cri.CRIEngine.calls: -> Mapping[str, int]
 cri.CRIEngine.client: -> grpc.aio.Channel | None
@@ -208,10 +211,11 @@ moby.MobyEngine.client: -> aiodocker.Docker | None
 moby.MobyEngine.close: (self) -> 'None'
 moby.MobyEngine.connect: (self) -> 'None'
 moby.MobyEngine.id: (self) -> 'str'
-moby.MobyEngine.inspect: (self, id: 'str', /) -> 'Container | None'
+moby.MobyEngine.inspect: (self, id: 'str', /) -> 'Container | Dead | None'
 moby.MobyEngine.listing: (self) -> 'Listing'
 moby.MobyEngine.pid: -> int | None
 moby.MobyEngine.ping: (self) -> 'None'
+moby.MobyEngine.progress: -> int
 moby.MobyEngine.signals: (self) -> 'AsyncIterator[Signal]'
 moby.MobyEngine.version: (self) -> 'str'
 moby.watch: (address: 'str | None' = None, *, tls: 'ssl.SSLContext | None' = None, pack: 'Pack | None' = None,
@@ -234,7 +238,7 @@ def described(name: str, thing: Any) -> dict[str, str]:
     members: dict[str, str] = {}
     for owner in thing.__mro__:
         for member, value in vars(owner).items():
-            public = not member.startswith("_") and not hasattr(Subscriber, member)
+            public = not member.startswith("_")
             if f"{name}.{member}" in members or not owner.__module__.startswith("whalewatch"):
                 continue
             if public and isinstance(value, property):

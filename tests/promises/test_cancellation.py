@@ -16,7 +16,7 @@ from tests.support.followed import AT_ONCE, eventually
 from tests.support.scripted import Hold, ScriptedEngine, box, lost_engine
 from tests.support.stepping import Complaints, ImpatientLoop, Steps
 from whalewatch import Signal, SignalType, Stats, WatchEnded, Watcher, WatchState, moby
-from whalewatch._core import session
+from whalewatch._core import inspections, session
 from whalewatch._core.watcher import CLOSING
 from whalewatch.testing import FakeDocker
 
@@ -70,9 +70,9 @@ async def story(engine: SlowEngine, watcher: Watcher) -> None:
         await passes(watcher, lambda stats: stats.unresolved == 1)
     await passes(watcher, lambda stats: stats.unresolved == 0)
     # a cut while a reading is put off, and what has changed meanwhile
-    engine.tell(SignalType.CHANGED, "b", settles=True)
+    engine.tell(SignalType.CHANGED, "b", likely_exiting=True)
     await asyncio.sleep(0.15)
-    engine.tell(SignalType.CHANGED, "b", settles=True)
+    engine.tell(SignalType.CHANGED, "b", likely_exiting=True)
     await asyncio.sleep(0.05)
     engine.end(lost_engine())
     engine.alive["d"] = box("d", pid=4)
@@ -338,8 +338,9 @@ async def wire_play(way: Callable[..., Any], step: int) -> int:
 
 
 async def test_watch_of_real_sockets_ends_cleanly_at_any_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in {"GRACE": 0.01, "SETTLING": 0.01, "FIRST_RETRY": 0.02}.items():
-        monkeypatch.setattr(session, name, seconds)
+    monkeypatch.setattr(session, "GRACE", 0.01)
+    for name, seconds in {"GRACE": 0.01, "EXIT_DELAY": 0.01, "FIRST_RETRY": 0.02}.items():
+        monkeypatch.setattr(inspections, name, seconds)
     seed = Random().randrange(10**6)
     print(f"seed {seed}")  # noqa: T201 - pytest shows it if the test fails
     dice = Random(seed)

@@ -11,7 +11,7 @@ import pytest
 from tests.support.followed import eventually, followed, picture, truth
 from tests.support.scripted import PATIENCE, ScriptedEngine, box
 from tests.support.stepping import ImpatientLoop
-from whalewatch import Container, EngineError, Listing, Origin, Sighting, SignalType, Watcher, moby
+from whalewatch import Container, EngineError, ListedContainer, Listing, Origin, SignalType, Watcher, moby
 from whalewatch.testing import FakeDocker
 
 # ---- a listing that is out of date
@@ -169,7 +169,7 @@ async def test_audit_reads_anew_only_what_its_listing_leaves_open() -> None:
     class Engine(Recording):
         async def listing(self) -> Listing:
             await super().listing()
-            return Listing(sightings={"told": Sighting(told), "open": Sighting()}, absence_is_death=True)
+            return Listing(containers={"told": ListedContainer(told), "open": ListedContainer()}, absence_is_death=True)
 
     engine = Engine(told, open_)
     async with Watcher(engine, audit=0.05) as watcher:
@@ -252,7 +252,7 @@ async def test_exit_told_while_an_audit_reads_is_published_with_the_reading(monk
     async with followed(Watcher(engine, audit=0.1)) as follow:
         with engine.hold("inspect box") as hold:
             await hold.reached()
-            monkeypatch.setattr("whalewatch._core.session.GRACE", 3600.0)  # nothing is waited for
+            monkeypatch.setattr("whalewatch._core.inspections.GRACE", 3600.0)  # nothing is waited for
             engine.exit("box", 3)
             engine.start(box("marker"))
             await follow.until(lambda: follow.types("marker") == ["started"])
@@ -267,16 +267,15 @@ async def test_container_that_exits_before_an_audit_has_read_it_is_no_suspect_an
     async with followed(Watcher(engine, audit=0.1, concurrency=1, call_timeout=60.0)) as follow:
         with engine.hold("inspect") as hold:
             await hold.reached()
-            session = follow.watcher._session
-            assert session is not None
-            assert session.book.suspects == {"box", "other"}
+            suspects = follow.watcher._tracker.audit.suspects
+            assert suspects == {"box", "other"}
             if fails:
                 engine.errors["inspect"] = EngineError("in vain")
             engine.exit("box")
             engine.exit("other")
             await follow.until(follow.types)  # one is being read, the other waits for that
         await follow.until(lambda: len(follow.types()) == 2)
-        assert session.book.suspects == set()
+        assert suspects == set()
         assert follow.types() == ["exited"] * 2
 
 
@@ -329,7 +328,7 @@ async def test_without_audit_only_the_confirming_listing_is_made() -> None:
 
 async def test_start_that_fell_between_listing_and_subscription_is_found_right_after() -> None:
     engine = ScriptedEngine(box("a"), complete=True)
-    engine.listings.append(Listing(sightings={"a": Sighting(box("a"))}, absence_is_death=True))
+    engine.listings.append(Listing(containers={"a": ListedContainer(box("a"))}, absence_is_death=True))
     engine.alive["b"] = box("b")  # listed by the second listing, told by nobody
     async with followed(Watcher(engine, audit=None)) as follow:
         await follow.until(lambda: follow.types() == ["started"])

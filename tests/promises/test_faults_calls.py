@@ -11,7 +11,7 @@ import pytest
 from tests.support.followed import AT_ONCE, Followed, eventually, followed
 from tests.support.scripted import PATIENCE
 from whalewatch import EngineError, Origin, moby
-from whalewatch._core import session
+from whalewatch._core import inspections
 from whalewatch.testing import FakeDocker
 from whalewatch.testing.shared.fault import Fault
 
@@ -36,7 +36,7 @@ GARBAGE = {
 @pytest.fixture(autouse=True)
 def retried_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try again sooner than is good for an engine."""
-    monkeypatch.setattr(session, "FIRST_RETRY", 0.05)
+    monkeypatch.setattr(inspections, "FIRST_RETRY", 0.05)
 
 
 def fault(fake: FakeDocker, kind: str, how: str, id: str | None = None) -> Fault:

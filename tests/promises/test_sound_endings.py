@@ -102,15 +102,13 @@ async def test_short_lived_containers_leave_nothing_behind_in_memory() -> None:
         await watcher.ready(PATIENCE)
         async with asyncio.timeout(PATIENCE):
             await engine.until(lambda: watcher.stats.audits == 1)
-        session = watcher._session
-        assert session is not None
         for number in range(100):
             engine.start(box(f"c{number}", start=number + 1))
             await watcher.portfolio.wait_for(f"c{number}", PATIENCE)
             engine.exit(f"c{number}")
             await watcher.portfolio.wait_gone(f"c{number}", PATIENCE)
-        assert session.book.touched == set()
-        assert session.book._tracks == {}
+        assert watcher._tracker.audit.touched == set()
+        assert watcher._tracker._states == {}
 
 
 class Peculiar(EngineError):

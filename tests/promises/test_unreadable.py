@@ -11,7 +11,7 @@ import pytest
 from tests.support.followed import AT_ONCE, eventually, followed, picture, truth
 from tests.support.scripted import PATIENCE, Hold, ScriptedEngine, alive, box, lost_engine
 from tests.support.stepping import ImpatientLoop
-from whalewatch import Container, EngineError, EngineTimeout, Listing, Sighting, SignalType, Watcher, moby
+from whalewatch import Container, EngineError, EngineTimeout, ListedContainer, Listing, SignalType, Watcher, moby
 from whalewatch.testing import FakeDocker
 
 
@@ -120,7 +120,7 @@ async def test_part_of_an_engine_that_cannot_be_listed_concludes_nothing_and_is_
         for _ in range(2):
             engine.listings.append(
                 Listing(
-                    sightings={"ns1/a": Sighting(engine.alive["ns1/a"])},
+                    containers={"ns1/a": ListedContainer(engine.alive["ns1/a"])},
                     absence_is_death=True,
                     failed={"ns2": EngineError("no such luck")},
                     scope=lambda one: one.partition("/")[0],

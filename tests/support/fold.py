@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from whalewatch import Container, ContainerEvent, EventType, Snapshot
+from whalewatch import Container, ContainerEvent, EventType, Snapshot, Subscription
+from whalewatch._core.backlog import Backlog
 from whalewatch._core.feed import Feed
 
 
@@ -71,15 +72,47 @@ class Fold:
         return reader
 
 
+class NetFold(Fold):
+    """Folds strictly; a revision whose reading was broken off by a collapse is completed by the net difference."""
+
+    def take_from(self, source: Subscription | Backlog, event: ContainerEvent, history: History) -> None:
+        """Fold one event, and hold what comes of it against the picture of its revision."""
+        if self._open and event.revision != self.events[-1].revision:
+            assert source.stats.collapses > 0
+            self._open = False
+        self.take(event)
+        if event.last:
+            assert source.revision == event.revision
+            assert self.revision == event.revision
+            self.check(history.pictures[event.revision])
+
+
+class History:
+    """Every picture that a feed has published, by revision."""
+
+    def __init__(self, feed: Feed) -> None:
+        self.pictures: dict[int, Snapshot] = {}
+        feed.join(self)
+
+    def _join(self, snapshot: Snapshot) -> None:
+        self.pictures[snapshot.revision] = snapshot
+
+    def _push(self, snapshot: Snapshot, events: tuple[ContainerEvent, ...]) -> None:
+        self.pictures[snapshot.revision] = snapshot
+
+    def _wake(self) -> None:
+        pass
+
+
 class _Reader:
     def __init__(self, fold: Fold) -> None:
         self._fold = fold
 
-    def joined(self, snapshot: Snapshot) -> None:
+    def _join(self, snapshot: Snapshot) -> None:
         self._fold.revision = snapshot.revision
         self._fold.alive = {c.id: c for c in snapshot}
 
-    def push(self, snapshot: Snapshot, events: tuple[ContainerEvent, ...]) -> None:
+    def _push(self, snapshot: Snapshot, events: tuple[ContainerEvent, ...]) -> None:
         assert events[-1].last
         assert sum(event.last for event in events) == 1
         assert {event.revision for event in events} == {snapshot.revision}
@@ -88,5 +121,5 @@ class _Reader:
         assert self._fold.revision == snapshot.revision
         self._fold.check(snapshot)
 
-    def wake(self) -> None:
+    def _wake(self) -> None:
         pass

@@ -14,18 +14,19 @@ from whalewatch import (
     Container,
     EngineError,
     EngineUnavailable,
+    ListedContainer,
     Listing,
     Origin,
     Project,
-    Sighting,
     Signal,
     SignalType,
     Snapshot,
     Subscription,
 )
-from whalewatch._core.book import Book
+from whalewatch._core.diff import Change
 from whalewatch._core.feed import Feed
-from whalewatch._core.reconcile import Change
+from whalewatch._core.status import Counters
+from whalewatch._core.tracker import Tracker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -118,12 +119,12 @@ class ScriptedEngine:
         *,
         pid: int | None = None,
         exit_code: int | None = None,
-        settles: bool = False,
+        likely_exiting: bool = False,
     ) -> None:
         """Push one signal into every open stream."""
         timestamp = None if moment is None else at(moment)
         for stream in self.streams:
-            stream.put_nowait(Signal(type_, id, timestamp, pid, exit_code, settles))
+            stream.put_nowait(Signal(type_, id, timestamp, pid, exit_code, likely_exiting))
 
     def start(self, container: Container) -> None:
         """Start a container, and tell of it."""
@@ -212,7 +213,7 @@ class ScriptedEngine:
         if self.listings:
             return self.listings.pop(0)
         return Listing(
-            sightings={id: Sighting(c if self.complete else None) for id, c in self.alive.items()},
+            containers={id: ListedContainer(c if self.complete else None) for id, c in self.alive.items()},
             absence_is_death=self.absence_is_death,
         )
 
@@ -252,8 +253,8 @@ class Publisher:
     def __init__(self, *containers: Container) -> None:
         self.feed = Feed()
         self.seconds = 0
-        self._book = Book(self.feed, lambda: at(self.seconds), lambda *_: None)
-        self._book.settle()  # the first synchronisation finds nothing
+        self._tracker = Tracker(self.feed, lambda: at(self.seconds), Counters())
+        self._tracker.finish_sync()  # the first synchronisation finds nothing
         if containers:
             self.publish({container.id: container for container in containers}, origin=Origin.SYNC)
 
@@ -277,13 +278,13 @@ class Publisher:
         """Publish one revision: each container as it is now, None where it is alive no more."""
         self.seconds += 1
         before = self.feed.snapshot
-        self._book._commit(
+        self._tracker._commit(
             [Change(before._get(id), after, origin, told_at, exit_code) for id, after in changes.items()]
         )
 
     def lose(self) -> None:
         """Publish that the engine is lost."""
-        self._book.disconnected()
+        self._tracker.close()
 
     def start(self, container: Container) -> None:
         """Publish the start of one container."""

@@ -1,7 +1,7 @@
 """What the core asks of an engine adapter; users may write their own.
 
-An adapter knows one engine and nothing else: it lists, inspects, and passes on what the engine tells. It draws no
-conclusions: ordering, deduplication, retries and time-outs are the core's.
+An adapter knows one engine and nothing else: it lists, inspects, and passes on what the engine reports, each event
+once. It draws no conclusions: order, retries and time-outs are the core's.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import attrs
 
 from whalewatch._core.errors import EngineError
 from whalewatch._core.model import NOTHING, Container, FrozenMapping
 
-__all__ = ["Engine", "Listing", "Sighting", "Signal", "SignalType"]
+__all__ = ["Dead", "Engine", "ListedContainer", "Listing", "ReportsProgress", "Signal", "SignalType"]
 
 
 class SignalType(Enum):
-    """What an engine tells on its event stream.
+    """What an engine reports on its event stream.
 
     Attributes:
         SUBSCRIBED: the stream covers all that happens from now on, as far as the engine lets one know.
@@ -29,7 +29,7 @@ class SignalType(Enum):
         PAUSED: a container was frozen.
         UNPAUSED: a container was thawed.
         CHANGED: something else of a container changed (name, health, addresses, labels).
-        LOST: something was told that could not be understood, or the engine dropped something.
+        LOST: an event could not be understood, or the engine dropped some.
     """
 
     SUBSCRIBED = "subscribed"
@@ -46,13 +46,15 @@ class Signal:
     """One hint from an engine.
 
     Attributes:
-        type: what was told.
+        type: what is reported.
         id: full id of the container; "" for SUBSCRIBED and LOST.
         timestamp: by the engine's own clock; None where the wire has none. For SUBSCRIBED: a moment, by the same clock,
-            before which everything told is contained in whatever is read from now on.
+            before which everything reported is contained in whatever is read from now on.
         pid: of the initial process; None where the wire has none.
         exit_code: for EXITED; None where the wire has none that can be trusted.
-        settles: for CHANGED: an exit is likely to follow at once, so that reading the container can wait a little.
+        likely_exiting: for CHANGED: an exit is likely to follow at once, so that reading the container can wait.
+        container: the container after the change, complete, where the event itself tells everything: it then needs no
+            inspect, unless the order of things is in doubt. None otherwise, and for EXITED.
     """
 
     type: SignalType
@@ -60,11 +62,27 @@ class Signal:
     timestamp: datetime | None = None
     pid: int | None = None
     exit_code: int | None = None
-    settles: bool = False
+    likely_exiting: bool = False
+    container: Container | None = None
 
 
 @attrs.frozen
-class Sighting:
+class Dead:
+    """What an inspect reads of a container that has no process.
+
+    Attributes:
+        container: its last facts, with the PID and start time of its last run as far as the engine still tells them.
+        exit_code: of that run; None where the engine tells none that can be trusted.
+        oom: whether that run was killed for lack of memory; None where the engine does not tell.
+    """
+
+    container: Container
+    exit_code: int | None = None
+    oom: bool | None = None
+
+
+@attrs.frozen
+class ListedContainer:
     """What a listing tells of one container that is alive.
 
     Attributes:
@@ -92,14 +110,14 @@ class Listing:
     """All containers that an engine says are alive.
 
     Attributes:
-        sightings: by full id.
+        containers: by full id.
         absence_is_death: whether a container that is missing is dead; if not, it is inspected before it is given up.
         failed: the parts of the engine (namespaces) that could not be listed, each with its error; nothing is concluded
             about containers in them.
         scope: tells which part of the engine a container belongs to, by its id.
     """
 
-    sightings: Mapping[str, Sighting]
+    containers: Mapping[str, ListedContainer]
     absence_is_death: bool
     failed: Mapping[str, EngineError] = attrs.field(factory=dict)
     scope: Callable[[str], str] = _one_scope
@@ -109,7 +127,8 @@ class Engine(Protocol):
     """An adapter to one container engine, used by one watcher in one event loop.
 
     All errors that the methods raise are `EngineError`; cancellation passes through. The watcher puts a time-out on
-    every call, retries, and calls `connect` again after any failure.
+    every call, retries, and calls `connect` again after any failure. Further abilities of an engine are protocols of
+    their own, such as `ReportsProgress`.
 
     Attributes:
         type: kind of engine, in lower case: "docker", "podman", "containerd", "cri".
@@ -146,16 +165,30 @@ class Engine(Protocol):
         """Make the cheapest call that proves that the engine still answers."""
 
     def signals(self) -> AsyncIterator[Signal]:
-        """Subscribe, yield SUBSCRIBED, then whatever is told, until the stream ends or fails.
+        """Subscribe, yield SUBSCRIBED, then whatever is reported, until the stream ends or fails.
 
-        A second one may be opened beside the first, to take over from it.
+        A second stream may be opened beside the first, to take over from it. Events that both bring, and those that
+        the engine replays, are yielded once: an adapter leaves out what its streams have yielded before.
         """
 
     async def listing(self) -> Listing:
         """List the containers that are alive."""
 
-    async def inspect(self, id: str, /) -> Container | None:
-        """Read one container; None if it is gone or has no process."""
+    async def inspect(self, id: str, /) -> Container | Dead | None:
+        """Read one container; `Dead` if it has no process, None if nothing is known of it."""
 
     async def close(self) -> None:
         """Let go of all connections; closing twice is fine."""
+
+
+@runtime_checkable
+class ReportsProgress(Protocol):
+    """Ability of an engine whose listings may take long: the watcher gives one up when it makes no progress.
+
+    Without it, a listing has to be complete within `heartbeat` + `call_timeout`; with it, something of the listing has
+    to arrive in each such time.
+    """
+
+    @property
+    def progress(self) -> int:
+        """A number that grows whenever a part of a listing arrives; its unit does not matter."""

@@ -1,4 +1,4 @@
-"""Where the one writer meets all readers: the current picture, and who is to be told of the next."""
+"""Where the one writer meets all readers: the current picture, and who is to have the next."""
 
 from __future__ import annotations
 
@@ -16,24 +16,32 @@ __all__ = ["Feed", "Subscriber"]
 
 
 class Subscriber(Protocol):
-    """Whoever is told of every new picture."""
+    """Whoever is handed every new picture."""
 
-    def joined(self, snapshot: Snapshot) -> None:
-        """Begin with this picture; called under the feed's lock, before any `push`."""
+    def _join(self, snapshot: Snapshot) -> None:
+        """Begin with this picture; called under the feed's lock, before any `_push`."""
 
-    def push(self, snapshot: Snapshot, events: tuple[ContainerEvent, ...]) -> None:
-        """Take note of a new picture and of the way to it; called under the feed's lock, must not block."""
+    def _push(self, snapshot: Snapshot, events: tuple[ContainerEvent, ...]) -> None:
+        """Take a new picture and the way to it; called under the feed's lock, must not block."""
 
-    def wake(self) -> None:
-        """Let the reader look; called after `push`, and when the feed has ended, without the lock."""
+    def _wake(self) -> None:
+        """Let the reader look; called after `_push`, and when the feed has ended, without the lock."""
 
 
 class Feed:
     """The current picture and its subscribers.
 
-    One writer calls `publish` and `end`; anybody may read the attributes, from any thread and without a lock: each is
-    replaced as a whole. The lock makes "swap the picture and tell everyone" one step, so that a subscriber that joins
-    finds each event either in the picture it starts with or in what it is told, and never in both.
+    One writer calls `publish`, `note_error` and `end`; anybody may read the attributes, from any thread and without a
+    lock: each is replaced as a whole, and by nobody but this class. The lock makes "swap the picture and push it to
+    everyone" one step, so that a subscriber that joins finds each event either in the picture it starts with or in what
+    is pushed to it, and never in both.
+
+    Attributes:
+        snapshot: the current picture.
+        was_synced: whether a synchronisation has ever succeeded.
+        ended: whether nothing more will be published.
+        error: for which the watch is disconnected now, or has ended.
+        changed: rung after every change of these.
     """
 
     def __init__(self) -> None:
@@ -44,7 +52,6 @@ class Feed:
         self.was_synced = False
         self.ended = False
         self.error: WhalewatchError | None = None
-        """For which the watch is disconnected now, or has ended."""
         self.changed = Wakeup()
         self._subscribers: list[weakref.ref[Subscriber]] = []
         self._waiting: set[Subscriber] = set()
@@ -54,30 +61,34 @@ class Feed:
         with self.lock:
             self.snapshot = snapshot
             self.was_synced = self.was_synced or snapshot.synced
-            told = self._living() if events else ()
-            for subscriber in told:
-                subscriber.push(snapshot, events)
-        for subscriber in told:
-            subscriber.wake()
+            subscribers = self._living() if events else ()
+            for subscriber in subscribers:
+                subscriber._push(snapshot, events)
+        for subscriber in subscribers:
+            subscriber._wake()
         self.changed.ring()
+
+    def note_error(self, error: WhalewatchError | None) -> None:
+        """Take note of why the watch is disconnected; None once it is in sync again. Rings nobody."""
+        self.error = error
 
     def end(self, error: WhalewatchError | None) -> None:
         """Nothing more will be published; `error` is why, None if the watcher was closed."""
         with self.lock:
             self.error, self.ended = error, True
-            told = self._living()
-        for subscriber in told:
-            subscriber.wake()
+            subscribers = self._living()
+        for subscriber in subscribers:
+            subscriber._wake()
         self.changed.ring()
 
     def join(self, subscriber: Subscriber) -> None:
-        """Tell `subscriber` of the picture and of everything that follows; it is forgotten with its last reference."""
+        """Hand `subscriber` the picture and everything that follows; it is forgotten with its last reference."""
         with self.lock:
             self._subscribers.append(weakref.ref(subscriber))
-            subscriber.joined(self.snapshot)
+            subscriber._join(self.snapshot)
 
     def leave(self, subscriber: Subscriber) -> None:
-        """Tell `subscriber` nothing more."""
+        """Hand `subscriber` nothing more."""
         with self.lock:
             self._subscribers = [ref for ref in self._subscribers if ref() not in (None, subscriber)]
 

@@ -162,7 +162,7 @@ class Portfolio:
     async def _following(self) -> AsyncIterator[tuple[Snapshot, Subscription]]:
         """A picture, and every event that follows it."""
         async with aclosing(Subscription(self._feed, replay=False)) as events:
-            yield events.start, events
+            yield events._start, events
 
 
 def _matching(snapshot: Snapshot, wanted: Wanted) -> tuple[Container, ...]:

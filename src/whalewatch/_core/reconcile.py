@@ -2,14 +2,14 @@
 
 What the rules rest on:
 
-* A signal is a hint; what an inspect reads is the truth. An engine changes a container's state before it tells of it,
-  so an inspect that *begins* after a signal was received contains what the signal told.
+* A signal is a hint; what an inspect reads is the truth. An engine changes a container's state before it reports the
+  change, so an inspect that *begins* after a signal was received contains what the signal reports.
 * A signal that fits what is known without a doubt is applied at once. A signal for a container whose life is about to
   be decided by an inspect needs no more than that inspect.
 * A signal that arrives while an inspect is *under way* may or may not be contained in the reading. It is kept, and
-  taken after the reading, in order: what the reading contains already is then nothing new.
-* During a synchronisation nothing is applied: what was told before the stream was opened is contained in the listing
-  and in every inspect, and anything else asks for an inspect.
+  applied after the reading, in order: what the reading contains already is then nothing new.
+* During a synchronisation nothing is applied: what was reported before the stream was opened is contained in the
+  listing and in every inspect, and anything else asks for an inspect.
 * A signal that contradicts what is known (the exit of another process, a time before the container's start or before an
   earlier signal) is neither believed nor thrown away: one inspect decides.
 """
@@ -22,163 +22,175 @@ from enum import IntEnum
 
 import attrs
 
-from whalewatch._core.engine import Signal, SignalType
-from whalewatch._core.model import Container, EventType, Origin, same_run
+from whalewatch._core.diff import Change, without_pause
+from whalewatch._core.engine import Dead, Signal, SignalType
+from whalewatch._core.model import Container, Origin, same_run
 
-__all__ = ["Change", "Look", "Track", "begin", "differences", "failed", "inspected", "look", "take"]
+__all__ = [
+    "ContainerState",
+    "InspectReason",
+    "apply_signal",
+    "inspect_failed",
+    "inspect_finished",
+    "inspect_started",
+    "request_inspect",
+]
 
 MAX_KEPT = 64
 """Signals kept for one container while it is inspected; past that, one more inspect stands for all of them."""
 
 
-class Look(IntEnum):
+class InspectReason(IntEnum):
     """Why a container is to be inspected: the greater wins."""
 
     NONE = 0
-    SETTLES = 1
-    """As the next, but the exit is likely to follow: it can wait a little."""
+    EXIT_LIKELY = 1
+    """As `CHANGED`, but the exit is likely to follow: it can wait a little."""
     CHANGED = 2
     """Something but its life changed; of no interest once it has exited."""
     DECIDES = 3
-    """It may have started, or what was told is in doubt."""
+    """It may have started, or what was reported is in doubt."""
 
 
 @attrs.frozen
-class Change:
-    """One container before and after; None where it was not, or is no longer, alive.
-
-    `told_at` is the engine's time of it, if the engine told it; `exit_code` belongs to the container before.
-    """
-
-    before: Container | None
-    after: Container | None
-    origin: Origin
-    told_at: datetime | None = None
-    exit_code: int | None = None
-
-
-@attrs.frozen
-class Track:
+class ContainerState:
     """All that is known of one container id.
 
     Attributes:
         container: as last known; None while it is not alive.
-        as_of: engine time of the newest signal that was taken.
+        newest: engine time of the newest signal that was applied.
         wanted: why an inspect is wanted that has not begun.
         origin: to whom its findings are to be ascribed.
-        told_at: engine time of the signal that asked for it.
-        running: the track as it was when the inspect that is under way began; None if none is.
+        asked_at: engine time of the signal that asked for it.
+        inspecting: this state as it was when the inspect that is under way began; None if none is.
         kept: signals received since then; None if they were too many.
         checks_health: whether it may have a health check: pausing hides its result, so that it is read again
             afterwards.
     """
 
     container: Container | None = None
-    as_of: datetime | None = None
-    wanted: Look = Look.NONE
+    newest: datetime | None = None
+    wanted: InspectReason = InspectReason.NONE
     origin: Origin = Origin.RESYNC
-    told_at: datetime | None = None
-    running: Track | None = None
+    asked_at: datetime | None = None
+    inspecting: ContainerState | None = None
     kept: tuple[Signal, ...] | None = ()
     checks_health: bool = True
 
     @property
     def at_rest(self) -> bool:
         """No inspect is wanted or under way."""
-        return self.wanted is Look.NONE and self.running is None
+        return self.wanted is InspectReason.NONE and self.inspecting is None
 
     @property
     def idle(self) -> bool:
         """Nothing is alive and nothing is to be done."""
         return self.container is None and self.at_rest
 
-
-def differences(
-    before: Container | None, after: Container | None
-) -> Iterator[tuple[EventType, Container, Container | None]]:
-    """Tell the way from one reading to another as events: type, container, and for UPDATED what it was before.
-
-    Folding them over `before` gives `after`. While paused a container has no health, so a health that comes or goes
-    with a pause is part of the pause.
-    """
-    if before is not None and (after is None or not same_run(before, after)):
-        yield EventType.EXITED, before, None
-        before = None
-    if after is None:
-        return
-    if before is None:
-        yield EventType.STARTED, after, None
-        return
-    toggled = before.paused is not after.paused
-    level = attrs.evolve(after, paused=before.paused, health=before.health) if toggled else after
-    if level != before:
-        yield EventType.UPDATED, level, before
-    if toggled:
-        yield EventType.PAUSED if after.paused else EventType.UNPAUSED, after, None
+    @classmethod
+    def of(cls, container: Container) -> ContainerState:
+        """The state of a container that was just read."""
+        return cls(container, checks_health=container.paused or container.health is not None)
 
 
-def look(track: Track, why: Look, origin: Origin, told_at: datetime | None = None) -> Track:
+def request_inspect(
+    state: ContainerState, reason: InspectReason, origin: Origin, asked_at: datetime | None = None
+) -> ContainerState:
     """Ask for an inspect. What the engine itself asks for outranks what a synchronisation or an audit does."""
-    if track.wanted and track.origin is Origin.ENGINE:
-        origin, told_at = Origin.ENGINE, told_at or track.told_at
-    return attrs.evolve(track, wanted=max(why, track.wanted), origin=origin, told_at=told_at)
+    if state.wanted and state.origin is Origin.ENGINE:
+        origin, asked_at = Origin.ENGINE, asked_at or state.asked_at
+    return attrs.evolve(state, wanted=max(reason, state.wanted), origin=origin, asked_at=asked_at)
 
 
-def begin(track: Track) -> Track:
-    """An inspect begins: it will contain all that was told so far."""
-    return attrs.evolve(track, wanted=Look.NONE, running=track, kept=(), told_at=None)
+def inspect_started(state: ContainerState) -> ContainerState:
+    """Take note that an inspect begins: it will contain everything reported so far."""
+    return attrs.evolve(state, wanted=InspectReason.NONE, inspecting=state, kept=(), asked_at=None)
 
 
-def take(  # noqa: C901 - one table of cases, in the order in which they are decided
-    track: Track, signal: Signal, *, settled: bool = True, since: datetime | None = None
-) -> tuple[Track, Change | None]:
-    """Take one signal.
+def apply_signal(
+    state: ContainerState, signal: Signal, *, synced: bool = True, since: datetime | None = None
+) -> tuple[ContainerState, Change | None]:
+    """Apply one signal.
 
     Args:
-        track: what is known.
+        state: what is known.
         signal: about this container.
-        settled: False during a synchronisation, when no order holds between the listing and the stream: an inspect
+        synced: False during a synchronisation, when no order holds between the listing and the stream: an inspect
             decides.
         since: engine time at which the stream was opened; what it replays from before may be older than what is known.
     """
-    if track.running is not None:
-        kept = None if track.kept is None or len(track.kept) >= MAX_KEPT else (*track.kept, signal)
-        return attrs.evolve(track, kept=kept), None
-    known, told_at = track.container, signal.timestamp
-    known_since = known.started_at if known is not None else None
-    newest = max((moment for moment in (track.as_of, since, known_since) if moment is not None), default=None)
+    if state.inspecting is not None:
+        kept = None if state.kept is None or len(state.kept) >= MAX_KEPT else (*state.kept, signal)
+        return attrs.evolve(state, kept=kept), None
+    state, late = _note_time(state, signal, since)
+    if not synced and signal.timestamp is not None and since is not None and signal.timestamp < since:
+        return state, None  # replayed from before: the reading that decides is still to come, or came after it
+    reason = _doubt(state, signal, late=late, synced=synced)
+    if reason is None:
+        return _apply(state, signal)
+    if reason is InspectReason.NONE:
+        return state, None
+    return request_inspect(state, reason, Origin.ENGINE, signal.timestamp), None
+
+
+def _note_time(state: ContainerState, signal: Signal, since: datetime | None) -> tuple[ContainerState, bool]:
+    """Remember the newest time, and return whether the signal comes late: older than, or as old as, what is known."""
+    time, known = signal.timestamp, state.container
+    if time is None:
+        return state, False
+    started_at = known.started_at if known is not None else None
+    newest = max((moment for moment in (state.newest, since, started_at) if moment is not None), default=None)
     # What bears the time of the newest signal is that signal once more, or of unknown order with it.
-    late = told_at is not None and newest is not None and (told_at < newest or told_at == track.as_of)
-    if told_at is not None and not late:
-        track = attrs.evolve(track, as_of=told_at)
-    if not settled and told_at is not None and since is not None and told_at < since:
-        return track, None  # replayed from before: the reading that decides is still to come, or came after it
+    if newest is not None and (time < newest or time == state.newest):
+        return state, True
+    return attrs.evolve(state, newest=time), False
+
+
+def _doubt(state: ContainerState, signal: Signal, *, late: bool, synced: bool) -> InspectReason | None:
+    """Why an inspect has to decide, `NONE` if there is nothing to decide; None if the signal can be applied."""
+    known, type_ = state.container, signal.type
     its_pid = known is not None and signal.pid is not None and signal.pid == known.pid
-    if not settled or (track.wanted is Look.DECIDES and not (its_pid and signal.type is SignalType.EXITED)):
-        return look(track, Look.DECIDES, Origin.ENGINE, told_at), None
-    if signal.type is SignalType.STARTED:
-        return (track if its_pid else look(track, Look.DECIDES, Origin.ENGINE, told_at)), None
+    if not synced:
+        return InspectReason.DECIDES
+    if state.wanted is InspectReason.DECIDES and not (its_pid and type_ is SignalType.EXITED):
+        return InspectReason.DECIDES
+    if signal.container is not None and type_ is not SignalType.EXITED and not late and state.at_rest:
+        return None
+    if type_ is SignalType.STARTED:
+        return InspectReason.NONE if its_pid else InspectReason.DECIDES
     if known is None:
-        # That something else is told of it is a sign of life; a change alone is not: created containers change too.
-        dull = signal.type in {SignalType.EXITED, SignalType.CHANGED}
-        return (track if dull else look(track, Look.DECIDES, Origin.ENGINE, told_at)), None
-    if signal.type is SignalType.CHANGED:
-        return look(track, Look.SETTLES if signal.settles else Look.CHANGED, Origin.ENGINE, told_at), None
-    if late:
-        return look(track, Look.DECIDES, Origin.ENGINE, told_at), None
+        # That anything else is reported of it is a sign of life; a change alone is not: created containers change too.
+        no_sign = type_ in {SignalType.EXITED, SignalType.CHANGED}
+        return InspectReason.NONE if no_sign else InspectReason.DECIDES
+    if type_ is SignalType.CHANGED:
+        return InspectReason.EXIT_LIKELY if signal.likely_exiting else InspectReason.CHANGED
+    if late or (type_ is SignalType.EXITED and not _its_exit(known, signal)):
+        return InspectReason.DECIDES
+    return None
+
+
+def _apply(state: ContainerState, signal: Signal) -> tuple[ContainerState, Change | None]:
+    """Apply a signal that is in no doubt."""
+    known = state.container
     if signal.type is SignalType.EXITED:
-        if not _its_exit(known, signal):
-            return look(track, Look.DECIDES, Origin.ENGINE, told_at), None
-        wanted = track.wanted if track.wanted is Look.DECIDES else Look.NONE
-        dead = attrs.evolve(track, container=None, wanted=wanted)
-        return dead, Change(known, None, Origin.ENGINE, told_at, signal.exit_code)
+        wanted = state.wanted if state.wanted is InspectReason.DECIDES else InspectReason.NONE
+        dead = attrs.evolve(state, container=None, wanted=wanted)
+        return dead, Change(known, None, Origin.ENGINE, signal.timestamp, signal.exit_code)
+    if (after := signal.container) is not None:
+        state = attrs.evolve(state, container=after, checks_health=_checks_health(state, after))
+        return state, None if after == known else Change(known, after, Origin.ENGINE, signal.timestamp)
+    assert known is not None
     if known.paused is (signal.type is SignalType.PAUSED):
-        return track, None
+        return state, None
     after = attrs.evolve(known, paused=not known.paused, health=None)
-    track = attrs.evolve(track, container=after)
-    if not after.paused and track.checks_health:
-        track = look(track, Look.CHANGED, Origin.ENGINE, told_at)
-    return track, Change(known, after, Origin.ENGINE, told_at)
+    state = attrs.evolve(state, container=after)
+    if not after.paused and state.checks_health:
+        state = request_inspect(state, InspectReason.CHANGED, Origin.ENGINE, signal.timestamp)
+    return state, Change(known, after, Origin.ENGINE, signal.timestamp)
+
+
+def _checks_health(state: ContainerState, reading: Container | None) -> bool:
+    return state.checks_health if reading is None or reading.paused else reading.health is not None
 
 
 def _its_exit(known: Container, signal: Signal) -> bool:
@@ -188,83 +200,108 @@ def _its_exit(known: Container, signal: Signal) -> bool:
     return signal.timestamp is None or known.started_at is None or signal.timestamp >= known.started_at
 
 
-def _its_start(reading: Container, told: Sequence[Signal]) -> datetime | None:
-    """When the start of the run that was read was told: after the run has its time. None if that is still to come."""
+def _its_start(reading: Container, starts: Sequence[Signal]) -> datetime | None:
+    """When the engine reported the start of the run that was read; None if that is still to come."""
     began = reading.started_at
     if began is None:
-        return told[-1].timestamp
-    return next((s.timestamp for s in told if s.timestamp is None or s.timestamp >= began), None)
+        return starts[-1].timestamp
+    return next((s.timestamp for s in starts if s.timestamp is None or s.timestamp >= began), None)
 
 
-def inspected(
-    track: Track, reading: Container | None, *, settled: bool = True, since: datetime | None = None
-) -> tuple[Track, tuple[Change, ...]]:
-    """Take what an inspect has read, then the signals that came while it was under way."""
-    asked = track.running
-    assert asked is not None
-    before, kept = track.container, track.kept
+def inspect_finished(
+    state: ContainerState,
+    reading: Container | Dead | None,
+    *,
+    synced: bool = True,
+    since: datetime | None = None,
+) -> tuple[ContainerState, tuple[Change, ...]]:
+    """Take what an inspect has read, then apply the signals that came while it was under way."""
+    assert state.inspecting is not None
+    before, kept = state.container, state.kept
+    after = reading if isinstance(reading, Container) else None
+    exit_code: int | None = None
     changes: list[Change] = []
-    if before is not None and (reading is None or not same_run(before, reading)):
-        # It has exited, and the engine may have told so meanwhile: then its exit code and time are known.
-        told = next((s for s in track.kept or () if s.type is SignalType.EXITED and _its_exit(before, s)), None)
-        if told is not None:
-            changes.append(Change(before, None, Origin.ENGINE, told.timestamp, told.exit_code))
+    if before is not None and (after is None or not same_run(before, after)):
+        if isinstance(reading, Dead) and same_run(before, reading.container):
+            exit_code = reading.exit_code
+        # It has exited, and the engine may have reported that meanwhile: then the time is known too.
+        reported = next((s for s in kept or () if s.type is SignalType.EXITED and _its_exit(before, s)), None)
+        if reported is not None:
+            code = exit_code if reported.exit_code is None else reported.exit_code
+            changes.append(Change(before, None, Origin.ENGINE, reported.timestamp, code))
             before = None
-            kept = kept and kept[kept.index(told) + 1 :]  # what came before it was of the former run
-    reborn = before is None and track.container is not None
-    for former, latter, type_ in _steps(before, reading):
-        # What asked for the inspect came before a rebirth or a pause that was told since, and does not date it; and
-        # what the engine told by itself was not found by an audit, though the audit's inspect read it first.
-        fits = [s for s in track.kept or () if s.type is type_]
-        if fits and (asked.origin is not Origin.ENGINE or reborn or type_ in {SignalType.PAUSED, SignalType.UNPAUSED}):
-            told_at = _its_start(latter, fits) if latter and type_ is SignalType.STARTED else fits[0].timestamp
-            changes.append(Change(former, latter, Origin.ENGINE, told_at))
-        else:
-            changes.append(Change(former, latter, asked.origin, None if reborn else asked.told_at))
-    checks = track.checks_health if reading is None or reading.paused else reading.health is not None
-    track = attrs.evolve(track, container=reading, checks_health=checks, running=None, kept=())
-    return _take_kept(track, kept, changes, settled=settled, since=since)
+            state, _ = _note_time(state, reported, since)
+            kept = kept and kept[kept.index(reported) + 1 :]  # what came before it was of the former run
+    reborn = before is None and state.container is not None
+    for former, latter, type_ in _steps(before, after):
+        timestamp, origin = _attribution(state, latter, type_, reborn=reborn)
+        changes.append(Change(former, latter, origin, timestamp, exit_code))
+    state = attrs.evolve(state, container=after, checks_health=_checks_health(state, after), inspecting=None, kept=())
+    return _apply_kept(state, kept, changes, synced=synced, since=since)
+
+
+def _attribution(
+    state: ContainerState, latter: Container | None, type_: SignalType | None, *, reborn: bool
+) -> tuple[datetime | None, Origin]:
+    """The engine's time of what an inspect has found, and to whom it is to be ascribed.
+
+    What asked for the inspect came before a rebirth or a pause that was reported since, and does not date it; and what
+    the engine reported by itself was not found by an audit, though the audit's inspect read it first.
+    """
+    asked = state.inspecting
+    assert asked is not None
+    fits = [s for s in state.kept or () if s.type is type_]
+    pause = type_ in {SignalType.PAUSED, SignalType.UNPAUSED}
+    if fits and (asked.origin is not Origin.ENGINE or reborn or pause):
+        time = _its_start(latter, fits) if latter and type_ is SignalType.STARTED else fits[0].timestamp
+        return time, Origin.ENGINE
+    return None if reborn else asked.asked_at, asked.origin
 
 
 def _steps(
     before: Container | None, after: Container | None
 ) -> Iterator[tuple[Container | None, Container | None, SignalType | None]]:
-    """Take a difference apart by what an engine tells of it: first any other change, then a pause.
+    """Take a difference apart by what an engine reports of it: first any other change, then a pause.
 
-    An exit that was told is known already, so that no signal fits one that is found.
+    An exit that was reported is known already, so that no signal fits one that is found.
     """
     if before == after:
         return
     if before is None or after is None or not same_run(before, after):
         yield before, after, SignalType.STARTED if after is not None else None
         return
-    level = after
-    if before.paused is not after.paused:
-        level = attrs.evolve(after, paused=before.paused, health=before.health)
-    if level != before:
-        yield before, level, SignalType.CHANGED
-    if level is not after:
-        yield level, after, SignalType.PAUSED if after.paused else SignalType.UNPAUSED
+    unpaused = without_pause(before, after)
+    if unpaused != before:
+        yield before, unpaused, SignalType.CHANGED
+    if unpaused is not after:
+        yield unpaused, after, SignalType.PAUSED if after.paused else SignalType.UNPAUSED
 
 
-def failed(track: Track, *, settled: bool = True, since: datetime | None = None) -> tuple[Track, tuple[Change, ...]]:
-    """An inspect failed: what is known stays, the signals kept are taken, and it is to be inspected again."""
-    asked = track.running
+def inspect_failed(
+    state: ContainerState, *, synced: bool = True, since: datetime | None = None
+) -> tuple[ContainerState, tuple[Change, ...]]:
+    """Take note that an inspect failed: what is known stays, signals kept are applied, and it is requested again."""
+    asked = state.inspecting
     assert asked is not None
-    kept, track = track.kept, attrs.evolve(track, running=None, kept=())
-    track, changes = _take_kept(track, kept, [], settled=settled, since=since)
-    if track.container is None and changes and asked.wanted is not Look.DECIDES:
-        return track, changes
-    return look(track, asked.wanted, asked.origin, asked.told_at), changes
+    kept, state = state.kept, attrs.evolve(state, inspecting=None, kept=())
+    state, changes = _apply_kept(state, kept, [], synced=synced, since=since)
+    if state.container is None and changes and asked.wanted is not InspectReason.DECIDES:
+        return state, changes
+    return request_inspect(state, asked.wanted, asked.origin, asked.asked_at), changes
 
 
-def _take_kept(
-    track: Track, kept: tuple[Signal, ...] | None, changes: list[Change], *, settled: bool, since: datetime | None
-) -> tuple[Track, tuple[Change, ...]]:
+def _apply_kept(
+    state: ContainerState,
+    kept: tuple[Signal, ...] | None,
+    changes: list[Change],
+    *,
+    synced: bool,
+    since: datetime | None,
+) -> tuple[ContainerState, tuple[Change, ...]]:
     if kept is None:
-        track = look(track, Look.DECIDES, Origin.ENGINE)
+        state = request_inspect(state, InspectReason.DECIDES, Origin.ENGINE)
     for signal in kept or ():
-        track, change = take(track, signal, settled=settled, since=since)
+        state, change = apply_signal(state, signal, synced=synced, since=since)
         if change is not None:
             changes.append(change)
-    return track, tuple(changes)
+    return state, tuple(changes)

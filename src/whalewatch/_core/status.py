@@ -10,7 +10,7 @@ import attrs
 
 from whalewatch._core.errors import WhalewatchError
 
-__all__ = ["Stats", "Status", "WatchState"]
+__all__ = ["Counters", "Stats", "Status", "WatchState"]
 
 
 class WatchState(Enum):
@@ -68,3 +68,19 @@ class Stats:
     drift: int = 0
     unresolved: int = 0
     revisions: int = 0
+
+
+@attrs.define
+class Counters:
+    """What a watch counts itself, over all its connections; `Stats` tells what each means."""
+
+    signals: int = 0
+    lost: int = 0
+    syncs: int = 0
+    outages: int = 0
+    audits: int = 0
+    drift: int = 0
+
+    def stats(self, *, calls: Mapping[str, int], unresolved: int, revisions: int) -> Stats:
+        """Return the counters as of now, with what others count."""
+        return Stats(calls=calls, unresolved=unresolved, revisions=revisions, **attrs.asdict(self))

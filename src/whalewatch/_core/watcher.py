@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from asyncio import Task
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection
 from datetime import UTC, datetime
 from random import Random
 from types import MappingProxyType, TracebackType
 from typing import Self, TypedDict
 
+from whalewatch._core.cancellation import cancellations, heed_cancellation
 from whalewatch._core.engine import Engine
 from whalewatch._core.errors import WhalewatchError
 from whalewatch._core.feed import Feed
 from whalewatch._core.model import ContainerEvent, EventType
 from whalewatch._core.portfolio import Portfolio, deadline
 from whalewatch._core.retry import Backoff, Retry
-from whalewatch._core.session import Session, Settings, Tally, cancellations, heed_cancellation
-from whalewatch._core.status import Stats, Status, WatchState
+from whalewatch._core.session import Session, Settings, Warned
+from whalewatch._core.status import Counters, Stats, Status, WatchState
 from whalewatch._core.subscription import Subscription
+from whalewatch._core.tracker import Tracker
 
 __all__ = ["Watcher", "WatcherOptions"]
 
@@ -58,7 +60,8 @@ class Watcher:
         heartbeat: seconds between calls that check whether the engine still answers.
         audit: seconds between audits, jittered by a tenth: each compares one listing with the picture and renews the
             event stream; None makes none but the one that confirms a synchronisation.
-        call_timeout: seconds that the engine has to answer a call; a listing has `heartbeat` seconds more.
+        call_timeout: seconds that the engine has to answer a call. A listing has `heartbeat` seconds more; where the
+            engine reports progress, they begin anew with each part of it that arrives, for at most ten times as long.
         concurrency: containers that are inspected at a time, without those that were not answered within an eighth of
             `call_timeout`: at most eight times as many.
         clock: gives the time of what the engine does not date, in aware UTC.
@@ -100,9 +103,10 @@ class Watcher:
         self._portfolio = Portfolio(self._feed)
         self._status = Status(state=WatchState.CONNECTING, since=clock(), source=engine.source)
         self._backoff = Backoff(retry)
-        self._tally = Tally()
+        self._counters = Counters()
+        self._tracker = Tracker(self._feed, clock, self._counters)
+        self._warned = Warned()
         self._session: Session | None = None
-        self._drift = self._outages = 0
         self._used = False
         self._task: Task[None] | None = None
 
@@ -124,17 +128,10 @@ class Watcher:
     @property
     def stats(self) -> Stats:
         """Counters since the start; from any thread."""
-        session, tally = self._session, self._tally
-        calls: Mapping[str, int] = MappingProxyType(dict(self._engine.calls))
-        return Stats(
-            calls=calls,
-            signals=tally.signals,
-            lost=tally.lost,
-            syncs=tally.syncs,
-            outages=self._outages,
-            audits=tally.audits,
-            drift=self._drift + (session.book.drift if session else 0),
-            unresolved=len(session.failing) + len(session.unlisted) if session else 0,
+        session = self._session
+        return self._counters.stats(
+            calls=MappingProxyType(dict(self._engine.calls)),
+            unresolved=session.unresolved if session else 0,
             revisions=self._feed.snapshot.revision,
         )
 
@@ -234,7 +231,14 @@ class Watcher:
             # Delivers a cancellation that was asked for already, which would pass for one of the adapter's own.
             await asyncio.sleep(0)
             while True:
-                session = self._session = Session(self._engine, self._feed, self._settings, self._tally, self._progress)
+                session = self._session = Session(
+                    self._engine,
+                    self._tracker,
+                    self._settings,
+                    self._counters,
+                    warned=self._warned,
+                    progress=self._progress,
+                )
                 error = await session.run()
                 # Failing just as we are cancelled, a task group tells the failure and keeps the cancellation to itself.
                 heed_cancellation(before)
@@ -263,11 +267,10 @@ class Watcher:
 
     def _failed(self, session: Session, error: WhalewatchError) -> float | None:
         """Take note of why a session ended; return the seconds until the next, None to give up."""
-        self._drift += session.book.drift
         self._session = None
         held = None
         if session.synced_at is not None:
-            self._outages += 1
+            self._counters.outages += 1
             held = asyncio.get_running_loop().time() - session.synced_at
         delay = self._backoff.after(error, connected=session.connected, held=held)
         first = self._backoff.attempt <= 1
@@ -277,7 +280,7 @@ class Watcher:
             error,
             "giving up" if delay is None else f"trying again in {delay:.1f} s",
         )
-        self._feed.error = error
+        self._feed.note_error(error)
         self._show(WatchState.DISCONNECTED, error=error)
         return delay
 
@@ -286,7 +289,7 @@ class Watcher:
         if synced and self._feed.error is not None:
             log.info("%s engine at %s: in sync again", self._engine.type, self._engine.address)
         if synced:
-            self._feed.error = None
+            self._feed.note_error(None)
         self._show(state, error=None if synced else self._feed.error)
 
     def _show(self, state: WatchState, *, error: WhalewatchError | None) -> None:

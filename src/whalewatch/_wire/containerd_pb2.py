@@ -14,15 +14,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!whalewatch/_wire/containerd.proto\x12\x1awhalewatch.wire.containerd\"\x07\n\x05\x45mpty\"+\n\tTimestamp\x12\x0f\n\x07seconds\x18\x01 \x01(\x03\x12\r\n\x05nanos\x18\x02 \x01(\x05\"&\n\x03\x41ny\x12\x10\n\x08type_url\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\"#\n\x05Label\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\"H\n\tExtension\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12.\n\x05value\x18\x02 \x01(\x0b\x32\x1f.whalewatch.wire.containerd.Any\"\x17\n\x15ListNamespacesRequest\"S\n\x16ListNamespacesResponse\x12\x39\n\nnamespaces\x18\x01 \x03(\x0b\x32%.whalewatch.wire.containerd.Namespace\"\x19\n\tNamespace\x12\x0c\n\x04name\x18\x01 \x01(\x0c\"!\n\x13GetContainerRequest\x12\n\n\x02id\x18\x01 \x01(\x0c\"P\n\x14GetContainerResponse\x12\x38\n\tcontainer\x18\x01 \x01(\x0b\x32%.whalewatch.wire.containerd.Container\"\x17\n\x15ListContainersRequest\"S\n\x16ListContainersResponse\x12\x39\n\ncontainers\x18\x01 \x03(\x0b\x32%.whalewatch.wire.containerd.Container\"P\n\x14ListContainerMessage\x12\x38\n\tcontainer\x18\x01 \x01(\x0b\x32%.whalewatch.wire.containerd.Container\"\xab\x03\n\tContainer\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\x31\n\x06labels\x18\x02 \x03(\x0b\x32!.whalewatch.wire.containerd.Label\x12\r\n\x05image\x18\x03 \x01(\x0c\x12\x34\n\x07runtime\x18\x04 \x01(\x0b\x32#.whalewatch.wire.containerd.Runtime\x12-\n\x04spec\x18\x05 \x01(\x0b\x32\x1f.whalewatch.wire.containerd.Any\x12\x13\n\x0bsnapshotter\x18\x06 \x01(\x0c\x12\x14\n\x0csnapshot_key\x18\x07 \x01(\x0c\x12\x39\n\ncreated_at\x18\x08 \x01(\x0b\x32%.whalewatch.wire.containerd.Timestamp\x12\x39\n\nupdated_at\x18\t \x01(\x0b\x32%.whalewatch.wire.containerd.Timestamp\x12\x39\n\nextensions\x18\n \x03(\x0b\x32%.whalewatch.wire.containerd.Extension\x12\x0f\n\x07sandbox\x18\x0b \x01(\x0c\"\x17\n\x07Runtime\x12\x0c\n\x04name\x18\x01 \x01(\x0c\"&\n\x0eGetTaskRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\x0c\"D\n\x0fGetTaskResponse\x12\x31\n\x07process\x18\x01 \x01(\x0b\x32 .whalewatch.wire.containerd.Task\"\x12\n\x10ListTasksRequest\"D\n\x11ListTasksResponse\x12/\n\x05tasks\x18\x01 \x03(\x0b\x32 .whalewatch.wire.containerd.Task\"S\n\x04Task\x12\n\n\x02id\x18\x02 \x01(\x0c\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x32\n\x06status\x18\x04 \x01(\x0e\x32\".whalewatch.wire.containerd.Status\"+\n\x0eServerResponse\x12\x0c\n\x04uuid\x18\x01 \x01(\x0c\x12\x0b\n\x03pid\x18\x02 \x01(\x04\"\"\n\x0fVersionResponse\x12\x0f\n\x07version\x18\x01 \x01(\x0c\"#\n\x10SubscribeRequest\x12\x0f\n\x07\x66ilters\x18\x01 \x03(\x0c\"\x96\x01\n\x08\x45nvelope\x12\x38\n\ttimestamp\x18\x01 \x01(\x0b\x32%.whalewatch.wire.containerd.Timestamp\x12\x11\n\tnamespace\x18\x02 \x01(\x0c\x12\r\n\x05topic\x18\x03 \x01(\x0c\x12.\n\x05\x65vent\x18\x04 \x01(\x0b\x32\x1f.whalewatch.wire.containerd.Any\".\n\tTaskStart\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\x0c\x12\x0b\n\x03pid\x18\x02 \x01(\r\"\x88\x01\n\x08TaskExit\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\x0c\x12\n\n\x02id\x18\x02 \x01(\x0c\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x13\n\x0b\x65xit_status\x18\x04 \x01(\r\x12\x38\n\texited_at\x18\x05 \x01(\x0b\x32%.whalewatch.wire.containerd.Timestamp\"\x8a\x01\n\nTaskDelete\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\x0c\x12\x0b\n\x03pid\x18\x02 \x01(\r\x12\x13\n\x0b\x65xit_status\x18\x03 \x01(\r\x12\x38\n\texited_at\x18\x04 \x01(\x0b\x32%.whalewatch.wire.containerd.Timestamp\x12\n\n\x02id\x18\x05 \x01(\x0c\"\"\n\nTaskPaused\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\x0c\"#\n\x0bTaskResumed\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\x0c\"\x1d\n\x0f\x43ontainerUpdate\x12\n\n\x02id\x18\x01 \x01(\x0c\"\x1d\n\x0f\x43ontainerDelete\x12\n\n\x02id\x18\x01 \x01(\x0c*U\n\x06Status\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x0b\n\x07\x43REATED\x10\x01\x12\x0b\n\x07RUNNING\x10\x02\x12\x0b\n\x07STOPPED\x10\x03\x12\n\n\x06PAUSED\x10\x04\x12\x0b\n\x07PAUSING\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!whalewatch/_wire/containerd.proto\x12\x1awhalewatch.wire.containerd\"\x07\n\x05\x45mpty\"+\n\tTimestamp\x12\x0f\n\x07seconds\x18\x01 \x01(\x03\x12\r\n\x05nanos\x18\x02 \x01(\x05\"&\n\x03\x41ny\x12\x10\n\x08type_url\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\"#\n\x05Label\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\"H\n\tExtension\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12.\n\x05value\x18\x02 \x01(\x0b\x32\x1f.whalewatch.wire.containerd.Any\"\x17\n\x15ListNamespacesRequest\"S\n\x16ListNamespacesResponse\x12\x39\n\nnamespaces\x18\x01 \x03(\x0b\x32%.whalewatch.wire.containerd.Namespace\"\x19\n\tNamespace\x12\x0c\n\x04name\x18\x01 \x01(\x0c\"!\n\x13GetContainerRequest\x12\n\n\x02id\x18\x01 \x01(\x0c\"P\n\x14GetContainerResponse\x12\x38\n\tcontainer\x18\x01 \x01(\x0b\x32%.whalewatch.wire.containerd.Container\"\x17\n\x15ListContainersRequest\"S\n\x16ListContainersResponse\x12\x39\n\ncontainers\x18\x01 \x03(\x0b\x32%.whalewatch.wire.containerd.Container\"P\n\x14ListContainerMessage\x12\x38\n\tcontainer\x18\x01 \x01(\x0b\x32%.whalewatch.wire.containerd.Container\"\xab\x03\n\tContainer\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\x31\n\x06labels\x18\x02 \x03(\x0b\x32!.whalewatch.wire.containerd.Label\x12\r\n\x05image\x18\x03 \x01(\x0c\x12\x34\n\x07runtime\x18\x04 \x01(\x0b\x32#.whalewatch.wire.containerd.Runtime\x12-\n\x04spec\x18\x05 \x01(\x0b\x32\x1f.whalewatch.wire.containerd.Any\x12\x13\n\x0bsnapshotter\x18\x06 \x01(\x0c\x12\x14\n\x0csnapshot_key\x18\x07 \x01(\x0c\x12\x39\n\ncreated_at\x18\x08 \x01(\x0b\x32%.whalewatch.wire.containerd.Timestamp\x12\x39\n\nupdated_at\x18\t \x01(\x0b\x32%.whalewatch.wire.containerd.Timestamp\x12\x39\n\nextensions\x18\n \x03(\x0b\x32%.whalewatch.wire.containerd.Extension\x12\x0f\n\x07sandbox\x18\x0b \x01(\x0c\"\x17\n\x07Runtime\x12\x0c\n\x04name\x18\x01 \x01(\x0c\"&\n\x0eGetTaskRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\x0c\"D\n\x0fGetTaskResponse\x12\x31\n\x07process\x18\x01 \x01(\x0b\x32 .whalewatch.wire.containerd.Task\"\x12\n\x10ListTasksRequest\"D\n\x11ListTasksResponse\x12/\n\x05tasks\x18\x01 \x03(\x0b\x32 .whalewatch.wire.containerd.Task\"h\n\x04Task\x12\n\n\x02id\x18\x02 \x01(\x0c\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x32\n\x06status\x18\x04 \x01(\x0e\x32\".whalewatch.wire.containerd.Status\x12\x13\n\x0b\x65xit_status\x18\t \x01(\r\"+\n\x0eServerResponse\x12\x0c\n\x04uuid\x18\x01 \x01(\x0c\x12\x0b\n\x03pid\x18\x02 \x01(\x04\"\"\n\x0fVersionResponse\x12\x0f\n\x07version\x18\x01 \x01(\x0c\"#\n\x10SubscribeRequest\x12\x0f\n\x07\x66ilters\x18\x01 \x03(\x0c\"\x96\x01\n\x08\x45nvelope\x12\x38\n\ttimestamp\x18\x01 \x01(\x0b\x32%.whalewatch.wire.containerd.Timestamp\x12\x11\n\tnamespace\x18\x02 \x01(\x0c\x12\r\n\x05topic\x18\x03 \x01(\x0c\x12.\n\x05\x65vent\x18\x04 \x01(\x0b\x32\x1f.whalewatch.wire.containerd.Any\".\n\tTaskStart\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\x0c\x12\x0b\n\x03pid\x18\x02 \x01(\r\"\x88\x01\n\x08TaskExit\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\x0c\x12\n\n\x02id\x18\x02 \x01(\x0c\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x13\n\x0b\x65xit_status\x18\x04 \x01(\r\x12\x38\n\texited_at\x18\x05 \x01(\x0b\x32%.whalewatch.wire.containerd.Timestamp\"\x8a\x01\n\nTaskDelete\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\x0c\x12\x0b\n\x03pid\x18\x02 \x01(\r\x12\x13\n\x0b\x65xit_status\x18\x03 \x01(\r\x12\x38\n\texited_at\x18\x04 \x01(\x0b\x32%.whalewatch.wire.containerd.Timestamp\x12\n\n\x02id\x18\x05 \x01(\x0c\"\"\n\nTaskPaused\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\x0c\"#\n\x0bTaskResumed\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\x0c\"\x1d\n\x0f\x43ontainerUpdate\x12\n\n\x02id\x18\x01 \x01(\x0c\"\x1d\n\x0f\x43ontainerDelete\x12\n\n\x02id\x18\x01 \x01(\x0c*U\n\x06Status\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x0b\n\x07\x43REATED\x10\x01\x12\x0b\n\x07RUNNING\x10\x02\x12\x0b\n\x07STOPPED\x10\x03\x12\n\n\x06PAUSED\x10\x04\x12\x0b\n\x07PAUSING\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'whalewatch._wire.containerd_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
-  _globals['_STATUS']._serialized_start=2190
-  _globals['_STATUS']._serialized_end=2275
+  _globals['_STATUS']._serialized_start=2211
+  _globals['_STATUS']._serialized_end=2296
   _globals['_EMPTY']._serialized_start=65
   _globals['_EMPTY']._serialized_end=72
   _globals['_TIMESTAMP']._serialized_start=74
@@ -62,27 +62,27 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_LISTTASKSRESPONSE']._serialized_start=1301
   _globals['_LISTTASKSRESPONSE']._serialized_end=1369
   _globals['_TASK']._serialized_start=1371
-  _globals['_TASK']._serialized_end=1454
-  _globals['_SERVERRESPONSE']._serialized_start=1456
-  _globals['_SERVERRESPONSE']._serialized_end=1499
-  _globals['_VERSIONRESPONSE']._serialized_start=1501
-  _globals['_VERSIONRESPONSE']._serialized_end=1535
-  _globals['_SUBSCRIBEREQUEST']._serialized_start=1537
-  _globals['_SUBSCRIBEREQUEST']._serialized_end=1572
-  _globals['_ENVELOPE']._serialized_start=1575
-  _globals['_ENVELOPE']._serialized_end=1725
-  _globals['_TASKSTART']._serialized_start=1727
-  _globals['_TASKSTART']._serialized_end=1773
-  _globals['_TASKEXIT']._serialized_start=1776
-  _globals['_TASKEXIT']._serialized_end=1912
-  _globals['_TASKDELETE']._serialized_start=1915
-  _globals['_TASKDELETE']._serialized_end=2053
-  _globals['_TASKPAUSED']._serialized_start=2055
-  _globals['_TASKPAUSED']._serialized_end=2089
-  _globals['_TASKRESUMED']._serialized_start=2091
-  _globals['_TASKRESUMED']._serialized_end=2126
-  _globals['_CONTAINERUPDATE']._serialized_start=2128
-  _globals['_CONTAINERUPDATE']._serialized_end=2157
-  _globals['_CONTAINERDELETE']._serialized_start=2159
-  _globals['_CONTAINERDELETE']._serialized_end=2188
+  _globals['_TASK']._serialized_end=1475
+  _globals['_SERVERRESPONSE']._serialized_start=1477
+  _globals['_SERVERRESPONSE']._serialized_end=1520
+  _globals['_VERSIONRESPONSE']._serialized_start=1522
+  _globals['_VERSIONRESPONSE']._serialized_end=1556
+  _globals['_SUBSCRIBEREQUEST']._serialized_start=1558
+  _globals['_SUBSCRIBEREQUEST']._serialized_end=1593
+  _globals['_ENVELOPE']._serialized_start=1596
+  _globals['_ENVELOPE']._serialized_end=1746
+  _globals['_TASKSTART']._serialized_start=1748
+  _globals['_TASKSTART']._serialized_end=1794
+  _globals['_TASKEXIT']._serialized_start=1797
+  _globals['_TASKEXIT']._serialized_end=1933
+  _globals['_TASKDELETE']._serialized_start=1936
+  _globals['_TASKDELETE']._serialized_end=2074
+  _globals['_TASKPAUSED']._serialized_start=2076
+  _globals['_TASKPAUSED']._serialized_end=2110
+  _globals['_TASKRESUMED']._serialized_start=2112
+  _globals['_TASKRESUMED']._serialized_end=2147
+  _globals['_CONTAINERUPDATE']._serialized_start=2149
+  _globals['_CONTAINERUPDATE']._serialized_end=2178
+  _globals['_CONTAINERDELETE']._serialized_start=2180
+  _globals['_CONTAINERDELETE']._serialized_end=2209
 # @@protoc_insertion_point(module_scope)

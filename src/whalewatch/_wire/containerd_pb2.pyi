@@ -156,14 +156,16 @@ class ListTasksResponse(_message.Message):
     def __init__(self, tasks: _Optional[_Iterable[_Union[Task, _Mapping]]] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("id", "pid", "status")
+    __slots__ = ("id", "pid", "status", "exit_status")
     ID_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
+    EXIT_STATUS_FIELD_NUMBER: _ClassVar[int]
     id: bytes
     pid: int
     status: Status
-    def __init__(self, id: _Optional[bytes] = ..., pid: _Optional[int] = ..., status: _Optional[_Union[Status, str]] = ...) -> None: ...
+    exit_status: int
+    def __init__(self, id: _Optional[bytes] = ..., pid: _Optional[int] = ..., status: _Optional[_Union[Status, str]] = ..., exit_status: _Optional[int] = ...) -> None: ...
 
 class ServerResponse(_message.Message):
     __slots__ = ("uuid", "pid")

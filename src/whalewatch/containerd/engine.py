@@ -11,12 +11,12 @@ from typing import Any, Unpack
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from whalewatch._adapter.hearing import Hearing
+from whalewatch._adapter.events import EventDeduplicator, LostEvents
 from whalewatch._adapter.rucksack import Packer
-from whalewatch._core.engine import Listing, Sighting, Signal, SignalType
+from whalewatch._core.engine import Dead, ListedContainer, Listing, Signal, SignalType
 from whalewatch._core.errors import EngineError, EngineTimeout, EngineUnavailable
 from whalewatch._core.model import Container
-from whalewatch._core.places import given_back
+from whalewatch._core.slots import release_when_slow
 from whalewatch._core.text import printable
 from whalewatch._core.watcher import Watcher, WatcherOptions
 from whalewatch._grpc.address import endpoint
@@ -95,7 +95,8 @@ class ContainerdEngine:
         self._id: str | None = None
         self._version: str | None = None
         self._pid: int | None = None
-        self._hearing = Hearing(log)
+        self._progress = 0
+        self._seen, self._lost = EventDeduplicator(), LostEvents(log)
 
     @property
     def address(self) -> str:
@@ -123,6 +124,11 @@ class ContainerdEngine:
         each listing with "tasks" and "containers" for each namespace, "task" and "container" for each inspect.
         """
         return self._calls
+
+    @property
+    def progress(self) -> int:
+        """Containers and namespaces listed so far."""
+        return self._progress
 
     async def id(self) -> str:
         """The engine's own identifier, which it keeps over restarts."""
@@ -153,7 +159,7 @@ class ContainerdEngine:
     async def connect(self) -> None:
         """Make a new connection; learn the engine's identity."""
         await self.close()
-        self._hearing = Hearing(log)
+        self._seen, self._lost = EventDeduplicator(), LostEvents(log)
         calls = self._connected_by = self._new()
         await self._introduce(calls)
 
@@ -180,14 +186,14 @@ class ContainerdEngine:
 
     def _read(self, connection: Connection, message: bytes) -> Signal | None:
         """Understand an event; LOST for what cannot be understood."""
-        if self._hearing.again(message):
+        if self._seen.seen_before(message):
             return None
         try:
             envelope = wire.Envelope.FromString(message)
             # The engine leaves these out already, unless the name of one is beyond its filters.
             return None if text(envelope.namespace) in self._ignored else signal(envelope)
         except (DecodeError, ValueError) as error:
-            return self._hearing.lost(connection.told(f"an event makes no sense: {printable(error)}"))
+            return self._lost.report(connection.told(f"an event makes no sense: {printable(error)}"))
 
     async def listing(self) -> Listing:
         """List what is alive, namespace by namespace.
@@ -196,7 +202,7 @@ class ContainerdEngine:
         """
         calls = self._connected
         namespaces = [name for name in await calls.namespaces() if name not in self._ignored]
-        seen: dict[str, Sighting] = {}
+        seen: dict[str, ListedContainer] = {}
         failed: dict[str, EngineError] = {}
         free = asyncio.Semaphore(BREADTH)
         until = asyncio.get_running_loop().time() + PATIENCE
@@ -205,7 +211,7 @@ class ContainerdEngine:
             try:
                 async with asyncio.timeout_at(until):
                     await free.acquire()
-                    with given_back(free, PATIENCE):
+                    with release_when_slow(free, PATIENCE):
                         seen.update(await self._seen_in(namespace, calls))
             except EngineError as error:
                 failed[namespace] = error
@@ -217,46 +223,54 @@ class ContainerdEngine:
                 tasks.create_task(look_at(namespace), name=f"whalewatch listing of {namespace}")
         if failed and len(failed) == len(namespaces):
             raise next(iter(failed.values()))
-        return Listing(sightings=seen, absence_is_death=False, failed=failed, scope=namespace_of)
+        return Listing(containers=seen, absence_is_death=False, failed=failed, scope=namespace_of)
 
-    async def _seen_in(self, namespace: str, calls: Calls) -> dict[str, Sighting]:
+    async def _seen_in(self, namespace: str, calls: Calls) -> dict[str, ListedContainer]:
         """What is alive in one namespace.
 
         The tasks are asked for first: a container that is made meanwhile has no task yet, and its start is told.
         """
         listed = await calls.tasks(namespace)
         tasks = {task.id: task for task in listed or () if alive(task) is not False}
-        seen: dict[str, Sighting] = {}
+        self._progress += 1
+        seen: dict[str, ListedContainer] = {}
 
         def take(found: wire.Container) -> None:
+            self._progress += 1
             if listed is None:  # shims hang: each container is left to an inspect
-                seen[within(namespace, text(found.id))] = Sighting()
+                seen[within(namespace, text(found.id))] = ListedContainer()
                 return
             task = tasks.get(found.id)
             if task is None:
                 return
             read = container(namespace, found, task, self.address)
             # A task of which nothing is known is left to an inspect.
-            seen[read.id] = Sighting(self._packed(namespace, read, found, task) if alive(task) else None)
+            seen[read.id] = ListedContainer(self._packed(namespace, read, found, task) if alive(task) else None)
 
         await calls.containers(namespace, take)
         return seen
 
-    async def inspect(self, id: str, /) -> Container | None:
-        """Read one container; None if it is gone, has no process, or belongs to a namespace that is ignored."""
+    async def inspect(self, id: str, /) -> Container | Dead | None:
+        """Read one container; `Dead` if its task has stopped.
+
+        None if it is gone, has no task, or belongs to a namespace that is ignored.
+        """
         calls = self._connected
         namespace, own = split(id)
         if namespace in self._ignored:
             return None
         task = await calls.task(namespace, own)
-        if task is None or alive(task) is False:
+        if task is None or task.status == wire.CREATED:
             return None
         if alive(task) is None:
             raise EngineTimeout(calls.connection.told(f"the shim of {printable(id)} does not answer"))
         found = await calls.container(namespace, own)
         if found is None:
             return None
-        return self._packed(namespace, container(namespace, found, task, self.address), found, task)
+        read = container(namespace, found, task, self.address)
+        if not alive(task):
+            return Dead(read, task.exit_status)
+        return self._packed(namespace, read, found, task)
 
     def _packed(self, namespace: str, read: Container, found: wire.Container, task: wire.Task) -> Container:
         return self._packer.packed(read, inspection(namespace, found, task)) if self._packer else read

@@ -156,7 +156,7 @@ def filters(ignored: Iterable[str]) -> list[str]:
     return [f"topic=={json.dumps(topic.decode())}{others}" for topic in EVENTS]
 
 
-def signal(envelope: wire.Envelope) -> Signal | None:  # noqa: C901 - one table of cases
+def signal(envelope: wire.Envelope) -> Signal | None:
     """Read one event; None if it is of no interest.
 
     All times are the envelope's: per shim they are in order, which the time of an exit is not (a process may end before
@@ -190,10 +190,18 @@ def signal(envelope: wire.Envelope) -> Signal | None:  # noqa: C901 - one table 
             # Told by containerd itself, so that it may overtake the exit, which the shim tells: without a time it does
             # not make that look late. If the exit was lost, or the container was removed beside a living task, an
             # inspect finds that out.
-            return Signal(SignalType.CHANGED, id, settles=True)
-    # A process that was executed in a container exits by the same topic, under an id of its own. If that is the
-    # container's, the PID tells them apart. Only what has stopped can be deleted, so a deletion stands in for a lost
-    # exit; of an initial process it bears no id.
+            return Signal(SignalType.CHANGED, id, likely_exiting=True)
+        case _:
+            return _exit(event, own, id, told_at)
+
+
+def _exit(event: wire.TaskExit | wire.TaskDelete, own: bytes, id: str, told_at: datetime | None) -> Signal | None:
+    """Read the exit or deletion of a process; None if it is no initial process.
+
+    A process that was executed in a container exits by the same topic, under an id of its own. If that is the
+    container's, the PID tells them apart. Only what has stopped can be deleted, so a deletion stands in for a lost
+    exit; of an initial process it bears no id.
+    """
     if event.id != own and (event.id or not isinstance(event, wire.TaskDelete)):
         return None
     if not event.pid:

@@ -12,7 +12,7 @@ from typing import Any, Literal, Unpack, get_args
 import attrs
 import grpc.aio
 
-from whalewatch._adapter.hearing import Hearing
+from whalewatch._adapter.events import EventDeduplicator, LostEvents
 from whalewatch._adapter.rucksack import Packer
 from whalewatch._core.engine import Listing, Signal, SignalType
 from whalewatch._core.errors import AddressError, EngineError, EngineUnavailable, UnsupportedEngine
@@ -203,7 +203,14 @@ class CRIEngine:
         identity = self._identity = await _introduce(connection)
         calls = Calls(connection)
         link = Link(
-            calls, Records(calls), Hearing(log), self.address, self._packer, self._closing, self._tell_missing_pid
+            calls,
+            Records(calls),
+            EventDeduplicator(),
+            LostEvents(log),
+            self.address,
+            self._packer,
+            self._closing,
+            self._tell_missing_pid,
         )
         source = self._source = await self._chosen(link, identity)
         self._shown = source.name

@@ -23,7 +23,7 @@ from collections.abc import AsyncGenerator
 import attrs
 from google.protobuf.message import DecodeError
 
-from whalewatch._core.engine import Listing, Sighting, Signal, SignalType
+from whalewatch._core.engine import ListedContainer, Listing, Signal, SignalType
 from whalewatch._core.errors import EngineError, EngineTimeout
 from whalewatch._core.model import Container
 from whalewatch._core.text import printable
@@ -72,14 +72,14 @@ class Native:
                     yield told
 
     def _read(self, message: bytes) -> Signal | None:
-        if self._link.hearing.again(message):
+        if self._link.seen.seen_before(message):
             return None
         try:
             envelope = wire.Envelope.FromString(message)
             told = signal_of(envelope) if envelope.namespace == NAMESPACE.encode() else None
         except (DecodeError, ValueError) as error:
             why = f"an event makes no sense: {printable(error)}"
-            return self._link.hearing.lost(self._link.calls.connection.told(why))
+            return self._link.lost.report(self._link.calls.connection.told(why))
         if told is None:
             return None
         told = attrs.evolve(told, id=split(told.id)[1])
@@ -100,11 +100,11 @@ class Native:
             record, lives = records.get(id), alive(task)
             if id and lives is not False:
                 # What the CRI does not know yet, and a task whose shim does not answer, is left to an inspect.
-                seen[id] = Sighting(self._read_alive(record, task) if lives and record is not None else None)
+                seen[id] = ListedContainer(self._read_alive(record, task) if lives and record is not None else None)
         for id, record in records.items():
             if record.running is not False and id not in tasks:
-                seen[id] = Sighting()  # started meanwhile, or left out because its shim does not answer
-        return Listing(sightings=seen, absence_is_death=True)
+                seen[id] = ListedContainer()  # started meanwhile, or left out because its shim does not answer
+        return Listing(containers=seen, absence_is_death=True)
 
     async def inspect(self, id: str) -> Container | None:
         """Read one container or sandbox; None if it has no process, or is none of the CRI's."""

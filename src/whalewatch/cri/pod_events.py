@@ -136,18 +136,18 @@ class PodEvents:
         try:
             event = wire.ContainerEventResponse.FromString(message)
             # Maps come in any order, so that one event may come as different bytes.
-            if self._link.hearing.again((event.container_id, event.container_event_type, event.created_at)):
+            if self._link.seen.seen_before((event.container_id, event.container_event_type, event.created_at)):
                 return None
             if self._of_backlog(event.created_at):
                 return None
             told = signal(event)
         except (DecodeError, ValueError) as error:
             why = f"an event makes no sense: {printable(error)}"
-            return self._link.hearing.lost(self._link.calls.connection.told(why))
+            return self._link.lost.report(self._link.calls.connection.told(why))
         if told is None:
             return None
         if told.type is not SignalType.STARTED:
-            self._verbose.forget(told.id)
+            self._link.records.forget(told.id)
         elif tells_sandbox(event):
             self._link.records.note_sandbox(told.id)
         return told

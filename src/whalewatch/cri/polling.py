@@ -15,14 +15,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Iterator, Mapping
-
-import attrs
+from collections.abc import AsyncGenerator, Iterator
 
 from whalewatch._core.engine import Listing, Signal, SignalType
 from whalewatch._core.errors import EngineTimeout
 from whalewatch._core.model import Container
-from whalewatch.cri.reading import Record
 from whalewatch.cri.source import Link
 from whalewatch.cri.verbose import Verbose
 
@@ -42,7 +39,7 @@ class Polling:
         self._verbose = Verbose(link)
         self._interval = interval
         self._looked = asyncio.Event()
-        self._told: dict[str, Record] | None = None
+        self._begun = False
 
     async def signals(self) -> AsyncGenerator[Signal, None]:
         """Tell differences as they are found.
@@ -68,25 +65,28 @@ class Polling:
             raise EngineTimeout(self._link.calls.connection.told(f"no listing within {LOOK_TIMEOUT:g} s")) from None
 
     def _differences(self) -> Iterator[Signal]:
-        """What has changed since the last look; each difference is taken for told once the next is asked for."""
-        if self._told is None:
+        """What has changed since the last look; each difference is taken for reported once the next is asked for."""
+        if not self._begun:
             return self._begin()
-        running = _running(self._link.records.looked, self._told)
-        for id in [id for id in self._told if id not in running]:
-            yield Signal(SignalType.EXITED, id)
-            self._told.pop(id, None)
-        for id, record in running.items():
-            if (former := self._told.get(id)) != record:
-                yield Signal(SignalType.STARTED if former is None else SignalType.CHANGED, id)
-                self._told[id] = record
+        entries = [(id, entry, entry.running) for id, entry in self._link.records.entries()]
+        for id, entry, running in entries:
+            if entry.reported is not None and running is None:
+                yield Signal(SignalType.EXITED, id)
+                entry.reported = None
+        for id, entry, running in entries:
+            if running is not None and entry.reported != running:
+                yield Signal(SignalType.STARTED if entry.reported is None else SignalType.CHANGED, id)
+                entry.reported = running
 
     def _begin(self) -> None:
-        self._told = _running(self._link.records.looked, ())
+        self._begun = True
+        for _, entry in self._link.records.entries():
+            entry.reported = entry.running
 
     async def listing(self) -> Listing:
         """List what runs."""
         listing = await self._verbose.listing()
-        if self._told is None:
+        if not self._begun:
             self._begin()
         self._looked.set()
         return listing
@@ -94,12 +94,3 @@ class Polling:
     async def inspect(self, id: str) -> Container | None:
         """Read one container or sandbox."""
         return await self._verbose.inspect(id)
-
-
-def _running(records: Mapping[str, Record], former: Mapping[str, Record] | tuple[()]) -> dict[str, Record]:
-    """What runs, and what ran before and is now in doubt."""
-    return {
-        id: attrs.evolve(record, running=True)
-        for id, record in records.items()
-        if record.running or (record.running is None and id in former)
-    }

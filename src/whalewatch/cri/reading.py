@@ -245,7 +245,7 @@ def signal(event: wire.ContainerEventResponse) -> Signal | None:
         case wire.CONTAINER_DELETED_EVENT:
             # Told by another part of the engine than the stop, which it may overtake: without a time it does not make
             # that look late. If the stop was lost, an inspect finds that out.
-            return Signal(SignalType.CHANGED, id, settles=True)
+            return Signal(SignalType.CHANGED, id, likely_exiting=True)
     return None
 
 

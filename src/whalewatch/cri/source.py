@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import attrs
 
-from whalewatch._adapter.hearing import Hearing
+from whalewatch._adapter.events import EventDeduplicator, LostEvents
 from whalewatch._adapter.rucksack import Packer
 from whalewatch._core.engine import Listing, Signal
 from whalewatch._core.model import Container
@@ -43,7 +43,8 @@ class Link:
     Attributes:
         calls: over it.
         records: of what was listed over it.
-        hearing: of the events that were told over it.
+        seen: events that came over it.
+        lost: events that could not be understood.
         address: of the engine.
         packer: of the application.
         closing: what has to be let go of before the connection is.
@@ -52,7 +53,8 @@ class Link:
 
     calls: Calls
     records: Records
-    hearing: Hearing
+    seen: EventDeduplicator
+    lost: LostEvents
     address: str
     packer: Packer[Inspection]
     closing: AsyncExitStack

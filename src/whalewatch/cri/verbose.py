@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import attrs
-
-from whalewatch._core.engine import Listing, Sighting
+from whalewatch._core.engine import ListedContainer, Listing
 from whalewatch._core.errors import EngineError, ProtocolViolation
 from whalewatch._core.model import Container, FrozenMapping
 from whalewatch._core.text import printable
@@ -25,7 +23,6 @@ class Verbose:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._read: dict[str, tuple[Record, Container]] = {}
 
     async def listing(self) -> Listing:
         """List what runs: two calls, and what was not read yet is left to inspects.
@@ -33,15 +30,13 @@ class Verbose:
         The engine keeps the states itself, so that what it does not list as running does not run.
         """
         records = await self._link.records.look()
-        running = {id: record for id, record in records.items() if record.running is not False}
-        self._read = {id: read for id, read in self._read.items() if id in running}
-        return Listing(sightings={id: self._sighting(record) for id, record in running.items()}, absence_is_death=True)
+        running = {id: self._listed(record) for id, record in records.items() if record.running is not False}
+        return Listing(containers=running, absence_is_death=True)
 
-    def _sighting(self, record: Record) -> Sighting:
-        read = self._read.get(record.id)
-        if read is not None and read[0] == record:
-            return Sighting(read[1])
-        return Sighting(facts=FrozenMapping({"name": record.name, "labels": record.labels}))
+    def _listed(self, record: Record) -> ListedContainer:
+        if (read := self._link.records.read(record)) is not None:
+            return ListedContainer(read)
+        return ListedContainer(facts=FrozenMapping({"name": record.name, "labels": record.labels}))
 
     async def inspect(self, id: str) -> Container | None:
         """Read one container or sandbox; None if it does not run.
@@ -53,7 +48,7 @@ class Verbose:
             return None
         answer = await self._status(record)
         if answer is None or not self._runs(id, answer.status):
-            self.forget(id)
+            self._link.records.forget(id)
             return None
         info = verbose(answer.info)
         process = pid(info)
@@ -65,7 +60,7 @@ class Verbose:
             self._link.without_pid(read)
         read = self._link.packed(read, record, info)
         if process is not None:
-            self._read[id] = (attrs.evolve(record, running=True), read)
+            self._link.records.note_read(record, read)
         return read
 
     async def _status(self, record: Record) -> wire.ContainerStatusResponse | wire.PodSandboxStatusResponse | None:
@@ -89,8 +84,3 @@ class Verbose:
         if status.state == wire.CONTAINER_UNKNOWN:
             raise EngineError(told(f"it does not know whether {printable(id)} runs"))
         return status.state == wire.CONTAINER_RUNNING
-
-    def forget(self, id: str) -> None:
-        """Let go of what has exited."""
-        self._read.pop(id, None)
-        self._link.records.forget(id)

@@ -40,6 +40,10 @@ class Connection:
     event reader loses errors; so this class reads for itself.
 
     Must be made in a running event loop.
+
+    Attributes:
+        client: aiodocker's, for calls of the application's own.
+        listed_bytes: how much of listings has arrived.
     """
 
     def __init__(self, endpoint: Endpoint, *, engine: str, remedy: str, calls: Counter[str]) -> None:
@@ -48,6 +52,7 @@ class Connection:
         self._remedy = remedy
         self._calls = calls
         self._prefix = ""
+        self.listed_bytes = 0
         try:
             connector = _connector(endpoint)
         except aiodocker.DockerError as error:
@@ -134,6 +139,7 @@ class Connection:
         chunks, size = [], 0
         async for chunk in response.content.iter_any():
             size += len(chunk)
+            self.listed_bytes += len(chunk) * (kind == "list")
             if size > MAX_BODY:
                 raise ProtocolViolation(self.told(f"the answer to {kind} is larger than {MAX_BODY >> 20} MiB"))
             chunks.append(chunk)

@@ -13,16 +13,16 @@ from urllib.parse import quote
 
 import aiodocker
 
-from whalewatch._adapter.hearing import Hearing
+from whalewatch._adapter.events import EventDeduplicator, LostEvents
 from whalewatch._adapter.rucksack import Packer
-from whalewatch._core.engine import Listing, Sighting, Signal, SignalType
+from whalewatch._core.engine import Dead, ListedContainer, Listing, Signal, SignalType
 from whalewatch._core.errors import EngineUnavailable, ProtocolViolation, UnsupportedEngine
 from whalewatch._core.model import Container
 from whalewatch._core.text import printable
 from whalewatch._core.watcher import Watcher, WatcherOptions
 from whalewatch.moby.address import default_endpoint, endpoint
 from whalewatch.moby.connection import Connection
-from whalewatch.moby.reading import container, moment, sighting, signal, text
+from whalewatch.moby.reading import container, listed, moment, signal, text
 
 __all__ = ["MobyEngine", "watch"]
 
@@ -84,7 +84,7 @@ class MobyEngine:
 
     def _forget(self) -> None:
         self._newest: datetime | None = None
-        self._hearing = Hearing(log)
+        self._seen, self._lost = EventDeduplicator(), LostEvents(log)
         # Containers with a label of that name, which the engine lets overwrite the exit code of its events.
         self._masked: set[str] = set()
 
@@ -110,6 +110,11 @@ class MobyEngine:
     def calls(self) -> Mapping[str, int]:
         """Requests made so far: "info", "list", "inspect", "events", "ping"."""
         return self._calls
+
+    @property
+    def progress(self) -> int:
+        """Bytes of listings that have arrived over the current connection."""
+        return self._connection.listed_bytes if self._connection else 0
 
     async def id(self) -> str:
         """The engine's own identifier; not unique with Docker 20.10, where two engines of one host share it."""
@@ -191,7 +196,7 @@ class MobyEngine:
     def _read(self, connection: Connection, line: bytes | None) -> Signal | None:
         """Understand a line of the stream; LOST for what cannot be understood."""
         if line is None:
-            return self._hearing.lost(connection.told("an event is too long to be read"))
+            return self._lost.report(connection.told("an event is too long to be read"))
         try:
             event = json.loads(line.decode("utf-8", "replace"))
             told = signal(event)
@@ -200,8 +205,8 @@ class MobyEngine:
             key = (event.get("timeNano", event.get("time")), told.id, event["Action"])
         except (ValueError, RecursionError, LookupError, TypeError, AttributeError, OverflowError) as error:
             why = f"an event makes no sense ({printable(repr(error))}): {printable(line[:200])}"
-            return self._hearing.lost(connection.told(why))
-        if self._hearing.again(key):
+            return self._lost.report(connection.told(why))
+        if self._seen.seen_before(key):
             return None
         if told.timestamp is not None and (self._newest is None or told.timestamp > self._newest):
             self._newest = told.timestamp
@@ -218,21 +223,21 @@ class MobyEngine:
         seen, unreadable = {}, 0
         for item in items:
             try:
-                id, seen_as = sighting(item)
+                id, seen_as = listed(item)
             except (KeyError, TypeError, ValueError, AttributeError):
                 unreadable += 1
                 named = item.get("Id") if isinstance(item, dict) else None
                 if not isinstance(named, str):
                     continue
-                id, seen_as = named, Sighting()  # its inspect decides
+                id, seen_as = named, ListedContainer()  # its inspect decides
             if seen_as is not None:
                 seen[id] = seen_as
         if unreadable:
             log.warning("%s", connection.told(f"{unreadable} of {len(items)} listed containers cannot be read"))
-        return Listing(sightings=seen, absence_is_death=not unreadable)
+        return Listing(containers=seen, absence_is_death=not unreadable)
 
-    async def inspect(self, id: str, /) -> Container | None:
-        """Read one container; None if it is gone or has no process."""
+    async def inspect(self, id: str, /) -> Container | Dead | None:
+        """Read one container; `Dead` if it has no process, None if it is gone or has never run."""
         connection = self._connected
         inspection = await connection.find("inspect", f"/containers/{quote(id, safe='')}/json")
         if inspection is None:
@@ -243,8 +248,8 @@ class MobyEngine:
             raise ProtocolViolation(
                 connection.told(f"its answer about {printable(id)} makes no sense ({printable(repr(error))})")
             ) from error
-        if found is None:
-            return None
+        if not isinstance(found, Container):
+            return found
         if "exitCode" in found.labels:
             self._masked.add(id)
         return self._packer.packed(found, inspection)

@@ -8,10 +8,10 @@ from ipaddress import ip_address
 from re import fullmatch
 from typing import Any
 
-from whalewatch._core.engine import Sighting, Signal, SignalType
+from whalewatch._core.engine import Dead, ListedContainer, Signal, SignalType
 from whalewatch._core.model import Container, FrozenMapping, Health, IPAddress, Port
 
-__all__ = ["container", "moment", "sighting", "signal"]
+__all__ = ["container", "listed", "moment", "signal"]
 
 PROJECT = "com.docker.compose.project"
 """Label by which Docker Compose and its kin name the project of a container."""
@@ -36,8 +36,8 @@ NOT_ALIVE = {"created", "restarting", "removing", "exited", "dead"}
 HEALTH = {health.value: health for health in Health}
 
 
-def container(inspection: Mapping[str, Any], engine: str) -> Container | None:
-    """Read the answer to an inspect; None if the container has no process.
+def container(inspection: Mapping[str, Any], engine: str) -> Container | Dead | None:
+    """Read the answer to an inspect; None if the container has never run.
 
     A container that waits to be restarted says Running and has the PID 0: alive is what has a PID.
 
@@ -46,14 +46,24 @@ def container(inspection: Mapping[str, Any], engine: str) -> Container | None:
     """
     state = inspection["State"]
     pid = number(state["Pid"])
-    if pid <= 0:
-        return None
+    if pid > 0:
+        return _facts(inspection, engine, pid)
+    try:
+        facts = _facts(inspection, engine, None)
+        exit_code, oom = number(state["ExitCode"]), state.get("OOMKilled")
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None  # that it has no process is certain all the same
+    return Dead(facts, exit_code, oom if isinstance(oom, bool) else None) if facts.started_at is not None else None
+
+
+def _facts(inspection: Mapping[str, Any], engine: str, pid: int | None) -> Container:
+    state = inspection["State"]
     config = inspection["Config"]
     labels: FrozenMapping[str] = FrozenMapping({str(k): str(v) for k, v in (config.get("Labels") or {}).items()})
     network = inspection.get("NetworkSettings") or {}
     paused = bool(state.get("Paused"))
     # Docker reports "unhealthy" while a container is paused, because nothing is checked then.
-    health = None if paused else HEALTH.get((state.get("Health") or {}).get("Status", ""))
+    health = None if paused or pid is None else HEALTH.get((state.get("Health") or {}).get("Status", ""))
     privileged = (inspection.get("HostConfig") or {}).get("Privileged")
     return Container(
         id=text(inspection["Id"]),
@@ -72,7 +82,7 @@ def container(inspection: Mapping[str, Any], engine: str) -> Container | None:
     )
 
 
-def sighting(item: Mapping[str, Any]) -> tuple[str, Sighting | None]:
+def listed(item: Mapping[str, Any]) -> tuple[str, ListedContainer | None]:
     """Read one item of a listing: its id, and None if it says that it is not alive.
 
     It tells no PID, so an inspect has to; the facts that it does tell show whether one is due.
@@ -92,7 +102,7 @@ def sighting(item: Mapping[str, Any]) -> tuple[str, Sighting | None]:
     own = next((name for name in names if "/" not in name), None)
     if own is not None:
         facts["name"] = own
-    return id, Sighting(facts=FrozenMapping(facts))
+    return id, ListedContainer(facts=FrozenMapping(facts))
 
 
 def signal(event: Mapping[str, Any]) -> Signal | None:
@@ -124,7 +134,7 @@ def signal(event: Mapping[str, Any]) -> Signal | None:
         text(id),
         EPOCH + timedelta(microseconds=number(nanoseconds) // 1000),
         exit_code=exit_code,
-        settles=action
+        likely_exiting=action
         == "disconnect",  # Docker 26 takes a container off its networks just before it tells of its death
     )
 

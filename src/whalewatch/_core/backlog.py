@@ -1,0 +1,251 @@
+"""What one subscription has yet to deliver, and its collapse when the reader is slow. Pure: no lock, no event loop."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from itertools import chain
+
+import attrs
+
+from whalewatch._core.diff import differences
+from whalewatch._core.model import Container, ContainerEvent, EventType, Origin
+from whalewatch._core.snapshot import Snapshot
+
+__all__ = ["Backlog", "SubscriptionStats"]
+
+
+@attrs.frozen
+class SubscriptionStats:
+    """Counters of one subscription.
+
+    Attributes:
+        delivered: events handed to the reader, those that its filters kept back included.
+        pending: events that wait for the reader; of a net difference, containers that have changed.
+        collapses: how often its buffer overflowed, so that it was collapsed to net differences.
+        merged: events that were not delivered as they came, but as part of a net difference.
+    """
+
+    delivered: int
+    pending: int
+    collapses: int
+    merged: int
+
+
+@attrs.define
+class _Batch:
+    """The events that lead to one picture. The picture is not kept: each would take room for all containers."""
+
+    revision: int
+    events: Iterator[ContainerEvent]
+    counts: bool = True  # towards the buffer; replays and net differences are bounded by the number of containers
+
+
+@attrs.define
+class _Net:
+    """What has become of one container since the reader last heard of it."""
+
+    current: Container | None
+    timestamp: datetime
+    origin: Origin
+    exited: ContainerEvent | None = None
+
+    def ends_with(self, event: ContainerEvent) -> bool:
+        """Whether nothing is left to deliver of it after this event."""
+        return self.current is (None if event.type is EventType.EXITED else event.container)
+
+
+def _net_events(
+    net: Mapping[str, _Net],
+    replay: Mapping[str, Container],
+    received: Mapping[str, Container],
+    revision: int,
+    now: datetime,
+) -> Iterator[ContainerEvent]:
+    """Make the events of a net difference, and STARTED for what it leaves out of a picture that is replayed.
+
+    What has exited is delivered as the reader knows it: a reader that keeps names must find the one to forget. Each
+    event is made when it is read: the watcher must not wait for thousands.
+    """
+    for id, entry in net.items():
+        if entry.exited is not None:
+            yield attrs.evolve(entry.exited, container=received[id], revision=revision, last=False)
+    new = (id for id in replay if id not in received)
+    for id in chain(new, (id for id in net if id in received or id not in replay)):
+        entry = net.get(id) or _Net(replay[id], now, Origin.SYNC)
+        for type_, container, previous in differences(None if entry.exited else received.get(id), entry.current):
+            yield ContainerEvent(
+                type=type_,
+                container=container,
+                previous=previous,
+                timestamp=entry.timestamp,
+                origin=entry.origin,
+                revision=revision,
+                last=False,
+            )
+
+
+def _marked(events: Iterator[ContainerEvent]) -> Iterator[ContainerEvent]:
+    """Mark the final event as `last`."""
+    ahead = next(events, None)
+    while ahead is not None:
+        event, ahead = ahead, next(events, None)
+        yield event if ahead is not None else attrs.evolve(event, last=True)
+
+
+class Backlog:
+    """The events between what a reader has received and the current picture; one caller at a time.
+
+    Order: events of one container come in order. Each revision comes whole, EXITED first, the final event marked
+    ``last`` (one that a collapse cuts short is completed by the net difference): folding everything taken up to there
+    gives exactly the picture of that revision.
+
+    Past `buffer` events, what waits collapses, per container, to the net difference against what the reader has
+    received; a container that exited and started again in between stays EXITED and STARTED. So memory is bounded by
+    the buffer and the number of containers.
+
+    Args:
+        snapshot: the picture to begin with.
+        replay: whether to deliver it, as STARTED events; else the reader is taken to know it.
+        now: the time of replayed events.
+        buffer: events that may wait before they collapse.
+
+    Attributes:
+        revision: of the last picture that was taken in full; 0 before any.
+    """
+
+    def __init__(self, snapshot: Snapshot, *, replay: bool, now: datetime, buffer: int) -> None:
+        self.revision = 0
+        self._now = now
+        self._buffer = buffer
+        self._received: dict[str, Container] = {}  # by id: what the reader has, less the following
+        self._owned = False  # whether that is a dictionary of our own, and not that of the current picture
+        self._partly: list[ContainerEvent] = []  # what it has of the batch that is being read
+        self._batches: deque[_Batch] = deque()
+        self._pending = 0
+        self._collapsed = False
+        """True after an overflow: `_net` replaces the batches until the reader takes it."""
+        self._net: dict[str, _Net] = {}  # what leads from `_received` to a picture
+        self._replayed: Mapping[str, Container] = {}
+        """Picture still being replayed; empty when no replay is pending."""
+        self._delivered = self._collapses = self._merged = 0
+        if replay and snapshot:
+            self._replayed = snapshot._by_id
+            self._begin_net(snapshot)
+        else:
+            self.revision, self._received = snapshot.revision, snapshot._by_id
+
+    def __bool__(self) -> bool:
+        """Whether there may be something to take."""
+        return bool(self._batches) or self._collapsed
+
+    @property
+    def stats(self) -> SubscriptionStats:
+        """Counters as of now."""
+        pending = self._pending + len(self._undelivered())
+        return SubscriptionStats(self._delivered, pending, self._collapses, self._merged)
+
+    def push(self, snapshot: Snapshot, events: tuple[ContainerEvent, ...]) -> None:
+        """Add a new picture and the events that lead to it."""
+        if not self._collapsed and self._pending and self._pending + len(events) > self._buffer:
+            self._collapse()
+        if self._collapsed:
+            self._merge(events)
+            if self._replayed:
+                self._replayed = snapshot._by_id
+            return
+        self._batches.append(_Batch(snapshot.revision, iter(events)))
+        self._pending += len(events)
+
+    def take(self, current: Snapshot) -> ContainerEvent | None:
+        """Take the next event, or None if there is none.
+
+        Args:
+            current: the picture that was pushed last, or a later one of the same revision.
+        """
+        if self._collapsed:
+            self._collapsed = False
+            self._begin_net(current)
+        while self._batches:
+            batch = self._batches[0]
+            event = next(batch.events, None)
+            if event is not None:
+                self._pending -= batch.counts
+                self._delivered += 1
+                self._partly.append(event)
+            if event is None or event.last:
+                self._batches.popleft()
+                self._net, self._replayed, self.revision = {}, {}, batch.revision
+                if batch.revision == current.revision:  # one dictionary for all who keep up
+                    self._received, self._owned, self._partly = current._by_id, False, []
+                else:
+                    self._fold()
+            if event is not None:
+                return event
+        return None
+
+    def clear(self) -> None:
+        """Drop everything that waits."""
+        self._batches.clear()
+        self._collapsed, self._net, self._replayed = False, {}, {}
+        self._pending = 0
+
+    def _begin_net(self, current: Snapshot) -> None:
+        """Let the reader go on with what leads from `_received` to the current picture."""
+        events = _marked(_net_events(self._net, self._replayed, self._received, current.revision, self._now))
+        self._batches.append(_Batch(current.revision, events, counts=False))
+
+    def _undelivered(self) -> set[str]:
+        """Containers of which a replay or a net difference has not delivered everything."""
+        delivered = {
+            event.container.id
+            for event in self._partly
+            if (entry := self._net.get(event.container.id)) is None or entry.ends_with(event)
+        }
+        return (self._net.keys() | (self._replayed.keys() - self._received.keys())) - delivered
+
+    def _collapse(self) -> None:
+        """Keep the net difference of all that waits; of a replay that waits, that it does."""
+        undelivered = self._undelivered()
+        self._collapses += 1
+        self._merged += len(undelivered)
+        self._net = {id: entry for id, entry in self._net.items() if id in undelivered}
+        for event in self._partly:
+            if event.type is EventType.EXITED and (entry := self._net.get(event.container.id)) is not None:
+                entry.exited = None  # it was read; what it has started as was not
+        self._fold()
+        for batch in self._batches:
+            if batch.counts:
+                self._merge(batch.events)
+        self._batches.clear()
+        self._pending = 0
+        self._collapsed = True
+
+    def _fold(self) -> None:
+        """Count what was read of a batch as received."""
+        if not self._owned:
+            self._received, self._owned = dict(self._received), True
+        for event in self._partly:
+            if event.type is EventType.EXITED:
+                del self._received[event.container.id]
+            else:
+                self._received[event.container.id] = event.container
+        self._partly = []
+
+    def _merge(self, events: Iterable[ContainerEvent]) -> None:
+        for event in events:
+            self._merged += 1
+            id = event.container.id
+            received = self._received.get(id)
+            entry = self._net.setdefault(id, _Net(received, event.timestamp, event.origin))
+            entry.timestamp, entry.origin = event.timestamp, event.origin
+            if event.type is not EventType.EXITED:
+                entry.current = event.container
+                if entry.exited is None and entry.current == received:
+                    del self._net[id]  # as the reader knows it
+            elif received is None:
+                del self._net[id]
+            else:
+                entry.current = None
+                entry.exited = entry.exited or event

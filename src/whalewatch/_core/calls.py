@@ -1,0 +1,107 @@
+"""Calls to an engine: each within a time, and with no errors but those of this library."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TypeVar
+
+from whalewatch._core.cancellation import cancellations, heed_cancellation
+from whalewatch._core.engine import Engine
+from whalewatch._core.errors import EngineError, EngineTimeout, WhalewatchError
+
+__all__ = ["Calls"]
+
+T = TypeVar("T")
+
+LONGEST = 10
+"""How many time-outs a call may take at most, however steadily it makes progress."""
+
+CHECKS = 8
+"""How often within a time-out the progress of a call is checked."""
+
+
+class Calls:
+    """Makes calls to one engine; each raises `EngineError` for whatever goes wrong.
+
+    Attributes:
+        timeout: seconds that the engine has to answer, unless a call is given another time.
+    """
+
+    def __init__(self, engine: Engine, timeout: float) -> None:
+        self._engine = engine
+        self.timeout = timeout
+
+    def message(self, text: str) -> str:
+        """Name the engine and its address in front of a message."""
+        return f"{self._engine.type} engine at {self._engine.address}: {text}"
+
+    async def __call__(
+        self,
+        what: str,
+        call: Awaitable[T],
+        *,
+        timeout: float | None = None,
+        progress: Callable[[], int] | None = None,
+    ) -> T:
+        """Make one call.
+
+        Args:
+            what: name of the call, for messages.
+            call: what to await.
+            timeout: seconds that it may take; None for the time of all calls.
+            progress: a number that grows while the answer arrives: each time it has grown, the time begins anew.
+        """
+        before = cancellations()
+        try:
+            result = await self._timed(what, call, self.timeout if timeout is None else timeout, progress)
+        except EngineError:
+            heed_cancellation(before)
+            raise
+        except asyncio.CancelledError as error:
+            # Not ours: a client library cancelled something of its own. A task group overlooks a task that ends so.
+            heed_cancellation(before)
+            raise EngineError(self.message(f"{what} was cancelled from within")) from error
+        heed_cancellation(before)  # an adapter may have swallowed it
+        return result
+
+    async def _timed(self, what: str, call: Awaitable[T], timeout: float, progress: Callable[[], int] | None) -> T:
+        try:
+            async with asyncio.timeout(timeout) as limit:
+                with _extended(limit, timeout, progress) if progress is not None else nullcontext():
+                    return await call
+        except TimeoutError as error:
+            if not limit.expired():
+                raise EngineError(self.message(f"{what} failed: {error!r}")) from error
+            raise EngineTimeout(self.message(f"no answer to {what} within {timeout:g} s: is it hung?")) from None
+        except WhalewatchError:
+            raise
+        except Exception as error:
+            raise EngineError(self.message(f"{what} failed: {error!r}")) from error
+
+
+@contextmanager
+def _extended(limit: asyncio.Timeout, timeout: float, progress: Callable[[], int]) -> Iterator[None]:
+    """Put a time-out off whenever progress was made, up to a bound."""
+    loop = asyncio.get_running_loop()
+    latest = loop.time() + LONGEST * timeout
+    seen = progress()
+    timer: asyncio.TimerHandle
+
+    def check() -> None:
+        nonlocal seen
+        if (now := progress()) != seen and not limit.expired():
+            seen = now
+            limit.reschedule(min(loop.time() + timeout, latest))
+        check_later()
+
+    def check_later() -> None:
+        nonlocal timer
+        timer = loop.call_later(timeout / CHECKS, check)
+
+    check_later()
+    try:
+        yield
+    finally:
+        timer.cancel()
