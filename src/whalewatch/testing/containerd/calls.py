@@ -245,7 +245,7 @@ class Answers:
     def _publish(self, call: Call) -> bytes:
         event = submessage(call.request, 2)
         value = text(event, 2).encode("utf-8", "surrogateescape")
-        self._state.events.publish(call.id, text(event, 1), value, namespace=call.namespace)
+        self._state.events.emit(call.id, text(event, 1), value, namespace=call.namespace)
         return b""
 
     def _exec(self, call: Call) -> bytes:

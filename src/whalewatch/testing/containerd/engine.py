@@ -241,7 +241,7 @@ class EngineState:
 
     def _tell(self, topic: str, kind: str, value: bytes, namespace: str, id: str, *, exec_id: str = "") -> None:
         type_url = f"containerd.events.{kind}"
-        self.events.publish(topic, type_url, value, namespace=namespace, id=id, exec_id=exec_id)
+        self.events.emit(topic, type_url, value, namespace=namespace, id=id, exec_id=exec_id)
 
 
 def _wrong_state(what: str, process: FakeProcess) -> FakeContainerdError:

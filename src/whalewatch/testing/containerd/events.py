@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from whalewatch.testing.shared.events import Exchange, Stream
+from whalewatch.testing.shared.event_bus import EventBus, Stream
 from whalewatch.testing.shared.protobuf import Text, message, moment, raw
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Subscriber(Stream):
             self.put(event.envelope)
 
 
-class Events(Exchange[FakeEvent, Subscriber]):
+class Events(EventBus[FakeEvent, Subscriber]):
     """What containerd tells: to everybody who is there, and it remembers nothing."""
 
     def __init__(self, now: Callable[[], int], changed: Callable[[], None]) -> None:
@@ -106,7 +106,7 @@ class Events(Exchange[FakeEvent, Subscriber]):
         super().__init__(changed)
         self._now = now
 
-    def publish(
+    def emit(
         self,
         topic: str,
         type_url: str,
@@ -117,12 +117,12 @@ class Events(Exchange[FakeEvent, Subscriber]):
         exec_id: str = "",
         timestamp: int | None = None,
     ) -> None:
-        """Tell an event; its time stamp is now, unless nanoseconds since the epoch are given."""
+        """Publish an event; its time stamp is now, unless nanoseconds since the epoch are given."""
         told = envelope(topic, namespace, type_url, value, timestamp or self._now())
-        self.tell(FakeEvent(topic, namespace, id, exec_id, told))
+        self.publish(FakeEvent(topic, namespace, id, exec_id, told))
 
     def deliver(self, event: FakeEvent, subscribers: list[Subscriber]) -> None:
-        """Hand an event to those that were subscribed when it was told, and want it."""
+        """Hand an event to those that were subscribed when it was published, and want it."""
         for subscriber in subscribers:
             subscriber.offer(event)
 

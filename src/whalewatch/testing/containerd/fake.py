@@ -232,7 +232,7 @@ class FakeContainerd(FakeGrpcEngine):
             namespace: Where it is said to have happened.
             timestamp: Nanoseconds since the epoch. Default: now.
         """
-        self._state.events.publish(topic, type_url, value, namespace=namespace, timestamp=timestamp)
+        self._state.events.emit(topic, type_url, value, namespace=namespace, timestamp=timestamp)
 
     def tell_exit(
         self,

@@ -171,7 +171,7 @@ class CRIState:
         """Tell an event, with the state of the pod as it is now."""
         statuses = [(known, self.told_state(known)) for known in (self.containers_of(pod) if pod else ())]
         message = event_message(type, id, timestamp or self.clock.now(), pod, statuses)
-        self.events.tell(FakePodEvent(type, id, pod.id if pod else id, message))
+        self.events.publish(FakePodEvent(type, id, pod.id if pod else id, message))
 
     def told_state(self, container: FakePodContainer) -> ContainerState:
         """Return the state that a container is said to be in."""

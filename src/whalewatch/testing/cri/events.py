@@ -6,7 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Literal
 
 from whalewatch.testing.cri.state import FakePodEvent
-from whalewatch.testing.shared.events import Exchange, Stream
+from whalewatch.testing.shared.event_bus import EventBus, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,11 +17,11 @@ CAPACITY = 1000
 """Events that are kept, for a stream or for all of them; what comes when they are that many is lost."""
 
 
-class PodEvents(Exchange[FakePodEvent, Stream]):
+class PodEvents(EventBus[FakePodEvent, Stream]):
     """Pod events.
 
     Attributes:
-        mode: "broadcast" as CRI-O does: to each stream, and the first one gets what was told before it. "shared" as
+        mode: "broadcast" as CRI-O does: to each stream, and the first one gets what came before it. "shared" as
             containerd 1.7 does: each event to one of the streams, in turn, or to the next one that comes; a stream that
             is gone is noticed when an event is lost to it. "ended" as CRI-O does if they are not enabled: streams end
             at once. "unimplemented" as with containerd 1.6.
@@ -50,7 +50,7 @@ class PodEvents(Exchange[FakePodEvent, Stream]):
             self._hand_out()
 
     def subscribe(self, subscriber: Stream) -> None:
-        """Let a subscriber have what is told from now on, and what is kept."""
+        """Let a subscriber have what is published from now on, and what is kept."""
         if self.mode == "shared":
             self._turns.append(subscriber)
             self._hand_out()

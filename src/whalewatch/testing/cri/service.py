@@ -8,7 +8,7 @@ import grpc
 
 from whalewatch.testing.cri.calls import KINDS, Answers, about
 from whalewatch.testing.cri.state import FakeCRIError
-from whalewatch.testing.shared.events import Stream
+from whalewatch.testing.shared.event_bus import Stream
 from whalewatch.testing.shared.grpc_server import CODES
 from whalewatch.testing.shared.protobuf import fields
 

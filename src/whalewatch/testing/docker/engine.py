@@ -323,7 +323,7 @@ class EngineState:
     # ---- inside
 
     def _tell(self, container: FakeContainer, action: str, **extra: str) -> None:
-        self.events.publish("container", action, container.id, attributes_of(container, extra))
+        self.events.emit("container", action, container.id, attributes_of(container, extra))
 
     def _end(self, container: FakeContainer, exit_code: int, *, stop: bool = False, restart: bool = False) -> None:
         finished = self.clock.now()

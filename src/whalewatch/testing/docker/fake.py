@@ -317,8 +317,8 @@ class FakeDocker(FakeEngine):
         attributes: Mapping[str, str] | None = None,
     ) -> None:
         """Tell any event, true or not; the time stamp is the engine's."""
-        self._state.events.publish(type, action, id, attributes or {})
+        self._state.events.emit(type, action, id, attributes or {})
 
     def emit_raw(self, data: bytes) -> None:
         """Write bytes into all open event streams as they are, whatever these have asked for."""
-        self._state.events.emit_raw(data)
+        self._state.events.put(data)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from whalewatch.testing.docker.events import Event
 from whalewatch.testing.shared.calls import Answer, Gate
-from whalewatch.testing.shared.fault import Fault, InForce
+from whalewatch.testing.shared.engine_faults import EngineFaults
+from whalewatch.testing.shared.fault import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from whalewatch.testing.shared.calls import CallFaults
 
 
-class Faults(InForce):
+class Faults(EngineFaults[Event]):
     """Faults of a `FakeDocker`, as its attribute ``faults``.
 
     Most methods return a `Fault` (or `Gate`) with ``undo()``, also a context manager that undoes it at the end
@@ -28,7 +30,7 @@ class Faults(InForce):
 
     def __init__(self, state: EngineState, calls: CallFaults, handlers: Handlers, server: Server) -> None:
         """Start without faults."""
-        super().__init__()
+        super().__init__(state.events)
         self._state = state
         self._calls = calls
         self._handlers = handlers
@@ -37,7 +39,7 @@ class Faults(InForce):
     # ---- events
 
     def drop(
-        self, match: Callable[[dict[str, Any]], bool] | None = None, count: int | None = None, *, from_ring: bool = True
+        self, match: Callable[[Event], bool] | None = None, count: int | None = None, *, from_ring: bool = True
     ) -> Fault:
         """Lose events.
 
@@ -46,35 +48,7 @@ class Faults(InForce):
             count: How many. Default: all, until undone.
             from_ring: Whether a replay by ``since`` lacks them too. Default: yes.
         """
-        return self._keep(self._state.events.add_rule("drop", match=match, count=count, from_ring=from_ring))
-
-    def duplicate(self, match: Callable[[dict[str, Any]], bool] | None = None, count: int | None = None) -> Fault:
-        """Deliver events twice; arguments as for `drop`."""
-        return self._keep(self._state.events.add_rule("duplicate", match=match, count=count))
-
-    def delay(
-        self, seconds: float, match: Callable[[dict[str, Any]], bool] | None = None, count: int | None = None
-    ) -> Fault:
-        """Deliver events ``seconds`` late, with their true time stamps; other arguments as for `drop`.
-
-        Only the streams that are open now are late: a replay by ``since`` has the events at once. Undoing the fault
-        delivers at once what is still held.
-        """
-        return self._keep(self._state.events.add_rule("delay", match=match, count=count, seconds=seconds))
-
-    def reorder(self, window: int, match: Callable[[dict[str, Any]], bool] | None = None) -> Fault:
-        """Deliver each ``window`` events in reversed order; undoing it delivers an incomplete group likewise."""
-        return self._keep(self._state.events.add_rule("reorder", match=match, window=window))
-
-    def silently(self) -> Fault:
-        """Let operations change the state without any event, as if they had happened while the engine was down."""
-        events = self._state.events
-        events.silent += 1
-
-        def undo() -> None:
-            events.silent -= 1
-
-        return self._keep(Fault(undo))
+        return self._keep(self._events.add_rule("forget" if from_ring else "drop", match, count=count))
 
     # ---- calls
 
@@ -150,12 +124,12 @@ class Faults(InForce):
 
     def cut_streams(self) -> None:
         """Cut all open event streams: they end in the middle of the answer, unsent events are lost."""
-        for subscriber in list(self._state.events.subscribers):
+        for subscriber in list(self._events.subscribers):
             subscriber.abort()
 
     def end_streams(self) -> None:
         """End all open event streams properly, once everything has been sent."""
-        for subscriber in self._state.events.subscribers:
+        for subscriber in self._events.subscribers:
             subscriber.end()
 
     def refuse(self) -> None:

@@ -57,7 +57,7 @@ class Networks:
         if name in self._networks:
             raise FakeDockerError(409, f"network with name {name} already exists")
         network = self._add(name, driver, labels or {})
-        self._events.publish("network", "create", network.id, {"name": name, "type": driver})
+        self._events.emit("network", "create", network.id, {"name": name, "type": driver})
         return network
 
     def ensure(self, name: str) -> FakeNetwork:
@@ -74,7 +74,7 @@ class Networks:
         if network.name in {"bridge", "host", "none"}:
             raise FakeDockerError(403, f"{network.name} is a pre-defined network and cannot be removed")
         del self._networks[network.name]
-        self._events.publish("network", "destroy", network.id, {"name": network.name, "type": network.driver})
+        self._events.emit("network", "destroy", network.id, {"name": network.name, "type": network.driver})
 
     def connect(self, network: FakeNetwork, container: FakeContainer, addresses: tuple[str, ...] = ()) -> None:
         """Connect a container: `connect`, if it is running."""
@@ -113,4 +113,4 @@ class Networks:
 
     def _tell(self, action: str, network: FakeNetwork, container: FakeContainer) -> None:
         attributes = {"container": container.id, "name": network.name, "type": network.driver}
-        self._events.publish("network", action, network.id, attributes)
+        self._events.emit("network", action, network.id, attributes)

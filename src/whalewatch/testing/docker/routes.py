@@ -332,14 +332,14 @@ class Routes:
         if call.target not in self._state.images:
             raise FakeDockerError(404, f"No such image: {call.target}:latest")
         name = f"{call.query.get('repo', '')}:{call.query.get('tag') or 'latest'}"
-        self._state.events.publish("image", "tag", self._state.images[call.target], {"name": name})
+        self._state.events.emit("image", "tag", self._state.images[call.target], {"name": name})
         return 201, None
 
     def _volume_create(self, call: Call) -> Result:
         name = call.body.get("Name") or self._state.new_id()
         if name not in self._volumes:
             self._volumes.add(name)
-            self._state.events.publish("volume", "create", name, {"driver": "local"})
+            self._state.events.emit("volume", "create", name, {"driver": "local"})
         return 201, {
             "Name": name,
             "Driver": "local",
@@ -353,7 +353,7 @@ class Routes:
         if call.target not in self._volumes:
             raise FakeDockerError(404, f"get {call.target}: no such volume")
         self._volumes.remove(call.target)
-        self._state.events.publish("volume", "destroy", call.target, {"driver": "local"})
+        self._state.events.emit("volume", "destroy", call.target, {"driver": "local"})
         return 204, None
 
 

@@ -1,8 +1,8 @@
-"""Faults that are in force, and the handles that undo them."""
+"""The handle of a fault that is in force."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,25 +37,3 @@ class Fault:
     ) -> None:
         """Undo it."""
         self.undo()
-
-
-_F = TypeVar("_F", bound=Fault)
-
-
-class InForce:
-    """The faults that are in force."""
-
-    def __init__(self) -> None:
-        """Start without any."""
-        self._faults: list[Fault] = []
-
-    def _keep(self, fault: _F) -> _F:
-        self._faults = [known for known in self._faults if known.active]
-        self._faults.append(fault)
-        return fault
-
-    def clear(self) -> None:
-        """Undo all faults that are in force, the latest first; a refusing engine needs `accept` besides."""
-        for fault in reversed(self._faults):
-            fault.undo()
-        self._faults.clear()

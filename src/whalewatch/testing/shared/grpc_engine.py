@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import grpc
 
-    from whalewatch.testing.shared.events import Exchange
+    from whalewatch.testing.shared.event_bus import EventBus
 
 
 class FakeGrpcEngine(FakeEngine):
@@ -26,14 +26,14 @@ class FakeGrpcEngine(FakeEngine):
     """
 
     _server: Server
-    _events: Exchange[Any, Any]
+    _events: EventBus[Any, Any]
 
     def __init__(self, path: str | os.PathLike[str] | None, socket: str) -> None:
         """Prepare an engine; arguments as for every fake engine."""
         super().__init__(path, socket)
         self.requests: Counter[str] = Counter()
 
-    def _serve_by(self, service: grpc.GenericRpcHandler, events: Exchange[Any, Any]) -> Server:
+    def _serve_by(self, service: grpc.GenericRpcHandler, events: EventBus[Any, Any]) -> Server:
         self._server = Server(service)
         self._events = events
         return self._server

@@ -2,62 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from whalewatch.testing.shared.fault import Fault, InForce
+from whalewatch.testing.shared.engine_faults import EngineFaults
+from whalewatch.testing.shared.fault import Fault
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from whalewatch.testing.shared.events import Exchange
+    from whalewatch.testing.shared.event_bus import EventBus
     from whalewatch.testing.shared.grpc_server import Server
 
 _E = TypeVar("_E")
 
 
-class GrpcFaults(InForce, Generic[_E]):
+class GrpcFaults(EngineFaults[_E]):
     """Faults of events and connections."""
 
-    def __init__(self, events: Exchange[_E, Any], server: Server) -> None:
+    def __init__(self, events: EventBus[_E, Any], server: Server) -> None:
         """Start without faults."""
-        super().__init__()
-        self._events = events
+        super().__init__(events)
         self._server = server
-
-    # ---- events
-
-    def drop(self, match: Callable[[_E], bool] | None = None, count: int | None = None) -> Fault:
-        """Lose events.
-
-        Args:
-            match: Decides, from what it is and whom it is about, whether an event is meant. Default: any is.
-            count: How many. Default: all, until undone.
-        """
-        return self._keep(self._events.add_rule("drop", match, count=count))
-
-    def duplicate(self, match: Callable[[_E], bool] | None = None, count: int | None = None) -> Fault:
-        """Deliver events twice; arguments as for `drop`."""
-        return self._keep(self._events.add_rule("duplicate", match, count=count))
-
-    def delay(self, seconds: float, match: Callable[[_E], bool] | None = None, count: int | None = None) -> Fault:
-        """Deliver events ``seconds`` late, with their true time stamps; other arguments as for `drop`.
-
-        Only the streams that are open now get them. Undoing the fault delivers at once what is still held.
-        """
-        return self._keep(self._events.add_rule("delay", match, count=count, seconds=seconds))
-
-    def reorder(self, window: int, match: Callable[[_E], bool] | None = None) -> Fault:
-        """Deliver each ``window`` events in reversed order; undoing it delivers an incomplete group likewise."""
-        return self._keep(self._events.add_rule("reorder", match, window=window))
-
-    def silently(self) -> Fault:
-        """Let operations change the state without any event."""
-        self._events.silent += 1
-
-        def undo() -> None:
-            self._events.silent -= 1
-
-        return self._keep(Fault(undo))
 
     # ---- connections
 

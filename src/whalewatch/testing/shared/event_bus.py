@@ -1,4 +1,4 @@
-"""The event streams of the fake engines that speak gRPC, and what can go wrong on the way to them."""
+"""The event streams of the fake engines, and what can go wrong on the way to them."""
 
 from __future__ import annotations
 
@@ -39,24 +39,29 @@ class Stream:
             self._messages.append(message)
             self._news.set()
 
-    def end(self, code: str, details: str) -> None:
-        """End the stream with a status, once everything has been sent."""
+    def end(self, code: str = "OK", details: str = "") -> None:
+        """End the stream, once everything has been sent, with a status if its protocol has any."""
         self.ended = self.ended or (code, details)
         self._news.set()
 
-    async def next(self) -> bytes | None:
-        """Return what is to be sent next; None at the end."""
-        while not self._messages:
-            if self.ended is not None:
-                return None
+    async def wait(self) -> None:
+        """Wait until there is something to send, or the end."""
+        while not self._messages and self.ended is None:
             self._news.clear()
             await self._news.wait()
-        return self._messages.popleft()
+
+    async def next(self) -> bytes | None:
+        """Return what is to be sent next; None at the end."""
+        await self.wait()
+        return self._messages.popleft() if self._messages else None
 
 
 @define(eq=False)
-class _Rule(Generic[_E, _S]):
-    """An event fault: what to do with which events, and how often."""
+class Rule(Generic[_E, _S]):
+    """An event fault: what to do with which events, and how often.
+
+    The bus knows the acts "duplicate", "delay" and "reorder"; with any other, such as "drop", it loses the event.
+    """
 
     act: str
     match: Callable[[_E], bool] | None
@@ -68,6 +73,7 @@ class _Rule(Generic[_E, _S]):
     due: float = 0.0
 
     def takes(self, event: _E) -> bool:
+        """Tell whether it is meant for an event, and count that."""
         if self.left == 0 or (self.match is not None and not self.match(event)):
             return False
         if self.left is not None:
@@ -75,7 +81,7 @@ class _Rule(Generic[_E, _S]):
         return True
 
 
-class Exchange(ABC, Generic[_E, _S]):
+class EventBus(ABC, Generic[_E, _S]):
     """Hands events to the subscribers, unless silence or a fault is in the way."""
 
     def __init__(self, changed: Callable[[], None]) -> None:
@@ -83,33 +89,35 @@ class Exchange(ABC, Generic[_E, _S]):
         self.subscribers: set[_S] = set()
         self.silent = 0
         self.changed = changed
-        self._rules: list[_Rule[_E, _S]] = []
+        self._rules: list[Rule[_E, _S]] = []
 
     @abstractmethod
     def deliver(self, event: _E, subscribers: list[_S]) -> None:
-        """Hand an event to those that were subscribed when it was told."""
+        """Hand an event to those that were subscribed when it was published."""
 
-    def tell(self, event: _E) -> None:
-        """Tell an event, as far as nothing is in the way."""
+    def publish(self, event: _E) -> None:
+        """Publish an event, as far as nothing is in the way."""
         if not self.silent:
-            self._pass_on(event, list(self.subscribers), [rule for rule in self._rules if rule.takes(event)])
+            self._apply(event, [rule for rule in self._rules if rule.takes(event)])
 
-    def _pass_on(self, event: _E, subscribers: list[_S], rules: list[_Rule[_E, _S]]) -> None:
+    def _apply(self, event: _E, rules: list[Rule[_E, _S]]) -> None:
+        self._pass_on(event, list(self.subscribers), rules)
+
+    def _pass_on(self, event: _E, subscribers: list[_S], rules: list[Rule[_E, _S]]) -> None:
         for index, rule in enumerate(rules):
-            if rule.act == "drop":
-                return
             if rule.act == "duplicate":
                 self._pass_on(event, subscribers, rules[index + 1 :])
                 continue
-            rule.held.append((event, subscribers))
-            if rule.act == "delay":
-                self._delay(rule)
-            elif len(rule.held) >= rule.window:
-                self._flush(rule)
+            if rule.act in {"delay", "reorder"}:
+                rule.held.append((event, subscribers))
+                if rule.act == "delay":
+                    self._delay(rule)
+                elif len(rule.held) >= rule.window:
+                    self._flush(rule)
             return
         self.deliver(event, subscribers)
 
-    def _delay(self, rule: _Rule[_E, _S]) -> None:
+    def _delay(self, rule: Rule[_E, _S]) -> None:
         loop = asyncio.get_running_loop()
         # Timers that are due at the same instant fire in any order.
         rule.due = max(loop.time() + rule.seconds, math.nextafter(rule.due, math.inf))
@@ -121,7 +129,7 @@ class Exchange(ABC, Generic[_E, _S]):
         timer = loop.call_at(rule.due, deliver)
         rule.timers.append(timer)
 
-    def _flush(self, rule: _Rule[_E, _S]) -> None:
+    def _flush(self, rule: Rule[_E, _S]) -> None:
         for timer in rule.timers:
             timer.cancel()
         rule.timers.clear()
@@ -139,7 +147,7 @@ class Exchange(ABC, Generic[_E, _S]):
         window: int = 0,
     ) -> Fault:
         """Put a fault in the way of matching events."""
-        rule: _Rule[_E, _S] = _Rule(act, match, count, seconds, window)
+        rule: Rule[_E, _S] = Rule(act, match, count, seconds, window)
         self._rules.append(rule)
 
         def undo() -> None:
@@ -154,7 +162,7 @@ class Exchange(ABC, Generic[_E, _S]):
             subscriber.put(message)
 
     def subscribe(self, subscriber: _S) -> None:
-        """Let a subscriber have what is told from now on."""
+        """Let a subscriber have what is published from now on."""
         self.subscribers.add(subscriber)
         self.changed()
 

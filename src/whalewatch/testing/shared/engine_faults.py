@@ -1,0 +1,71 @@
+"""What can go wrong with any fake engine: with its events; and all faults that are in force."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from whalewatch.testing.shared.fault import Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from whalewatch.testing.shared.event_bus import EventBus
+
+_E = TypeVar("_E")
+_F = TypeVar("_F", bound=Fault)
+
+
+class EngineFaults(Generic[_E]):
+    """Faults of events, and all faults that are in force."""
+
+    def __init__(self, events: EventBus[_E, Any]) -> None:
+        """Start without faults."""
+        self._events = events
+        self._faults: list[Fault] = []
+
+    def _keep(self, fault: _F) -> _F:
+        self._faults = [known for known in self._faults if known.active]
+        self._faults.append(fault)
+        return fault
+
+    def clear(self) -> None:
+        """Undo all faults that are in force, the latest first; a refusing engine needs `accept` besides."""
+        for fault in reversed(self._faults):
+            fault.undo()
+        self._faults.clear()
+
+    # ---- events
+
+    def drop(self, match: Callable[[_E], bool] | None = None, count: int | None = None) -> Fault:
+        """Lose events.
+
+        Args:
+            match: Decides, from what it is and whom it is about, whether an event is meant. Default: any is.
+            count: How many. Default: all, until undone.
+        """
+        return self._keep(self._events.add_rule("drop", match, count=count))
+
+    def duplicate(self, match: Callable[[_E], bool] | None = None, count: int | None = None) -> Fault:
+        """Deliver events twice; arguments as for `drop`."""
+        return self._keep(self._events.add_rule("duplicate", match, count=count))
+
+    def delay(self, seconds: float, match: Callable[[_E], bool] | None = None, count: int | None = None) -> Fault:
+        """Deliver events ``seconds`` late, with their true time stamps; other arguments as for `drop`.
+
+        Only the streams that are open now get them late: a replay, where the engine has one, has them at once. Undoing
+        the fault delivers at once what is still held.
+        """
+        return self._keep(self._events.add_rule("delay", match, count=count, seconds=seconds))
+
+    def reorder(self, window: int, match: Callable[[_E], bool] | None = None) -> Fault:
+        """Deliver each ``window`` events in reversed order; undoing it delivers an incomplete group likewise."""
+        return self._keep(self._events.add_rule("reorder", match, window=window))
+
+    def silently(self) -> Fault:
+        """Let operations change the state without any event, as if they had happened while the engine was down."""
+        self._events.silent += 1
+
+        def undo() -> None:
+            self._events.silent -= 1
+
+        return self._keep(Fault(undo))
