@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from itertools import count
 from typing import TYPE_CHECKING, TypeAlias
 
 from whalewatch.testing.containerd.events import Events
@@ -34,11 +35,7 @@ class EngineState:
         self.containers: dict[Key, FakeRecord] = {}
         self.tasks: dict[Key, FakeTask] = {}
         self._changed = changed
-        self._next_pid = start_pid
-
-    def _pid(self) -> int:
-        self._next_pid += 1
-        return self._next_pid - 1
+        self._pids = count(start_pid)
 
     # ---- namespaces
 
@@ -125,7 +122,7 @@ class EngineState:
         record = self.container(key)
         if key in self.tasks:
             raise FakeContainerdError("ALREADY_EXISTS", f"task {key[1]}: already exists")
-        task = self.tasks[key] = FakeTask(record.command, self._pid())
+        task = self.tasks[key] = FakeTask(record.command, next(self._pids))
         bundle = f"/run/fake/io.containerd.runtime.v2.task/{key[0]}/{key[1]}"
         self._tell("/tasks/create", "TaskCreate", message((1, key[1]), (2, bundle), (6, task.pid)), *key)
         return task.pid
@@ -137,7 +134,7 @@ class EngineState:
             raise _wrong_state("start", process)
         process.status = "RUNNING"
         if exec_id:
-            process.pid = self._pid()
+            process.pid = next(self._pids)
             told = message((1, key[1]), (2, exec_id), (3, process.pid))
             self._tell("/tasks/exec-started", "TaskExecStarted", told, *key, exec_id=exec_id)
         else:

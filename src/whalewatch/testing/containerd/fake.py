@@ -15,6 +15,7 @@ from whalewatch.testing.containerd.service import Service
 from whalewatch.testing.shared.calls import CallFaults
 from whalewatch.testing.shared.commands import KILLED
 from whalewatch.testing.shared.grpc_engine import FakeGrpcEngine
+from whalewatch.testing.shared.grpc_server import Server
 from whalewatch.testing.shared.protobuf import copied, message, moment
 
 if TYPE_CHECKING:
@@ -65,11 +66,12 @@ class FakeContainerd(FakeGrpcEngine):
         self._state = EngineState(self._changed, start_pid)
         tells_pid = tuple(int(part) for part in version.split(".")[:2]) >= _FIRST_WITH_PID
         identity = Identity(uuid or str(uuids.uuid4()), version, os.getpid() if tells_pid else 0)
-        calls = CallFaults(frozenset(KINDS.values()))
+        self._events = self._state.events
+        calls = CallFaults(KINDS.values())
         answers = Answers(self._state, identity)
         service = Service(answers, self._state.events, calls, self.requests, self._changed, list_stream=list_stream)
-        server = self._serve_by(service, self._state.events)
-        self.faults = ContainerdFaults(self._state, calls, answers, server)
+        self._server = Server(service)
+        self.faults = ContainerdFaults(self._state, calls, answers, self._server)
 
     # ---- what it knows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from itertools import count
 from typing import TYPE_CHECKING
 
 from whalewatch.testing.cri.events import PodEvents, PodEventsMode
@@ -37,11 +38,7 @@ class CRIState:
         self.containers: dict[str, FakePodContainer] = {}
         self.unknown: list[str] = []
         self.infos: list[tuple[str, Text | None]] = []
-        self._next_pid = start_pid
-
-    def _pid(self) -> int:
-        self._next_pid += 1
-        return self._next_pid - 1
+        self._pids = count(start_pid)
 
     # ---- what is there
 
@@ -77,7 +74,7 @@ class CRIState:
             if key == (raw(known.name), raw(known.namespace), raw(known.uid), known.attempt):
                 raise _reserved("sandbox", key, known.id)
         id = secrets.token_hex(_ID_BYTES)
-        pid = self._pid() if infra else 0
+        pid = next(self._pids) if infra else 0
         now = self.clock.now()
         pod = FakePod(id, name, namespace, uid, attempt, dict(labels), dict(annotations), now, pid, infra)
         self.pods[id] = pod
@@ -137,7 +134,7 @@ class CRIState:
         if container.state != "CREATED":
             reason = f'failed to set starting state for container "{container.id}": container is in CONTAINER_'
             raise FakeCRIError("UNKNOWN", f"{reason}{container.state} state")
-        container.state, container.pid, container.started_at = "RUNNING", self._pid(), self.clock.now()
+        container.state, container.pid, container.started_at = "RUNNING", next(self._pids), self.clock.now()
         self._tell("STARTED", container)
         code = exit_code(container.command)
         if code is not None:

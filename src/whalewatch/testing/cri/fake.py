@@ -13,6 +13,7 @@ from whalewatch.testing.cri.faults import CRIFaults
 from whalewatch.testing.cri.service import Service
 from whalewatch.testing.shared.calls import CallFaults
 from whalewatch.testing.shared.grpc_engine import FakeGrpcEngine
+from whalewatch.testing.shared.grpc_server import Server
 from whalewatch.testing.shared.protobuf import copied
 
 if TYPE_CHECKING:
@@ -62,10 +63,12 @@ class FakeCRI(FakeGrpcEngine):
         """
         super().__init__(path, "cri.sock")
         self._state = CRIState(self._changed, start_pid, pod_events)
-        calls = CallFaults(frozenset(KINDS.values()))
+        self._events = self._state.events
+        calls = CallFaults(KINDS.values())
         answers = Answers(self._state, Runtime(runtime, version))
         service = Service(answers, self._state.events, calls, self.requests, self._changed)
-        self.faults = CRIFaults(self._state, calls, self._serve_by(service, self._state.events))
+        self._server = Server(service)
+        self.faults = CRIFaults(self._state, calls, self._server)
 
     # ---- what it knows
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 import re
 import signal as signals
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from whalewatch.testing.docker.events import EventLog
 from whalewatch.testing.docker.networks import Networks
 from whalewatch.testing.docker.restarts import Restarts
 from whalewatch.testing.docker.state import (
-    Clock,
     FakeContainer,
     FakeDockerError,
     FakeEndpoint,
@@ -19,6 +19,8 @@ from whalewatch.testing.docker.state import (
     Status,
     attributes_of,
 )
+from whalewatch.testing.shared.clock import Clock
+from whalewatch.testing.shared.commands import KILLED
 
 if TYPE_CHECKING:
     import asyncio
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _SINCE_23 = 23  # the major version from which `die` has execDuration and follows the network's disconnect
-KILLED = 137  # the exit code of a process ended by SIGKILL
 
 
 class EngineState:
@@ -56,7 +57,7 @@ class EngineState:
         self.networks = Networks(self.events, self.clock, self.new_id)
         self._names: dict[str, FakeContainer] = {}
         self._major = int(version.partition(".")[0])
-        self._next_pid = start_pid
+        self._pids = count(start_pid)
         self._restarts = Restarts(self._start, restart_delay)
         self._stop_before_die = stop_before_die
 
@@ -147,8 +148,7 @@ class EngineState:
     def _start(self, container: FakeContainer) -> None:
         for endpoint in list(container.endpoints.values()):
             self.networks.attach(container, endpoint)
-        container.pid = self._next_pid
-        self._next_pid += 1
+        container.pid = next(self._pids)
         container.status = "running"
         container.started = self.clock.now()
         container.exit_code = 0

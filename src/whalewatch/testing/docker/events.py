@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from whalewatch.testing.docker.filters import EventFilter
-    from whalewatch.testing.docker.state import Clock
+    from whalewatch.testing.shared.clock import Clock
 
 RING_SIZE = 256  # events of all types that the engine remembers
 SUBSCRIBER_SLOTS = 1024  # events that the engine holds back for one subscriber

@@ -6,23 +6,22 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from whalewatch.testing.docker.engine import KILLED, EngineState
+from whalewatch.testing.docker.engine import EngineState
 from whalewatch.testing.docker.faults import Faults
 from whalewatch.testing.docker.http_api import Handlers
-from whalewatch.testing.docker.routes import Identity
+from whalewatch.testing.docker.routes import KINDS, Identity
 from whalewatch.testing.docker.server import Server
 from whalewatch.testing.docker.state import signal_number, split_addresses
 from whalewatch.testing.shared.calls import CallFaults
+from whalewatch.testing.shared.commands import KILLED
 from whalewatch.testing.shared.engine import FakeEngine
 
 if TYPE_CHECKING:
     import os
     import ssl
-    from collections import Counter
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from whalewatch.testing.docker.events import Subscriber
     from whalewatch.testing.docker.state import FakeContainer
 
 _PROJECT_LABEL = "com.docker.compose.project"
@@ -91,10 +90,10 @@ class FakeDocker(FakeEngine):
         new_id = self._state.new_id()
         engine_id = engine_id or "-".join((new_id[:8], new_id[8:12], new_id[12:16], new_id[16:20], new_id[20:32]))
         identity = Identity(engine_id, "fake", version, api_version, min_api_version)
-        calls = CallFaults()
-        self._handlers = Handlers(self._state, calls, identity, self._changed)
+        self._events = self._state.events
+        calls = CallFaults(KINDS)
+        self._handlers = Handlers(self._state, calls, identity, self.requests, self._changed)
         self._server = Server(self._handlers.handle, host, port, ssl_context)
-        self.requests: Counter[str] = self._handlers.requests
         self.faults = Faults(self._state, calls, self._handlers, self._server)
 
     async def _serve(self, path: Path, folder: Path) -> None:  # noqa: ARG002 - it needs nothing else
@@ -106,10 +105,6 @@ class FakeDocker(FakeEngine):
             await self._server.close()
         finally:
             self._state.close()
-
-    @property
-    def _subscribers(self) -> Collection[Subscriber]:
-        return self._state.events.subscribers
 
     @property
     def tcp_address(self) -> str:

@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 import time
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -17,6 +16,7 @@ from whalewatch.testing.docker.routes import Call, Routes, find_route, parse_bod
 from whalewatch.testing.docker.state import FakeDockerError
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Callable, Mapping
 
     from whalewatch.testing.docker.engine import EngineState
@@ -30,15 +30,18 @@ _WITHOUT_BODY = frozenset({204, 304})
 
 
 class Handlers:
-    """Answers requests.
+    """Answers requests."""
 
-    Attributes:
-        requests: The requests that have arrived, by kind.
-    """
-
-    def __init__(self, state: EngineState, calls: CallFaults, identity: Identity, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        state: EngineState,
+        calls: CallFaults,
+        identity: Identity,
+        requests: Counter[str],
+        changed: Callable[[], None],
+    ) -> None:
         """Answer for a state; ``changed`` is called when something happens that a test may wait for."""
-        self.requests: Counter[str] = Counter()
+        self._requests = requests
         self._state = state
         self._calls = calls
         self._identity = identity
@@ -104,7 +107,7 @@ class Handlers:
         if match := _VERSIONED.fullmatch(path):
             api, path = match[1], match[2]
         kind, target = find_route(request.method, path)
-        self.requests[kind] += 1
+        self._requests[kind] += 1
         self._changed()
         await self._thawed.wait()
         try:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from whalewatch.testing.docker.events import EventLog
-    from whalewatch.testing.docker.state import Clock
+    from whalewatch.testing.shared.clock import Clock
 
 _WITHOUT_ADDRESSES = frozenset({"host", "null"})
 

@@ -61,6 +61,7 @@ class Call:
     body: Mapping[str, Any]
 
 
+_OPERATIONS = ("kill", "pause", "rename", "restart", "start", "stop", "unpause", "wait")
 _ROUTES = [
     (method, re.compile(pattern), kind)
     for method, pattern, kind in (
@@ -72,7 +73,7 @@ _ROUTES = [
         ("GET", r"/containers/json", "list"),
         ("GET", r"/containers/([^/]+)/json", "inspect"),
         ("POST", r"/containers/create", "create"),
-        ("POST", r"/containers/([^/]+)/(?P<kind>start|stop|kill|restart|pause|unpause|rename|wait)", ""),
+        *(("POST", rf"/containers/([^/]+)/{kind}", kind) for kind in _OPERATIONS),
         ("POST", r"/containers/([^/]+)/exec", "exec_create"),
         ("DELETE", r"/containers/([^/]+)", "remove"),
         ("POST", r"/exec/([^/]+)/start", "exec_start"),
@@ -88,12 +89,15 @@ _ROUTES = [
     )
 ]
 
+KINDS = frozenset({"subscribe", "unknown", *(kind for _, _, kind in _ROUTES)})
+"""The kinds of calls; "subscribe" is the later part of "events"."""
+
 
 def find_route(method: str, path: str) -> tuple[str, str]:
     """Return the kind of a request and what it is about, from the path without its version; or "unknown"."""
     for expected, pattern, kind in _ROUTES:
         if method == expected and (match := pattern.fullmatch(path)):
-            return kind or match["kind"], match[1] if match.groups() else ""
+            return kind, match[1] if match.groups() else ""
     return "unknown", ""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal as signals
-import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -45,26 +44,6 @@ def rfc3339(nanoseconds: int) -> str:
     seconds, fraction = divmod(nanoseconds, 1_000_000_000)
     text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     return f"{text}.{fraction:09d}".rstrip("0").rstrip(".") + "Z"
-
-
-class Clock:
-    """The engine's clock: nanoseconds since the epoch, each reading later than the one before it."""
-
-    def __init__(self) -> None:
-        """Start with the time of this machine."""
-        self._last = 0
-        self._offset = 0
-
-    def now(self) -> int:
-        """Return a time, in nanoseconds, that was never returned before."""
-        self._last = max(time.time_ns() + self._offset, self._last + 1)
-        return self._last
-
-    def shift(self, nanoseconds: int) -> None:
-        """Step the clock, as an administrator would; only a step back makes it repeat itself."""
-        self._offset += nanoseconds
-        if nanoseconds < 0:
-            self._last = 0
 
 
 @frozen

@@ -1,4 +1,4 @@
-"""What can go wrong with single calls to the fake Docker engine: they hang, fail, are slow, garbled, or held."""
+"""What can go wrong with single calls to a fake engine: they hang, fail, are slow, garbled, or held."""
 
 from __future__ import annotations
 
@@ -14,44 +14,10 @@ from whalewatch.testing.shared.fault import Fault
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-KINDS = frozenset(
-    {
-        "create",
-        "events",
-        "exec_create",
-        "exec_inspect",
-        "exec_start",
-        "image_tag",
-        "info",
-        "inspect",
-        "kill",
-        "list",
-        "network_connect",
-        "network_create",
-        "network_disconnect",
-        "network_list",
-        "network_remove",
-        "pause",
-        "ping",
-        "remove",
-        "rename",
-        "restart",
-        "start",
-        "stop",
-        "subscribe",
-        "unknown",
-        "unpause",
-        "version",
-        "volume_create",
-        "volume_remove",
-        "wait",
-    }
-)
-
 
 @frozen
 class Answer:
-    """What a call is answered with instead of the truth; with ``half``, half of the truth."""
+    """What a call is answered with instead of the truth: a status of its protocol; with ``half``, half of the truth."""
 
     status: int
     body: bytes | None = None
@@ -135,7 +101,7 @@ class _Rule:
 class CallFaults:
     """The faults of single calls that are in force, in the order in which they came."""
 
-    def __init__(self, kinds: Collection[str] = KINDS) -> None:
+    def __init__(self, kinds: Collection[str]) -> None:
         """Start without any; ``kinds`` are the calls that there are."""
         self._kinds = kinds
         self._rules: list[_Rule] = []
@@ -151,7 +117,7 @@ class CallFaults:
         answer: Answer | None = None,
         count: int | None = None,
     ) -> Gate:
-        """Put a fault in the way of calls of this kind, about this container if one is given.
+        """Put a fault in the way of calls of this kind, about this target if one is given.
 
         Raises:
             ValueError: There is no such kind of call.

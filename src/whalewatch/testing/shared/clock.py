@@ -1,4 +1,4 @@
-"""The clock of the fake engines that speak gRPC."""
+"""The clock of the fake engines."""
 
 from __future__ import annotations
 
@@ -11,8 +11,15 @@ class Clock:
     def __init__(self) -> None:
         """Start with the time of this machine."""
         self._last = 0
+        self._offset = 0
 
     def now(self) -> int:
         """Return a time, in nanoseconds, that was never returned before."""
-        self._last = max(time.time_ns(), self._last + 1)
+        self._last = max(time.time_ns() + self._offset, self._last + 1)
         return self._last
+
+    def shift(self, nanoseconds: int) -> None:
+        """Step the clock, as an administrator would; only a step back makes it repeat itself."""
+        self._offset += nanoseconds
+        if nanoseconds < 0:
+            self._last = 0

@@ -6,19 +6,16 @@ import asyncio
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     import os
-    from collections import Counter
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
     from types import TracebackType
 
-
-class _Subscriber(Protocol):
-    @property
-    def pending(self) -> int: ...
+    from whalewatch.testing.shared.event_bus import EventBus
 
 
 class FakeEngine(ABC):
@@ -28,7 +25,7 @@ class FakeEngine(ABC):
         requests: The calls that have arrived, by kind.
     """
 
-    requests: Counter[str]
+    _events: EventBus[Any, Any]
 
     def __init__(self, path: str | os.PathLike[str] | None, socket: str) -> None:
         """Prepare an engine.
@@ -37,6 +34,7 @@ class FakeEngine(ABC):
             path: The Unix socket to serve at. Default: one in a temporary folder of its own.
             socket: The name of the latter.
         """
+        self.requests: Counter[str] = Counter()
         self._path = None if path is None else Path(path)
         self._socket = socket
         self._own_folder: Path | None = None
@@ -50,11 +48,6 @@ class FakeEngine(ABC):
     @abstractmethod
     async def _stop(self) -> None:
         """Cut all connections."""
-
-    @property
-    @abstractmethod
-    def _subscribers(self) -> Collection[_Subscriber]:
-        """The open event streams that it knows."""
 
     async def __aenter__(self) -> Self:
         """Serve.
@@ -108,12 +101,12 @@ class FakeEngine(ABC):
     @property
     def subscribers(self) -> int:
         """The number of open event streams that the engine knows."""
-        return len(self._subscribers)
+        return len(self._events.subscribers)
 
     @property
     def unsent(self) -> int:
         """The number of events that wait in front of open event streams, the fullest one counting."""
-        return max((subscriber.pending for subscriber in self._subscribers), default=0)
+        return max((subscriber.pending for subscriber in self._events.subscribers), default=0)
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait until a condition holds that depends on attributes that count: `requests`, `subscribers`, `unsent`."""

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from whalewatch.testing.shared.engine import FakeEngine
-from whalewatch.testing.shared.grpc_server import Server
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Collection
     from pathlib import Path
 
-    import grpc
-
-    from whalewatch.testing.shared.event_bus import EventBus
+    from whalewatch.testing.shared.grpc_server import Server
 
 
 class FakeGrpcEngine(FakeEngine):
@@ -26,17 +20,6 @@ class FakeGrpcEngine(FakeEngine):
     """
 
     _server: Server
-    _events: EventBus[Any, Any]
-
-    def __init__(self, path: str | os.PathLike[str] | None, socket: str) -> None:
-        """Prepare an engine; arguments as for every fake engine."""
-        super().__init__(path, socket)
-        self.requests: Counter[str] = Counter()
-
-    def _serve_by(self, service: grpc.GenericRpcHandler, events: EventBus[Any, Any]) -> Server:
-        self._server = Server(service)
-        self._events = events
-        return self._server
 
     async def _serve(self, path: Path, folder: Path) -> None:
         await self._server.start(path, folder / "behind.sock")
@@ -46,10 +29,6 @@ class FakeGrpcEngine(FakeEngine):
             await self._server.close()
         finally:
             self._events.close()
-
-    @property
-    def _subscribers(self) -> Collection[Any]:
-        return self._events.subscribers
 
     def publish(self, message: bytes) -> None:
         """Send bytes as an event to all streams, whatever these have asked for."""
