@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
+from whalewatch.testing.containerd.state import FakeContainerdError
 from whalewatch.testing.shared.event_bus import EventBus, Stream
 from whalewatch.testing.shared.protobuf import Text, message, moment, raw
 
@@ -33,10 +34,6 @@ class FakeEvent:
     envelope: bytes
 
 
-class FilterError(ValueError):
-    """A filter that containerd would not understand."""
-
-
 _CONDITION = re.compile(r'([\w.]+)(?:(==|!=|~=)("(?:[^"\\]|\\.)*"|[/|](?:[^/|\\]|\\.)*[/|]|[^,"/|][^,]*))?(?:,|$)')
 
 
@@ -47,14 +44,15 @@ class Filter:
         """Parse ``field==value``, ``field!=value``, ``field~=pattern`` or ``field`` (is not empty), joined by commas.
 
         Raises:
-            FilterError: It cannot be parsed.
+            FakeContainerdError: It cannot be parsed.
         """
         self._conditions: list[tuple[str, str, str]] = []
         position = 0
         while position < len(text):
             found = _CONDITION.match(text, position)
             if found is None:
-                raise FilterError(f"filters: parse error: [{text}]")
+                reason = f"subscription error: filters: parse error: [{text}]: invalid argument"
+                raise FakeContainerdError("UNKNOWN", reason)
             name, operator, value = found.group(1), found.group(2) or "", found.group(3) or ""
             if value[:1] in {'"', "/", "|"}:
                 value = re.sub(r"\\(.)", r"\1", value[1:-1])
@@ -87,7 +85,7 @@ class Subscriber(Stream):
         """Subscribe to what one of the filters matches; to everything if there is none.
 
         Raises:
-            FilterError: A filter cannot be parsed.
+            FakeContainerdError: A filter cannot be parsed.
         """
         super().__init__()
         self._filters = [Filter(text) for text in filters]

@@ -69,8 +69,7 @@ class FakeContainerd(FakeGrpcEngine):
         self._events = self._state.events
         calls = CallFaults(KINDS.values())
         answers = Answers(self._state, identity)
-        service = Service(answers, self._state.events, calls, self.requests, self._changed, list_stream=list_stream)
-        self._server = Server(service)
+        self._server = Server(Service(self, calls, answers, list_stream=list_stream))
         self.faults = ContainerdFaults(self._state, calls, answers, self._server)
 
     # ---- what it knows

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 from attrs import define, field
 
+from whalewatch.testing.shared.grpc_error import FakeGrpcError
+
 if TYPE_CHECKING:
     from asyncio import Future
 
@@ -17,19 +19,8 @@ STATUSES: tuple[Status, ...] = ("UNKNOWN", "CREATED", "RUNNING", "STOPPED", "PAU
 """The states of a task, by their numbers on the wire."""
 
 
-class FakeContainerdError(Exception):
-    """The fake refuses an operation, as containerd would.
-
-    Attributes:
-        code: The name of the gRPC status that the same operation is answered with on the wire, such as "NOT_FOUND".
-        message: The engine's explanation.
-    """
-
-    def __init__(self, code: str, message: str) -> None:
-        """Refuse with the gRPC status of that name and the ``message``."""
-        super().__init__(code, message)
-        self.code = code
-        self.message = message
+class FakeContainerdError(FakeGrpcError):
+    """The fake refuses an operation, as containerd would."""
 
 
 @define(eq=False)

@@ -66,8 +66,7 @@ class FakeCRI(FakeGrpcEngine):
         self._events = self._state.events
         calls = CallFaults(KINDS.values())
         answers = Answers(self._state, Runtime(runtime, version))
-        service = Service(answers, self._state.events, calls, self.requests, self._changed)
-        self._server = Server(service)
+        self._server = Server(Service(self, calls, answers, self._state.events))
         self.faults = CRIFaults(self._state, calls, self._server)
 
     # ---- what it knows

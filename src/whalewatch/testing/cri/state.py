@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 from attrs import define, field, frozen
 
+from whalewatch.testing.shared.grpc_error import FakeGrpcError
+
 if TYPE_CHECKING:
     from whalewatch.testing.shared.protobuf import Text
 
@@ -20,19 +22,8 @@ EVENT_TYPES: tuple[PodEventType, ...] = ("CREATED", "STARTED", "STOPPED", "DELET
 """The types of events, by their numbers on the wire."""
 
 
-class FakeCRIError(Exception):
-    """The fake refuses an operation, as a CRI engine would.
-
-    Attributes:
-        code: The name of the gRPC status that the same operation is answered with on the wire, such as "NOT_FOUND".
-        message: The engine's explanation.
-    """
-
-    def __init__(self, code: str, message: str) -> None:
-        """Refuse with the gRPC status of that name and the ``message``."""
-        super().__init__(code, message)
-        self.code = code
-        self.message = message
+class FakeCRIError(FakeGrpcError):
+    """The fake refuses an operation, as a CRI engine would."""
 
 
 @define(eq=False)
