@@ -57,7 +57,7 @@ from whalewatch.cli.render import (
     summary,
     widths,
 )
-from whalewatch.testing import FakeContainer, FakeDocker
+from whalewatch.testing import FakeDocker, FakeDockerContainer
 
 PATIENCE = 3.0
 """Seconds that a Docker engine has to answer before one is simulated."""
@@ -438,35 +438,35 @@ class Simulation:
             health="starting" if service.checked else None,
         )
 
-    def _end(self, container: FakeContainer) -> None:
+    def _end(self, container: FakeDockerContainer) -> None:
         if container.status == "paused" or self._random.random() < 0.5:  # noqa: PLR2004 - a coin
             self._docker.remove(container.id, force=True)
         else:
             self._docker.exit(container.id, self._random.choice((0, 0, 1, 3, 143)))
             self._docker.remove(container.id)
 
-    def _restart(self, container: FakeContainer) -> None:
+    def _restart(self, container: FakeDockerContainer) -> None:
         self._docker.restart(container.id)
 
-    def _pause(self, container: FakeContainer) -> None:
+    def _pause(self, container: FakeDockerContainer) -> None:
         if container.status == "paused":
             self._docker.unpause(container.id)
         else:
             self._docker.pause(container.id)
 
-    def _check_health(self, container: FakeContainer) -> None:
+    def _check_health(self, container: FakeDockerContainer) -> None:
         if container.status == "paused":
             self._docker.unpause(container.id)
         elif container.health is not None:
             self._docker.set_health(container.id, "unhealthy" if container.health == "healthy" else "healthy")
 
-    def _rename(self, container: FakeContainer) -> None:
+    def _rename(self, container: FakeDockerContainer) -> None:
         name = container.name.removesuffix("-old")
         name = name if name != container.name else f"{name}-old"
         if name not in self._names:
             self._docker.rename(container.id, name)
 
-    def _move(self, container: FakeContainer) -> None:
+    def _move(self, container: FakeDockerContainer) -> None:
         if "edge" in container.endpoints:
             self._docker.disconnect("edge", container.id)
         else:

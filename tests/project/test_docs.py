@@ -21,7 +21,7 @@ import pytest
 
 import whalewatch
 from whalewatch import containerd, cri, moby
-from whalewatch.testing import ContainerdFaults, CRIFaults, FakeContainerd, FakeCRI, FakeDocker, Faults, Gate
+from whalewatch.testing import ContainerdFaults, CRIFaults, DockerFaults, FakeContainerd, FakeCRI, FakeDocker, Gate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -186,7 +186,7 @@ def test_the_tables_of_faults_name_what_exists() -> None:
     table = "\n".join(line for line in section.splitlines() if line.startswith("|"))
     names = re.findall(r"`([a-z]\w*)\(", table)
     assert len(names) > 15
-    assert all(any(hasattr(kind, name) for kind in (Faults, ContainerdFaults, CRIFaults, Gate)) for name in names)
+    assert all(any(hasattr(kind, name) for kind in (DockerFaults, ContainerdFaults, CRIFaults, Gate)) for name in names)
 
 
 @pytest.mark.parametrize(

@@ -25,20 +25,21 @@ if TYPE_CHECKING:
     from whalewatch.testing.cri.faults import CRIFaults
     from whalewatch.testing.cri.state import FakeCRIError, FakePod, FakePodContainer, FakePodEvent
     from whalewatch.testing.docker.fake import FakeDocker
-    from whalewatch.testing.docker.faults import Faults
-    from whalewatch.testing.docker.state import FakeContainer, FakeDockerError
+    from whalewatch.testing.docker.faults import DockerFaults
+    from whalewatch.testing.docker.state import FakeDockerContainer, FakeDockerError
     from whalewatch.testing.shared.calls import Gate
     from whalewatch.testing.shared.fault import Fault
 
 __all__ = [
     "CRIFaults",
     "ContainerdFaults",
+    "DockerFaults",
     "FakeCRI",
     "FakeCRIError",
-    "FakeContainer",
     "FakeContainerd",
     "FakeContainerdError",
     "FakeDocker",
+    "FakeDockerContainer",
     "FakeDockerError",
     "FakeEvent",
     "FakePod",
@@ -48,19 +49,19 @@ __all__ = [
     "FakeRecord",
     "FakeTask",
     "Fault",
-    "Faults",
     "Gate",
 ]
 
 _MODULES = {
     "CRIFaults": "cri.faults",
     "ContainerdFaults": "containerd.faults",
+    "DockerFaults": "docker.faults",
     "FakeCRI": "cri.fake",
     "FakeCRIError": "cri.state",
-    "FakeContainer": "docker.state",
     "FakeContainerd": "containerd.fake",
     "FakeContainerdError": "containerd.state",
     "FakeDocker": "docker.fake",
+    "FakeDockerContainer": "docker.state",
     "FakeDockerError": "docker.state",
     "FakeEvent": "containerd.events",
     "FakePod": "cri.state",
@@ -70,7 +71,6 @@ _MODULES = {
     "FakeRecord": "containerd.state",
     "FakeTask": "containerd.state",
     "Fault": "shared.fault",
-    "Faults": "docker.faults",
     "Gate": "shared.calls",
 }
 

@@ -12,7 +12,7 @@ from whalewatch.testing.docker.events import EventLog
 from whalewatch.testing.docker.networks import Networks
 from whalewatch.testing.docker.restarts import Restarts
 from whalewatch.testing.docker.state import (
-    FakeContainer,
+    FakeDockerContainer,
     FakeDockerError,
     FakeEndpoint,
     FakeExec,
@@ -50,12 +50,12 @@ class EngineState:
         """Start without containers."""
         self.clock = Clock()
         self.events = EventLog(self.clock, changed)
-        self.containers: dict[str, FakeContainer] = {}
+        self.containers: dict[str, FakeDockerContainer] = {}
         self.execs: dict[str, FakeExec] = {}
         self.images = {"tiny": self._image_id("tiny")}
         self._random = random.Random(seed)  # noqa: S311 - ids, not secrets
         self.networks = Networks(self.events, self.clock, self.new_id)
-        self._names: dict[str, FakeContainer] = {}
+        self._names: dict[str, FakeDockerContainer] = {}
         self._major = int(version.partition(".")[0])
         self._pids = count(start_pid)
         self._restarts = Restarts(self._start, restart_delay)
@@ -67,7 +67,7 @@ class EngineState:
         """Return a new id of 64 hexadecimal digits."""
         return f"{self._random.getrandbits(256):064x}"
 
-    def container(self, name_or_id: str) -> FakeContainer:
+    def container(self, name_or_id: str) -> FakeDockerContainer:
         """Return a container by id, name, or the beginning of its id.
 
         Raises:
@@ -108,11 +108,11 @@ class EngineState:
         privileged: bool = False,
         restart: str = "no",
         maximum_retries: int = 0,
-    ) -> FakeContainer:
+    ) -> FakeDockerContainer:
         """Create a container: `create`."""
         new_id = self.new_id()
         name = new_id[:12] if name is None else self._free_name(name)
-        container = FakeContainer(
+        container = FakeDockerContainer(
             new_id,
             name,
             image,
@@ -134,7 +134,7 @@ class EngineState:
         self._tell(container, "create")
         return container
 
-    def start(self, container: FakeContainer) -> bool:
+    def start(self, container: FakeDockerContainer) -> bool:
         """Start a container: `connect`, `start`; False if it was started already."""
         if container.status == "paused":
             raise FakeDockerError(409, "cannot start a paused container, try unpause instead")
@@ -145,7 +145,7 @@ class EngineState:
         self._start(container)
         return True
 
-    def _start(self, container: FakeContainer) -> None:
+    def _start(self, container: FakeDockerContainer) -> None:
         for endpoint in list(container.endpoints.values()):
             self.networks.attach(container, endpoint)
         container.pid = next(self._pids)
@@ -157,7 +157,7 @@ class EngineState:
             container.health, container.failing_streak = "starting", 0
         self._tell(container, "start")
 
-    def stop(self, container: FakeContainer, exit_code: int = KILLED) -> bool:
+    def stop(self, container: FakeDockerContainer, exit_code: int = KILLED) -> bool:
         """Stop a container: `kill`, `disconnect`, `die`, `stop`; False if it was stopped already.
 
         With exit code 137 it does not heed SIGTERM, so that there are two `kill`.
@@ -179,7 +179,7 @@ class EngineState:
         self._end(container, exit_code, stop=True)
         return True
 
-    def kill(self, container: FakeContainer, exit_code: int = KILLED, signal: int = signals.SIGKILL) -> None:
+    def kill(self, container: FakeDockerContainer, exit_code: int = KILLED, signal: int = signals.SIGKILL) -> None:
         """Signal a container: `kill`, and after SIGKILL `disconnect`, `die`.
 
         Other signals are ignored by a process with PID 1, unless it says otherwise.
@@ -198,7 +198,7 @@ class EngineState:
             container.manually_stopped = True
             self._end(container, exit_code)
 
-    def exit(self, container: FakeContainer, exit_code: int = 0, *, oom: bool = False) -> None:
+    def exit(self, container: FakeDockerContainer, exit_code: int = 0, *, oom: bool = False) -> None:
         """Let the process end by itself: `disconnect`, `die`, and what the restart policy says."""
         self._must_run(container)
         if oom:
@@ -206,20 +206,20 @@ class EngineState:
             self._tell(container, "oom")
         self._end(container, exit_code, restart=container.restarts_after(exit_code))
 
-    def finish_restart(self, container: FakeContainer) -> None:
+    def finish_restart(self, container: FakeDockerContainer) -> None:
         """Let the restart policy start a container that is restarting, now: `connect`, `start`."""
         if container.status != "restarting":
             raise FakeDockerError(409, f"Container {container.id} is not restarting")
         self._restarts.cancel(container)
         self._start(container)
 
-    def restart(self, container: FakeContainer, exit_code: int = KILLED) -> None:
+    def restart(self, container: FakeDockerContainer, exit_code: int = KILLED) -> None:
         """Stop a container, if need be, and start it: the events of both, then `restart`."""
         self.stop(container, exit_code)
         self.start(container)
         self._tell(container, "restart")
 
-    def pause(self, container: FakeContainer) -> None:
+    def pause(self, container: FakeDockerContainer) -> None:
         """Pause a container: `pause`. Its health reads "unhealthy" from now on, which no event tells."""
         self._must_run(container)
         if container.status == "paused":
@@ -228,14 +228,14 @@ class EngineState:
         self._stop_probes(container)
         self._tell(container, "pause")
 
-    def unpause(self, container: FakeContainer) -> None:
+    def unpause(self, container: FakeDockerContainer) -> None:
         """Unpause a container: `unpause`. Its health stays "unhealthy" until it is probed again."""
         if container.status != "paused":
             raise FakeDockerError(500, f"Container {container.id} is not paused")
         container.status = "running"
         self._tell(container, "unpause")
 
-    def rename(self, container: FakeContainer, name: str) -> None:
+    def rename(self, container: FakeDockerContainer, name: str) -> None:
         """Rename a container: `rename`."""
         old = container.name
         if not name:
@@ -249,7 +249,7 @@ class EngineState:
         self._names[container.name] = container
         self._tell(container, "rename", oldName=f"/{old}")
 
-    def remove(self, container: FakeContainer, *, force: bool = False) -> None:
+    def remove(self, container: FakeDockerContainer, *, force: bool = False) -> None:
         """Remove a container: `destroy`; a living one with force only: `kill`, `disconnect`, `die`, `destroy`."""
         if container.alive or container.status == "restarting":
             if not force:
@@ -265,7 +265,7 @@ class EngineState:
         self._tell(container, "destroy")
         self._resolve(container.removal_waiters, container.exit_code)
 
-    def exec_create(self, container: FakeContainer, command: Sequence[str], exit_code: int = 0) -> FakeExec:
+    def exec_create(self, container: FakeDockerContainer, command: Sequence[str], exit_code: int = 0) -> FakeExec:
         """Prepare a further process: `exec_create: COMMAND`."""
         self._must_run(container)
         if container.status == "paused":
@@ -284,7 +284,7 @@ class EngineState:
         process.ended = True
         self._tell(process.container, "exec_die", execID=process.id, exitCode=str(process.exit_code))
 
-    def set_health(self, container: FakeContainer, health: str) -> None:
+    def set_health(self, container: FakeDockerContainer, health: str) -> None:
         """Let a probe find a container's health: `health_status: HEALTH`, on change only."""
         if container.health_check is None:
             container.health_check = {"Test": ["CMD", "/bin/true"]}
@@ -322,10 +322,12 @@ class EngineState:
 
     # ---- inside
 
-    def _tell(self, container: FakeContainer, action: str, **extra: str) -> None:
+    def _tell(self, container: FakeDockerContainer, action: str, **extra: str) -> None:
         self.events.emit("container", action, container.id, attributes_of(container, extra))
 
-    def _end(self, container: FakeContainer, exit_code: int, *, stop: bool = False, restart: bool = False) -> None:
+    def _end(
+        self, container: FakeDockerContainer, exit_code: int, *, stop: bool = False, restart: bool = False
+    ) -> None:
         finished = self.clock.now()
         extra = {"exitCode": str(exit_code)}
         if self._major >= _SINCE_23:
@@ -349,7 +351,7 @@ class EngineState:
         if restart:
             self._restarts.schedule(container)
 
-    def _settle(self, container: FakeContainer, status: Status) -> None:
+    def _settle(self, container: FakeDockerContainer, status: Status) -> None:
         container.pid = 0
         container.status = status
         if status == "exited":
@@ -363,13 +365,13 @@ class EngineState:
         waiters.clear()
 
     @staticmethod
-    def _stop_probes(container: FakeContainer) -> None:
+    def _stop_probes(container: FakeDockerContainer) -> None:
         # The engine calls unhealthy whatever it no longer probes, and keeps that to itself.
         if container.health_check is not None:
             container.health = "unhealthy"
 
     @staticmethod
-    def _must_run(container: FakeContainer) -> None:
+    def _must_run(container: FakeDockerContainer) -> None:
         if container.status == "restarting":
             raise FakeDockerError(409, f"Container {container.id} is restarting, wait until the container is running")
         if not container.alive:

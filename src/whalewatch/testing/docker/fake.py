@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from whalewatch.testing.docker.engine import EngineState
-from whalewatch.testing.docker.faults import Faults
+from whalewatch.testing.docker.faults import DockerFaults
 from whalewatch.testing.docker.http_api import Handlers
 from whalewatch.testing.docker.routes import KINDS, Identity
 from whalewatch.testing.docker.server import Server
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from whalewatch.testing.docker.state import FakeContainer
+    from whalewatch.testing.docker.state import FakeDockerContainer
 
 _PROJECT_LABEL = "com.docker.compose.project"
 
@@ -94,7 +94,7 @@ class FakeDocker(FakeEngine):
         calls = CallFaults(KINDS)
         self._handlers = Handlers(self._state, calls, identity, self.requests, self._changed)
         self._server = Server(self._handlers.handle, host, port, ssl_context)
-        self.faults = Faults(self._state, calls, self._handlers, self._server)
+        self.faults = DockerFaults(self._state, calls, self._handlers, self._server)
 
     async def _serve(self, path: Path, folder: Path) -> None:  # noqa: ARG002 - it needs nothing else
         await self._server.listen(path)
@@ -116,7 +116,7 @@ class FakeDocker(FakeEngine):
     # ---- what it knows
 
     @property
-    def containers(self) -> Mapping[str, FakeContainer]:
+    def containers(self) -> Mapping[str, FakeDockerContainer]:
         """All containers by id, live: read-only."""
         return MappingProxyType(self._state.containers)
 
@@ -125,7 +125,7 @@ class FakeDocker(FakeEngine):
         """The number of events that slow subscribers have lost; `until` heeds it too."""
         return self._state.events.dropped
 
-    def container(self, name_or_id: str) -> FakeContainer:
+    def container(self, name_or_id: str) -> FakeDockerContainer:
         """Return a container by id, name, or the beginning of its id.
 
         Raises:

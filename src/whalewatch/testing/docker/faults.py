@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from whalewatch.testing.shared.calls import CallFaults
 
 
-class Faults(EngineFaults[Event]):
+class DockerFaults(EngineFaults[Event]):
     """Faults of a `FakeDocker`, as its attribute ``faults``.
 
     Most methods return a `Fault` (or `Gate`) with ``undo()``, also a context manager that undoes it at the end

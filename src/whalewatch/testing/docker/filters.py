@@ -13,7 +13,7 @@ from whalewatch.testing.docker.state import FakeDockerError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from whalewatch.testing.docker.state import FakeContainer
+    from whalewatch.testing.docker.state import FakeDockerContainer
 
 Filters: TypeAlias = "dict[str, tuple[str, ...]]"
 
@@ -109,7 +109,9 @@ class EventFilter:
         )
 
 
-def filter_containers(containers: Iterable[FakeContainer], filters: Filters, *, every: bool) -> list[FakeContainer]:
+def filter_containers(
+    containers: Iterable[FakeDockerContainer], filters: Filters, *, every: bool
+) -> list[FakeDockerContainer]:
     """Choose what ``/containers/json`` lists, the newest first.
 
     Args:

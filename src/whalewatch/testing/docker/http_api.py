@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from whalewatch.testing.docker.engine import EngineState
     from whalewatch.testing.docker.routes import Identity
-    from whalewatch.testing.docker.state import FakeContainer
+    from whalewatch.testing.docker.state import FakeDockerContainer
     from whalewatch.testing.shared.calls import CallFaults
 
 _VERSIONED = re.compile(r"/v(\d+\.\d+)(/.*)")
@@ -58,12 +58,12 @@ class Handlers:
         }
 
     @property
-    def stale(self) -> list[FakeContainer] | None:
+    def stale(self) -> list[FakeDockerContainer] | None:
         """What listings say instead of the truth."""
         return self._routes.stale
 
     @stale.setter
-    def stale(self, containers: list[FakeContainer] | None) -> None:
+    def stale(self, containers: list[FakeDockerContainer] | None) -> None:
         self._routes.stale = containers
 
     # ---- the engine's process

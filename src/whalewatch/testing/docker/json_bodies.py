@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from whalewatch.testing.docker.state import rfc3339
 
 if TYPE_CHECKING:
-    from whalewatch.testing.docker.state import FakeContainer, FakeEndpoint, FakeExec, FakeNetwork
+    from whalewatch.testing.docker.state import FakeDockerContainer, FakeEndpoint, FakeExec, FakeNetwork
 
 JSON: TypeAlias = "dict[str, Any]"
 
@@ -36,7 +36,7 @@ def duration(nanoseconds: int) -> str:
     return f"{seconds // (365 * 24 * 3600)} years"
 
 
-def status_text(container: FakeContainer, now: int) -> str:
+def status_text(container: FakeDockerContainer, now: int) -> str:
     """Spell a container's state for people: "Up 2 seconds (healthy)"."""
     if container.alive:
         up = f"Up {duration(now - container.started)}"
@@ -52,7 +52,7 @@ def status_text(container: FakeContainer, now: int) -> str:
     return f"Restarting {ago}" if container.status == "restarting" else f"Exited {ago}"
 
 
-def _endpoint(container: FakeContainer, endpoint: FakeEndpoint, *, with_names: bool = False) -> JSON:
+def _endpoint(container: FakeDockerContainer, endpoint: FakeEndpoint, *, with_names: bool = False) -> JSON:
     network = endpoint.network
     has_names = with_names and network.name not in {"bridge", "host", "none"}
     gateway = endpoint.ipv4.rpartition(".")[0]
@@ -74,13 +74,13 @@ def _endpoint(container: FakeContainer, endpoint: FakeEndpoint, *, with_names: b
     }
 
 
-def _has_ports(container: FakeContainer) -> bool:
+def _has_ports(container: FakeDockerContainer) -> bool:
     return container.alive and any(
         endpoint.network.driver not in {"host", "null"} for endpoint in container.endpoints.values()
     )
 
 
-def _listed_ports(container: FakeContainer) -> list[JSON]:
+def _listed_ports(container: FakeDockerContainer) -> list[JSON]:
     if not _has_ports(container):
         return []
     listed: list[JSON] = []
@@ -94,7 +94,7 @@ def _listed_ports(container: FakeContainer) -> list[JSON]:
     return listed
 
 
-def _inspected_ports(container: FakeContainer) -> JSON:
+def _inspected_ports(container: FakeDockerContainer) -> JSON:
     if not _has_ports(container):
         return {}
     return {
@@ -105,13 +105,13 @@ def _inspected_ports(container: FakeContainer) -> JSON:
     }
 
 
-def _health(container: FakeContainer) -> JSON | None:
+def _health(container: FakeDockerContainer) -> JSON | None:
     if container.health is None:
         return None
     return {"Status": container.health, "FailingStreak": container.failing_streak, "Log": []}
 
 
-def listed(container: FakeContainer, image_id: str, now: int, *, with_health: bool) -> JSON:
+def listed(container: FakeDockerContainer, image_id: str, now: int, *, with_health: bool) -> JSON:
     """Spell a container as one item of ``/containers/json``; health has a field of its own from API 1.52 on."""
     item = {
         "Id": container.id,
@@ -139,7 +139,7 @@ def listed(container: FakeContainer, image_id: str, now: int, *, with_health: bo
     return item
 
 
-def inspected(container: FakeContainer, image_id: str) -> JSON:
+def inspected(container: FakeDockerContainer, image_id: str) -> JSON:
     """Spell a container as ``/containers/{id}/json``."""
     short = container.id[:12]
     state: JSON = {

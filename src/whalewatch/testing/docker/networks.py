@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve
 
-from whalewatch.testing.docker.state import FakeContainer, FakeDockerError, FakeEndpoint, FakeNetwork
+from whalewatch.testing.docker.state import FakeDockerContainer, FakeDockerError, FakeEndpoint, FakeNetwork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -64,7 +64,7 @@ class Networks:
         """Return a network by name, created if need be."""
         return self._networks.get(name) or self.create(name)
 
-    def remove(self, network: FakeNetwork, containers: Iterable[FakeContainer]) -> None:
+    def remove(self, network: FakeNetwork, containers: Iterable[FakeDockerContainer]) -> None:
         """Remove a network that no running container uses: `destroy`."""
         if any(container.alive and network.name in container.endpoints for container in containers):
             raise FakeDockerError(
@@ -76,7 +76,7 @@ class Networks:
         del self._networks[network.name]
         self._events.emit("network", "destroy", network.id, {"name": network.name, "type": network.driver})
 
-    def connect(self, network: FakeNetwork, container: FakeContainer, addresses: tuple[str, ...] = ()) -> None:
+    def connect(self, network: FakeNetwork, container: FakeDockerContainer, addresses: tuple[str, ...] = ()) -> None:
         """Connect a container: `connect`, if it is running."""
         if network.name in container.endpoints and container.alive:
             message = f"endpoint with name {container.name} already exists in network {network.name}"
@@ -85,7 +85,7 @@ class Networks:
         if container.alive:
             self.attach(container, endpoint)
 
-    def disconnect(self, network: FakeNetwork, container: FakeContainer) -> None:
+    def disconnect(self, network: FakeNetwork, container: FakeDockerContainer) -> None:
         """Disconnect a container: `disconnect`."""
         if network.name not in container.endpoints:
             raise FakeDockerError(500, f"container {container.id} is not connected to network {network.name}")
@@ -95,7 +95,7 @@ class Networks:
             # The engine says it twice, for the endpoint and for the sandbox.
             self._tell("disconnect", network, container)
 
-    def attach(self, container: FakeContainer, endpoint: FakeEndpoint) -> None:
+    def attach(self, container: FakeDockerContainer, endpoint: FakeEndpoint) -> None:
         """Give a container that starts its addresses in a network: `connect`."""
         ipv4 = next((address for address in endpoint.addresses if ":" not in address), "")
         ipv6 = next((address for address in endpoint.addresses if ":" in address), "")
@@ -105,12 +105,12 @@ class Networks:
         container.endpoints[endpoint.network.name] = evolve(endpoint, id=self._new_id(), ipv4=ipv4, ipv6=ipv6)
         self._tell("connect", endpoint.network, container)
 
-    def release(self, container: FakeContainer, endpoints: Iterable[FakeEndpoint]) -> None:
+    def release(self, container: FakeDockerContainer, endpoints: Iterable[FakeEndpoint]) -> None:
         """Take the addresses of a container that ends: `disconnect`."""
         for endpoint in endpoints:
             container.endpoints[endpoint.network.name] = evolve(endpoint, id="", ipv4="", ipv6="")
             self._tell("disconnect", endpoint.network, container)
 
-    def _tell(self, action: str, network: FakeNetwork, container: FakeContainer) -> None:
+    def _tell(self, action: str, network: FakeNetwork, container: FakeDockerContainer) -> None:
         attributes = {"container": container.id, "name": network.name, "type": network.driver}
         self._events.emit("network", action, network.id, attributes)

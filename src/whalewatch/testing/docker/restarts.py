@@ -8,27 +8,27 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from whalewatch.testing.docker.state import FakeContainer
+    from whalewatch.testing.docker.state import FakeDockerContainer
 
 
 class Restarts:
     """Starts containers after a delay, unless the engine stands still at that time."""
 
-    def __init__(self, start: Callable[[FakeContainer], None], delay: float | None) -> None:
+    def __init__(self, start: Callable[[FakeDockerContainer], None], delay: float | None) -> None:
         """Call ``start`` after ``delay`` seconds; with None never."""
         self.held = False
         self._start = start
         self._delay = delay
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._overdue: dict[str, FakeContainer] = {}
+        self._overdue: dict[str, FakeDockerContainer] = {}
 
-    def schedule(self, container: FakeContainer) -> None:
+    def schedule(self, container: FakeDockerContainer) -> None:
         """Start a container after the delay."""
         if self._delay is not None:
             loop = asyncio.get_running_loop()
             self._timers[container.id] = loop.call_later(self._delay, self._due, container)
 
-    def cancel(self, container: FakeContainer) -> None:
+    def cancel(self, container: FakeDockerContainer) -> None:
         """Forget about a container."""
         self._overdue.pop(container.id, None)
         if timer := self._timers.pop(container.id, None):
@@ -51,7 +51,7 @@ class Restarts:
             timer.cancel()
         self._timers.clear()
 
-    def _due(self, container: FakeContainer) -> None:
+    def _due(self, container: FakeDockerContainer) -> None:
         del self._timers[container.id]
         if self.held:
             self._overdue[container.id] = container

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from whalewatch.testing.docker.engine import EngineState
-    from whalewatch.testing.docker.state import FakeContainer, FakeExec
+    from whalewatch.testing.docker.state import FakeDockerContainer, FakeExec
 
 _HEALTH_IN_LISTINGS = (1, 52)
 
@@ -106,7 +106,7 @@ class Routes:
 
     def __init__(self, state: EngineState, identity: Identity) -> None:
         """Serve a state under an identity."""
-        self.stale: list[FakeContainer] | None = None
+        self.stale: list[FakeDockerContainer] | None = None
         self._state = state
         self._identity = identity
         self._volumes: set[str] = set()
@@ -198,7 +198,7 @@ class Routes:
         }
 
     def _list(self, call: Call) -> Result:
-        known: Iterable[FakeContainer] = self._state.containers.values() if self.stale is None else self.stale
+        known: Iterable[FakeDockerContainer] = self._state.containers.values() if self.stale is None else self.stale
         filters = parse_filters(call.query.get("filters", ""))
         chosen = filter_containers(known, filters, every=_true(call.query.get("all", "")))
         now = self._state.clock.now()

@@ -85,7 +85,7 @@ class FakeEndpoint:
 
 
 @define(eq=False)
-class FakeContainer:
+class FakeDockerContainer:
     """A container, as the engine knows it at this moment. Read it, and change it through the engine's operations.
 
     Attributes:
@@ -145,7 +145,7 @@ class FakeContainer:
         """Whether it has an initial process, running or paused."""
         return self.pid > 0
 
-    def copy(self) -> FakeContainer:
+    def copy(self) -> FakeDockerContainer:
         """Return a picture of this moment that later changes do not touch."""
         return evolve(
             self, labels=dict(self.labels), endpoints=dict(self.endpoints), exit_waiters=[], removal_waiters=[]
@@ -173,7 +173,7 @@ class FakeExec:
     """
 
     id: str
-    container: FakeContainer
+    container: FakeDockerContainer
     command: tuple[str, ...]
     exit_code: int = 0
     ended: bool = False
@@ -184,7 +184,7 @@ def split_addresses(addresses: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(address for address in ((addresses,) if isinstance(addresses, str) else addresses) if address)
 
 
-def attributes_of(container: FakeContainer, extra: Mapping[str, str]) -> dict[str, str]:
+def attributes_of(container: FakeDockerContainer, extra: Mapping[str, str]) -> dict[str, str]:
     """Return what an event says about its container.
 
     Labels overwrite what is particular to the event, such as the exit code, and image and name overwrite labels:
