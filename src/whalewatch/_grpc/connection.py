@@ -15,6 +15,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
 from whalewatch._adapter.unix import listener, refusal, unreachable
+from whalewatch._core.cancellation import cancellations
 from whalewatch._core.errors import EngineError, EngineTimeout, EngineUnavailable, ProtocolViolation, UnsupportedEngine
 from whalewatch._core.text import printable
 from whalewatch._grpc.address import Endpoint
@@ -177,7 +178,7 @@ class Connection:
     @contextmanager
     def _translated(self, kind: str) -> Iterator[None]:
         """Turn whatever gRPC raises into an error of this library's."""
-        before = _cancellations()
+        before = cancellations()
         try:
             try:
                 yield
@@ -190,7 +191,7 @@ class Connection:
         except grpc.aio.AioRpcError as error:
             raise self._meaning(kind, error.code(), error.details() or "") from error
         except asyncio.CancelledError as error:
-            if _cancellations() > before:
+            if cancellations() > before:
                 raise
             # Nobody has asked this task to end: gRPC cancels the calls of a channel that is closed.
             raise EngineUnavailable(self.told(f"the connection was closed during {kind}")) from error
@@ -218,12 +219,6 @@ class Connection:
             if refused is not None:
                 self._why_not = unreachable(refused, path, self._remedy) or f"cannot connect ({printable(refused)})"
         return self._why_not
-
-
-def _cancellations() -> int:
-    """How often the current task has been asked to end."""
-    task = asyncio.current_task()
-    return task.cancelling() if task is not None else 0
 
 
 def denied(error: EngineError) -> bool:
