@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.followed import AT_ONCE, eventually, followed
-from tests.support.scripted import PATIENCE, ScriptedEngine, at, box, lost_engine
+from tests.support.scripted import PATIENCE, ScriptedEngine, alive, at, box, lost_engine
 from whalewatch import (
     Container,
     EngineError,
@@ -429,3 +429,21 @@ async def test_clock_that_fails_ends_the_watch_for_everybody(caplog: pytest.LogC
         with pytest.raises(WhalewatchError, match="no time"):
             await asyncio.wait_for(waiting, PATIENCE)
     assert "internal error" in caplog.text
+
+
+async def test_tracker_outlives_connections_and_knows_the_picture_between_them() -> None:
+    engine = ScriptedEngine(box("a"), box("b"))
+    async with Watcher(engine, retry=AT_ONCE) as watcher:
+        await watcher.ready(PATIENCE)
+        tracker = watcher._tracker
+        with engine.hold("inspect c"):
+            engine.start(box("c"))
+            await engine.until(lambda: engine.calls["inspect"] == 3)
+            with engine.hold("connect") as connecting:
+                engine.end()
+                await connecting.reached()
+                states = {id: state.container for id, state in tracker._states.items()}
+                assert states == alive(watcher.portfolio.snapshot())
+                assert all(state.at_rest for state in tracker._states.values())
+        await watcher.portfolio.wait_for("c", PATIENCE)
+        assert watcher._tracker is tracker
