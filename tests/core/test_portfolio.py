@@ -404,7 +404,7 @@ async def test_in_sync_waits_for_the_end_of_an_outage() -> None:
             waiting = asyncio.create_task(watcher.portfolio.in_sync())
             await asyncio.sleep(0)
             assert not waiting.done()
-            assert await watcher.portfolio.total() == 1, "queries do not wait for it"
+            assert await within(watcher.portfolio.total()) == 1, "queries do not wait for it"
             with pytest.raises(NotSynced) as caught:
                 await watcher.portfolio.in_sync(timeout=0.01)
             assert isinstance(caught.value.__cause__, EngineUnavailable)

@@ -172,6 +172,13 @@ def test_pause_from_before_an_earlier_signal_is_looked_into() -> None:
     assert state.wanted is InspectReason.DECIDES
 
 
+def test_pause_from_before_the_start_is_looked_into() -> None:
+    state, change = apply_signal(ContainerState(box("a", start=10)), told(PAUSED, 9))
+    assert change is None
+    assert state.container == box("a", start=10)
+    assert state.wanted is InspectReason.DECIDES
+
+
 # ---- why an inspect is wanted
 
 
@@ -376,6 +383,14 @@ def test_exit_code_is_rescued_when_the_inspect_finds_the_next_run() -> None:
         Change(None, reborn, Origin.ENGINE, at(10)),
     )
     assert state.container == reborn, "the exit of the former run does not kill the next one"
+
+
+def test_exit_without_a_time_does_not_end_the_run_that_the_inspect_finds() -> None:
+    known, reborn = box("a", pid=3, start=None), box("a", pid=4, start=None)
+    state, _ = apply_signal(inspecting(ContainerState(known)), told(EXITED, exit_code=42))
+    state, changes = inspect_finished(state, reborn)
+    assert changes == (Change(known, None, Origin.ENGINE, None, 42), Change(None, reborn, Origin.ENGINE))
+    assert (state.container, state.at_rest) == (reborn, True)
 
 
 def test_exit_of_another_run_lends_its_code_to_nobody() -> None:

@@ -237,6 +237,14 @@ async def test_containers_that_keep_failing_do_not_keep_others_from_being_read_a
             await follow.until(lambda: follow.types(ids[-1]) == ["exited", "started"])
 
 
+async def test_audits_read_all_containers_anew_in_turn() -> None:
+    engine = Recording(*(box(f"c{number}") for number in range(50)))
+    async with Watcher(engine, audit=0.05) as watcher:
+        await watcher.ready(PATIENCE)
+        await engine.until(lambda: len(engine.inspected) >= 50 + 3 * 20)
+        assert set(engine.inspected[50 : 50 + 3 * 20]) == engine.alive.keys(), "by three audits, 20 by each"
+
+
 async def test_lost_start_is_found_though_the_container_keeps_telling_of_changes() -> None:
     engine = ScriptedEngine()
     async with followed(Watcher(engine, audit=0.1)) as follow:

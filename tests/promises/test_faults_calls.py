@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
 from tests.support.followed import AT_ONCE, Followed, eventually, followed
 from tests.support.scripted import PATIENCE
-from whalewatch import EngineError, Origin, moby
+from whalewatch import Container, EngineError, Origin, Signal, SignalType, moby
 from whalewatch._core import inspections
 from whalewatch.testing import FakeDocker
 from whalewatch.testing.shared.fault import Fault
@@ -251,3 +252,84 @@ async def test_listing_with_items_that_cannot_be_read_proves_no_death(
                 await follow.until(lambda: follow.shows(fake))
             assert follow.types(lives) == []
             assert follow.types(dies) == ["exited"]
+
+
+# ---- what an engine says by itself, and may be misread
+
+
+@asynccontextmanager
+async def connected(fake: FakeDocker) -> AsyncIterator[moby.MobyEngine]:
+    engine = moby.MobyEngine(fake.address)
+    await engine.connect()
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+async def test_container_that_waits_to_be_restarted_is_not_alive_though_it_says_that_it_runs() -> None:
+    async with FakeDocker(restart_delay=None) as fake:
+        id = fake.run("job", restart="always")
+        fake.exit(id, 1)
+        async with connected(fake) as engine:
+            assert not isinstance(await engine.inspect(id), Container)
+
+
+async def test_name_by_which_another_container_links_to_it_is_not_its_own() -> None:
+    async with FakeDocker() as fake, connected(fake) as engine:
+        id = fake.run("db")
+        listed = [{"Id": id, "Names": ["/web/store", "/db"], "State": "running"}]
+        with fake.faults.garble("list", json.dumps(listed).encode()):
+            listing = await engine.listing()
+        found = await engine.inspect(id)
+        assert isinstance(found, Container)
+        assert not listing.containers[id].contradicts(found)
+
+
+async def test_paused_container_has_no_health_whatever_the_engine_says() -> None:
+    async with FakeDocker() as fake, connected(fake) as engine:
+        id = fake.run("db", health="healthy")
+        fake.pause(id)
+        found = await engine.inspect(id)
+        assert isinstance(found, Container)
+        assert (found.paused, found.health) == (True, None)
+
+
+async def test_text_that_is_not_utf8_hides_no_container() -> None:
+    answer = b'{"Id": "x", "Name": "/x", "State": {"Pid": 7}, "Config": {"Labels": {"odd": "\xff"}}}'
+    async with FakeDocker() as fake, connected(fake) as engine:
+        with fake.faults.garble("inspect", answer):
+            found = await engine.inspect("x")
+        assert isinstance(found, Container)
+        assert found.labels["odd"] == "\ufffd"
+
+
+async def test_container_that_is_gone_when_it_is_read_is_no_error() -> None:
+    async with FakeDocker() as fake, connected(fake) as engine:
+        id = fake.run("brief")
+        fake.remove(id, force=True)
+        assert await engine.inspect(id) is None
+
+
+async def signals_until(engine: moby.MobyEngine, type_: SignalType) -> list[Signal]:
+    """What an engine tells from the beginning of a stream to the first signal of a type."""
+    signals, told = engine.signals(), list[Signal]()
+    assert isinstance(signals, AsyncGenerator)
+    async with aclosing(signals), asyncio.timeout(PATIENCE):
+        while not told or told[-1].type is not type_:
+            told.append(await anext(signals))
+    return told
+
+
+async def test_stream_begins_some_time_before_the_connection() -> None:
+    async with FakeDocker() as fake:
+        id = fake.run("before")
+        async with connected(fake) as engine:
+            assert (await signals_until(engine, SignalType.STARTED))[-1].id == id
+
+
+async def test_end_of_a_network_is_told_as_one_that_an_exit_may_follow() -> None:
+    async with FakeDocker() as fake, connected(fake) as engine:
+        fake.kill(fake.run("box"))
+        told = await signals_until(engine, SignalType.EXITED)
+        assert [signal.likely_exiting for signal in told if signal.type is SignalType.CHANGED] == [False, True]

@@ -186,6 +186,16 @@ async def test_deaths_of_two_earlier_runs_that_come_at_the_end_kill_nobody() -> 
             assert follow.types(id) == ["exited", "started"] * 2
 
 
+async def test_removal_stands_in_for_a_death_that_was_lost() -> None:
+    async with FakeDocker() as fake, followed(moby.watch(fake.address, audit=None)) as follow:
+        id = fake.run("box")
+        await follow.until_taken(id)
+        with fake.faults.drop(lambda event: event["Action"] in {"disconnect", "die"}):
+            fake.remove(id, force=True)
+            await follow.until(lambda: follow.types(id) == ["started", "exited"])
+        assert follow.news(id)[-1].origin is Origin.ENGINE
+
+
 async def test_death_of_a_container_whose_start_was_lost_is_nothing() -> None:
     async with FakeDocker() as fake, followed(moby.watch(fake.address, audit=None, concurrency=1)) as follow:
         with fake.faults.drop(telling("start")):

@@ -9,8 +9,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.followed import AT_ONCE, eventually, followed, picture
-from tests.support.scripted import PATIENCE
-from whalewatch import EngineTimeout, EngineUnavailable, NotSynced, Origin, WatchState, moby
+from tests.support.scripted import PATIENCE, ScriptedEngine, box
+from whalewatch import (
+    EngineTimeout,
+    EngineUnavailable,
+    ListedContainer,
+    Listing,
+    NotSynced,
+    Origin,
+    Watcher,
+    WatchState,
+    moby,
+)
 from whalewatch.testing import FakeDocker
 
 if TYPE_CHECKING:
@@ -54,6 +64,16 @@ async def test_hanging_in_any_phase_is_noticed(kind: str) -> None:
                 assert isinstance(follow.watcher.status.error, EngineTimeout)
                 fake.faults.clear()
                 await follow.watcher.ready(PATIENCE)
+
+
+async def test_hang_of_an_engine_that_has_nothing_to_tell_is_noticed_by_the_heartbeat() -> None:
+    engine = ScriptedEngine(box("a"))
+    async with followed(Watcher(engine, heartbeat=0.1, call_timeout=0.1, retry=AT_ONCE, audit=None)) as follow:
+        await engine.until(lambda: engine.calls["listing"] == 2)  # the confirming one, which would notice it too
+        with engine.hold("ping"), engine.hold("connect"):
+            await follow.until(lambda: follow.states[-1].error is not None)
+            assert isinstance(follow.states[-1].error, EngineTimeout)
+            assert not follow.watcher.portfolio.snapshot().synced
 
 
 async def outage(fake: FakeDocker, how: str, changes: Callable[[], None]) -> None:
@@ -141,6 +161,24 @@ async def test_engine_that_loses_all_its_containers_is_believed() -> None:
             assert follow.types() == ["exited"] * 5
             assert len({event.revision for event in follow.news()}) == 1
             assert await follow.watcher.portfolio.total() == 0
+
+
+async def test_what_is_told_while_an_outage_ends_outdoes_a_listing_from_before() -> None:
+    engine = ScriptedEngine(box("a"), complete=True)
+    async with followed(Watcher(engine, retry=AT_ONCE, audit=None)) as follow:
+        await engine.until(lambda: engine.calls["listing"] == 2)  # the confirming one
+        with engine.hold("listing") as listing:
+            engine.end()
+            await listing.reached()
+            engine.listings.append(Listing(containers={"a": ListedContainer(box("a"))}, absence_is_death=True))
+            engine.exit("a")
+            engine.start(box("b"))
+            await engine.until(lambda: engine.calls["inspect"] == 2)
+            for _ in range(20):
+                await asyncio.sleep(0)
+        await follow.until(lambda: len(follow.types()) == 2)
+        assert follow.types() == ["exited", "started"]
+        assert len({event.revision for event in follow.news()}) == 1
 
 
 async def test_many_outages_leave_the_truth() -> None:
