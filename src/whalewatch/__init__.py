@@ -1,6 +1,13 @@
-"""Know at any moment which containers are alive, without asking the engine."""
+"""Know at any moment which containers are alive, without asking the engine.
+
+The modules of the engines (`whalewatch.moby`, `whalewatch.containerd`, `whalewatch.cri`) are loaded when they are first
+used.
+"""
 
 from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from whalewatch._core.engine import Dead, Engine, ListedContainer, Listing, ReportsProgress, Signal, SignalType
 from whalewatch._core.errors import (
@@ -20,17 +27,26 @@ from whalewatch._core.model import (
     EventType,
     FrozenMapping,
     Health,
+    IPAddress,
     Origin,
     Pod,
     Port,
     Project,
 )
 from whalewatch._core.portfolio import Portfolio
+from whalewatch._core.public import show_as_public
 from whalewatch._core.retry import Retry
 from whalewatch._core.snapshot import Snapshot
 from whalewatch._core.status import Stats, Status, WatchState
 from whalewatch._core.subscription import Subscription, SubscriptionStats
-from whalewatch._core.watcher import Watcher
+from whalewatch._core.watcher import Watcher, WatcherOptions
+
+if TYPE_CHECKING:
+    from whalewatch import containerd as containerd
+    from whalewatch import cri as cri
+    from whalewatch import moby as moby
+
+    __version__: str
 
 __all__ = [
     "AddressError",
@@ -44,6 +60,7 @@ __all__ = [
     "EventType",
     "FrozenMapping",
     "Health",
+    "IPAddress",
     "ListedContainer",
     "Listing",
     "NotSynced",
@@ -66,5 +83,19 @@ __all__ = [
     "WatchEnded",
     "WatchState",
     "Watcher",
+    "WatcherOptions",
     "WhalewatchError",
 ]
+
+show_as_public(__name__, __all__)
+
+
+def __getattr__(name: str) -> Any:
+    """Load an engine's module, or look the version up, when it is first asked for."""
+    if name in {"containerd", "cri", "moby"}:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name == "__version__":
+        from importlib import metadata  # noqa: PLC0415 - few ask, and it takes a while to load
+
+        return metadata.version(__name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

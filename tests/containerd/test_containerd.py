@@ -214,7 +214,8 @@ async def test_containerd_and_its_client_are_known(containerd: ContainerdUnderTe
         assert version.startswith("1.7" if containerd.kind == "fake" else containerd.kind)
         assert watcher.engine.pid == (containerd.engine.pid if containerd.engine else os.getpid())
         assert watcher.status.source == "native"
-        call = watcher.engine.client.unary_unary("/containerd.services.version.v1.Version/Version")
+        assert watcher.engine.client is not None
+        call: Any = watcher.engine.client.unary_unary("/containerd.services.version.v1.Version/Version")
         assert version.encode() in await call(b"")
     assert watcher.engine.client is None
 

@@ -18,19 +18,16 @@ __all__ = ["Backlog", "SubscriptionStats"]
 
 @attrs.frozen
 class SubscriptionStats:
-    """Counters of one subscription.
-
-    Attributes:
-        delivered: events handed to the reader, those that its filters kept back included.
-        pending: events that wait for the reader; of a net difference, containers that have changed.
-        collapses: how often its buffer overflowed, so that it was collapsed to net differences.
-        merged: events that were not delivered as they came, but as part of a net difference.
-    """
+    """Counters of one subscription."""
 
     delivered: int
+    """Events handed to the reader, those that its filters kept back included."""
     pending: int
+    """Events that wait for the reader; of a net difference, containers that have changed."""
     collapses: int
+    """How often its buffer overflowed, so that it was collapsed to net differences."""
     merged: int
+    """Events that were not delivered as they came, but as part of a net difference."""
 
 
 @attrs.define

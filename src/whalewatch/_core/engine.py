@@ -20,79 +20,67 @@ __all__ = ["Dead", "Engine", "ListedContainer", "Listing", "ReportsProgress", "S
 
 
 class SignalType(Enum):
-    """What an engine reports on its event stream.
-
-    Attributes:
-        SUBSCRIBED: the stream covers all that happens from now on, as far as the engine lets one know.
-        STARTED: a container's initial process runs.
-        EXITED: a container's initial process has ended.
-        PAUSED: a container was frozen.
-        UNPAUSED: a container was thawed.
-        CHANGED: something else of a container changed (name, health, addresses, labels).
-        LOST: an event could not be understood, or the engine dropped some.
-    """
+    """What an engine reports on its event stream."""
 
     SUBSCRIBED = "subscribed"
+    """The stream covers all that happens from now on, as far as the engine lets one know."""
     STARTED = "started"
+    """A container's initial process runs."""
     EXITED = "exited"
+    """A container's initial process has ended."""
     PAUSED = "paused"
+    """A container was frozen."""
     UNPAUSED = "unpaused"
+    """A container was thawed."""
     CHANGED = "changed"
+    """Something else of a container changed (name, health, addresses, labels)."""
     LOST = "lost"
+    """An event could not be understood, or the engine dropped some."""
 
 
 @attrs.frozen
 class Signal:
-    """One hint from an engine.
-
-    Attributes:
-        type: what is reported.
-        id: full id of the container; "" for SUBSCRIBED and LOST.
-        timestamp: by the engine's own clock; None where the wire has none. For SUBSCRIBED: a moment, by the same clock,
-            before which everything reported is contained in whatever is read from now on.
-        pid: of the initial process; None where the wire has none.
-        exit_code: for EXITED; None where the wire has none that can be trusted.
-        likely_exiting: for CHANGED: an exit is likely to follow at once, so that reading the container can wait.
-        container: the container after the change, complete, where the event itself tells everything: it then needs no
-            inspect, unless the order of things is in doubt. None otherwise, and for EXITED.
-    """
+    """One hint from an engine."""
 
     type: SignalType
+    """What is reported."""
     id: str = ""
+    """Full id of the container; "" for SUBSCRIBED and LOST."""
     timestamp: datetime | None = None
+    """Time by the engine's own clock; None where the wire has none. For SUBSCRIBED: a moment, by the same clock, before
+    which everything reported is contained in whatever is read from now on."""
     pid: int | None = None
+    """PID of the initial process; None where the wire has none."""
     exit_code: int | None = None
+    """For EXITED, the exit code of the initial process; None where the wire has none that can be trusted."""
     likely_exiting: bool = False
+    """For CHANGED: an exit is likely to follow at once, so that reading the container can wait."""
     container: Container | None = None
+    """The container after the change, complete, where the event itself tells everything: it then needs no inspect,
+    unless the order of things is in doubt. None otherwise, and for EXITED."""
 
 
 @attrs.frozen
 class Dead:
-    """What an inspect reads of a container that has no process.
-
-    Attributes:
-        container: its last facts, with the PID and start time of its last run as far as the engine still tells them.
-        exit_code: of that run; None where the engine tells none that can be trusted.
-        oom: whether that run was killed for lack of memory; None where the engine does not tell.
-    """
+    """What an inspect reads of a container that has no process."""
 
     container: Container
+    """Its last facts, with the PID and start time of its last run as far as the engine still tells them."""
     exit_code: int | None = None
+    """Exit code of that run; None where the engine tells none that can be trusted."""
     oom: bool | None = None
+    """Whether that run was killed for lack of memory; None where the engine does not tell."""
 
 
 @attrs.frozen
 class ListedContainer:
-    """What a listing tells of one container that is alive.
-
-    Attributes:
-        container: complete, where the listing tells everything; None where only an inspect does.
-        facts: some of the `Container` attributes by name, where `container` is None: enough for an audit to see that a
-            picture is out of date.
-    """
+    """What a listing tells of one container that is alive."""
 
     container: Container | None = None
+    """The container, complete, where the listing tells everything; None where only an inspect does."""
     facts: FrozenMapping[Any] = NOTHING
+    """Some of the `Container` attributes by name, where `container` is None: enough for an audit to see that a picture
+    is out of date."""
 
     def contradicts(self, known: Container) -> bool:
         """Tell whether `known` differs from what was listed."""
@@ -107,20 +95,17 @@ def _one_scope(_id: str) -> str:
 
 @attrs.frozen(kw_only=True)
 class Listing:
-    """All containers that an engine says are alive.
-
-    Attributes:
-        containers: by full id.
-        absence_is_death: whether a container that is missing is dead; if not, it is inspected before it is given up.
-        failed: the parts of the engine (namespaces) that could not be listed, each with its error; nothing is concluded
-            about containers in them.
-        scope: tells which part of the engine a container belongs to, by its id.
-    """
+    """All containers that an engine says are alive."""
 
     containers: Mapping[str, ListedContainer]
+    """Each container, by its full id."""
     absence_is_death: bool
+    """Whether a container that is missing is dead; if not, it is inspected before it is given up."""
     failed: Mapping[str, EngineError] = attrs.field(factory=dict)
+    """The parts of the engine (namespaces) that could not be listed, each with its error; nothing is concluded about
+    containers in them."""
     scope: Callable[[str], str] = _one_scope
+    """Tells which part of the engine a container belongs to, by its id."""
 
 
 class Engine(Protocol):
@@ -129,28 +114,31 @@ class Engine(Protocol):
     All errors that the methods raise are `EngineError`; cancellation passes through. The watcher puts a time-out on
     every call, retries, and calls `connect` again after any failure. Further abilities of an engine are protocols of
     their own, such as `ReportsProgress`.
-
-    Attributes:
-        type: kind of engine, in lower case: "docker", "podman", "containerd", "cri".
-        address: URL of the engine, as it appears in messages and in `Container.engine`.
-        source: where changes come from: "events", "native", "pod-events" or "poll".
-        pid: process id of the engine; None while unknown.
-        client: the underlying client object for the application's own calls; None until connected.
-        calls: how many calls were made to the engine so far, by kind.
     """
 
     @property
-    def type(self) -> str: ...
+    def type(self) -> str:
+        """Kind of engine, in lower case: "docker", "podman", "containerd", "cri"."""
+
     @property
-    def address(self) -> str: ...
+    def address(self) -> str:
+        """URL of the engine, as it appears in messages and in `Container.engine`."""
+
     @property
-    def source(self) -> str: ...
+    def source(self) -> str:
+        """Where changes come from: "events", "native", "pod-events" or "poll"."""
+
     @property
-    def pid(self) -> int | None: ...
+    def pid(self) -> int | None:
+        """Process id of the engine; None while unknown."""
+
     @property
-    def client(self) -> Any: ...
+    def client(self) -> Any:
+        """The underlying client object for the application's own calls; None until connected."""
+
     @property
-    def calls(self) -> Mapping[str, int]: ...
+    def calls(self) -> Mapping[str, int]:
+        """How many calls were made to the engine so far, by kind."""
 
     async def id(self) -> str:
         """Return the engine's identifier: as unique as the engine makes it."""

@@ -91,19 +91,16 @@ class Health(Enum):
 
 @attrs.frozen
 class Port:
-    """A port that a container exposes.
-
-    Attributes:
-        port: number inside the container.
-        protocol: "tcp", "udp" or "sctp".
-        host_ip: address on the host at which it is published, None if it is not.
-        host_port: number on the host at which it is published, None if it is not.
-    """
+    """A port that a container exposes."""
 
     port: int
+    """Number inside the container."""
     protocol: str = "tcp"
+    """Protocol: "tcp", "udp" or "sctp"."""
     host_ip: IPAddress | None = None
+    """Address on the host at which it is published, None if it is not."""
     host_port: int | None = None
+    """Number on the host at which it is published, None if it is not."""
 
 
 @attrs.frozen(kw_only=True)
@@ -111,38 +108,36 @@ class Container:
     """A container that is alive: it has an initial process, running or paused.
 
     Names, labels and images come from whoever started the container: treat them as hostile input.
-
-    Attributes:
-        id: full identifier, unique within its engine.
-        name: without a leading slash.
-        pid: initial process in the engine's PID namespace; None only where the engine tells none.
-        labels: all labels.
-        project: compose project, "" without one.
-        paused: whether its processes are frozen.
-        image: as it was named when the container was created.
-        started_at: start of this run in UTC, to the microsecond; None where the engine tells none.
-        health: of its own health check; None without one, and while paused.
-        ports: exposed ports, published or not.
-        addresses: IP addresses by network name (Docker and Podman; else empty).
-        privileged: None where the engine does not tell.
-        engine: address of the engine that runs it.
-        rucksack: whatever the application's ``pack`` made of it; outside equality.
     """
 
     id: str
+    """Full identifier, unique within its engine."""
     name: str
+    """Name, without a leading slash."""
     pid: int | None
+    """Initial process in the engine's PID namespace; None only where the engine tells none."""
     labels: FrozenMapping[str] = attrs.field(default=NOTHING, converter=_frozen)
+    """All labels."""
     project: str = ""
+    """Compose project, "" without one."""
     paused: bool = False
+    """Whether its processes are frozen."""
     image: str = ""
+    """Name of the image, as it was given when the container was created."""
     started_at: datetime | None = None
+    """Start of this run in UTC, to the microsecond; None where the engine tells none."""
     health: Health | None = None
+    """Result of its own health check; None without one, and while paused."""
     ports: tuple[Port, ...] = ()
+    """Exposed ports, published or not."""
     addresses: FrozenMapping[tuple[IPAddress, ...]] = attrs.field(default=NOTHING, converter=_frozen)
+    """IP addresses by network name (Docker and Podman; else empty)."""
     privileged: bool | None = None
+    """Whether it runs privileged; None where the engine does not tell."""
     engine: str = ""
+    """Address of the engine that runs it."""
     rucksack: Any = attrs.field(default=None, eq=False, repr=False)
+    """Whatever the application's ``pack`` made of it; it does not count in comparisons."""
 
 
 def same_run(one: Container, other: Container) -> bool:
@@ -198,15 +193,12 @@ class _Group:
 
 @attrs.frozen
 class Project(_Group):
-    """The containers of one compose project; the project "" holds those without one.
-
-    Attributes:
-        name: as the compose tool's label says.
-        containers: by name.
-    """
+    """The containers of one compose project; the project "" holds those without one."""
 
     name: str
+    """Name, as the label of the compose tool says."""
     containers: tuple[Container, ...] = ()
+    """Its containers, by name."""
 
 
 @attrs.frozen
@@ -214,20 +206,18 @@ class Pod(_Group):
     """The containers of one Kubernetes pod that are alive, told by Kubernetes' own labels.
 
     ``len``, iteration and ``in`` work on `containers`, without the sandbox.
-
-    Attributes:
-        name: of the pod, unique within its namespace at a time.
-        namespace: of the pod.
-        uid: of the pod, unique for ever; it survives the replacement of its sandbox.
-        sandbox: the container that holds the pod's namespaces; None where none is known or none has a process.
-        containers: all others by name. While one sandbox replaces another, the one that is not `sandbox` is here too.
     """
 
     name: str
+    """Name of the pod, unique within its namespace at a time."""
     namespace: str
+    """Namespace of the pod."""
     uid: str
+    """Identifier of the pod, unique for ever; it survives the replacement of its sandbox."""
     sandbox: Container | None = None
+    """The container that holds the pod's namespaces; None where none is known or none has a process."""
     containers: tuple[Container, ...] = ()
+    """All other containers, by name. While one sandbox replaces another, the one that is not `sandbox` is here too."""
 
     @classmethod
     def _of(cls, uid: str, members: Iterable[Container]) -> Self:
@@ -250,39 +240,33 @@ class EventType(Enum):
 
 
 class Origin(Enum):
-    """How the library came to know of an event.
-
-    Attributes:
-        ENGINE: the engine said so.
-        SYNC: found by the initial synchronisation, and replayed to a new subscription.
-        RESYNC: found after an outage, by the confirming listing or by an audit.
-    """
+    """How the library came to know of an event."""
 
     ENGINE = "engine"
+    """The engine said so."""
     SYNC = "sync"
+    """Found by the initial synchronisation, and replayed to a new subscription."""
     RESYNC = "resync"
+    """Found after an outage, by the confirming listing or by an audit."""
 
 
 @attrs.frozen(kw_only=True)
 class ContainerEvent:
-    """One change of one container.
-
-    Attributes:
-        type: what happened.
-        container: as it is after the change; for EXITED its last known state.
-        previous: for UPDATED, as it was before the change; else None.
-        timestamp: the engine's own time of the change where ``origin`` is ENGINE, else when it was found (UTC).
-        origin: how it came to be known.
-        exit_code: for EXITED, of the initial process, where the engine tells a trustworthy one.
-        revision: of the picture that this event belongs to.
-        last: whether it is the final event of its revision: only now does folding give a picture that existed.
-    """
+    """One change of one container."""
 
     type: EventType
+    """What happened."""
     container: Container
+    """The container after the change; for EXITED its last known state."""
     previous: Container | None = None
+    """For UPDATED, the container before the change; else None."""
     timestamp: datetime
+    """The engine's own time of the change where ``origin`` is ENGINE, else when it was found (UTC)."""
     origin: Origin
+    """How it came to be known."""
     exit_code: int | None = None
+    """For EXITED, the exit code of the initial process, where the engine tells a trustworthy one."""
     revision: int
+    """Revision of the picture that this event belongs to."""
     last: bool
+    """Whether this is the final event of its revision: only then does folding give a picture that existed."""

@@ -24,18 +24,15 @@ RECONNECTING = wait_random_exponential(multiplier=SHORTEST, max=60, min=SHORTEST
 
 @attrs.frozen
 class Retry:
-    """How a watcher retries.
-
-    Attributes:
-        wait: any wait strategy of tenacity; None for the default: jittered, from 0.1 s up to 2 s while connecting
-            fails, up to 60 s while synchronisations keep being cut.
-        stop: any stop strategy of tenacity; the default never gives up.
-        stable_after: seconds that a synchronisation must hold for the count of attempts to start afresh.
-    """
+    """How a watcher retries."""
 
     wait: WaitBaseT | None = None
+    """Any wait strategy of tenacity; None for the default: jittered, from 0.1 s up to 2 s while connecting fails, up to
+    60 s while synchronisations keep being cut."""
     stop: StopBaseT = stop_never
+    """Any stop strategy of tenacity; the default never gives up."""
     stable_after: float = 30.0
+    """Seconds that a synchronisation must hold for the count of attempts to start afresh."""
 
 
 class Backoff:

@@ -24,16 +24,14 @@ class Snapshot:
     """An immutable picture of the containers that are alive; may be kept and handed to any thread.
 
     ``len``, iteration (in order of first sight) and ``in`` (a `Container`, an id or a name) work on its containers.
-
-    Attributes:
-        revision: number of the picture: it grows with every change, and only then.
-        as_of: when this picture was last known to be true (UTC).
-        synced: whether the engine was being followed at that time; if not, the picture is the last one known.
     """
 
     revision: int
+    """Number of the picture: it grows with every change, and only then."""
     as_of: datetime
+    """When this picture was last known to be true (UTC)."""
     synced: bool = False
+    """Whether the engine was being followed at that time; if not, the picture is the last one known."""
     _by_id: dict[str, Container] = attrs.field(factory=dict, repr=False, alias="by_id")
     # One name, several containers: engines other than Docker allow it. The earliest started comes first.
     _by_name: dict[str, tuple[Container, ...]] = attrs.field(factory=dict, repr=False, alias="by_name")

@@ -25,49 +25,43 @@ class WatchState(Enum):
 
 @attrs.frozen(kw_only=True)
 class Status:
-    """The state of a watch.
-
-    Attributes:
-        state: where it stands.
-        since: when it came there (UTC).
-        attempt: how many attempts have failed since the last synchronisation that held.
-        error: for DISCONNECTED, and while trying again, why; for CLOSED, the error that ended the watch, None if the
-            watcher was closed.
-        source: where changes come from: "events", "native", "pod-events" or "poll".
-    """
+    """The state of a watch."""
 
     state: WatchState
+    """Where the watch stands."""
     since: datetime
+    """When it came to that state (UTC)."""
     attempt: int = 0
+    """How many attempts have failed since the last synchronisation that held."""
     error: WhalewatchError | None = None
+    """For DISCONNECTED, and while trying again, why; for CLOSED, the error that ended the watch, None if the watcher
+    was closed."""
     source: str = ""
+    """Where changes come from: "events", "native", "pod-events" or "poll"."""
 
 
 @attrs.frozen(kw_only=True)
 class Stats:
-    """Counters of a watch since its start.
-
-    Attributes:
-        calls: calls made to the engine, by kind.
-        signals: what the engine told on its event streams, what could not be understood included.
-        lost: how often something was told that could not be understood, or was dropped.
-        syncs: synchronisations that succeeded.
-        outages: how often the engine was lost after a successful synchronisation.
-        audits: audits that were made, confirming listings included.
-        drift: differences that only an audit found: what the engine had never told.
-        unresolved: containers (and parts of the engine) that cannot be read at present, and are tried again.
-        revisions: how often the picture has changed.
-    """
+    """Counters of a watch since its start."""
 
     calls: Mapping[str, int]
+    """Calls made to the engine, by kind."""
     signals: int = 0
+    """Events that came on the engine's streams, those that could not be understood included."""
     lost: int = 0
+    """Events that could not be understood, or that the engine dropped."""
     syncs: int = 0
+    """Synchronisations that succeeded."""
     outages: int = 0
+    """Losses of the engine after a successful synchronisation."""
     audits: int = 0
+    """Audits that were made, confirming listings included."""
     drift: int = 0
+    """Differences that only an audit found: what the engine had never reported."""
     unresolved: int = 0
+    """Containers (and parts of the engine) that cannot be read at present, and are tried again."""
     revisions: int = 0
+    """Changes of the picture."""
 
 
 @attrs.define

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Collection
 from datetime import UTC, datetime
 from random import Random
 from types import MappingProxyType, TracebackType
-from typing import Self, TypedDict
+from typing import TYPE_CHECKING, Generic, Self, TypedDict
 
 from whalewatch._core.cancellation import cancellations, heed_cancellation
 from whalewatch._core.engine import Engine
@@ -24,6 +24,15 @@ from whalewatch._core.subscription import Subscription
 from whalewatch._core.tracker import Tracker
 
 __all__ = ["Watcher", "WatcherOptions"]
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar  # type checkers bring it along
+
+    E_co = TypeVar("E_co", bound=Engine, default=Engine, covariant=True)
+else:
+    from typing import TypeVar
+
+    E_co = TypeVar("E_co", bound=Engine, covariant=True)
 
 log = logging.getLogger("whalewatch.watcher")
 
@@ -47,7 +56,7 @@ class WatcherOptions(TypedDict, total=False):
     random: Random | None
 
 
-class Watcher:
+class Watcher(Generic[E_co]):
     """Follows one container engine: an initial synchronisation, then its event stream, again after every failure.
 
     Single-use. As an async context manager it works in the background from entering to leaving, which closes the engine
@@ -70,7 +79,7 @@ class Watcher:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: E_co,
         *,
         retry: Retry | None = Retry(),  # noqa: B008 - immutable
         heartbeat: float = 10.0,
@@ -111,7 +120,7 @@ class Watcher:
         self._task: Task[None] | None = None
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> E_co:
         """The engine that is followed."""
         return self._engine
 

@@ -294,7 +294,7 @@ def watch(
     ignore: Collection[str] = IGNORED,
     pack: Pack | None = None,
     **options: Unpack[WatcherOptions],
-) -> Watcher:
+) -> Watcher[ContainerdEngine]:
     """Make a watcher for containerd.
 
     Args:

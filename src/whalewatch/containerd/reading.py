@@ -53,39 +53,36 @@ EVENTS: Mapping[bytes, type[Event]] = {
 
 @attrs.frozen(kw_only=True)
 class Inspection:
-    """What containerd tells of one container that is alive; text that is not UTF-8 has replacement characters.
-
-    Attributes:
-        namespace: of the container.
-        id: within its namespace.
-        pid: of the initial process.
-        status: of the task: "RUNNING", "PAUSED" or "PAUSING".
-        image: as it was named when the container was created.
-        labels: all labels.
-        runtime: such as "io.containerd.runc.v2".
-        spec: the OCI runtime specification as it was stored, usually JSON.
-        snapshotter: such as "overlayfs".
-        snapshot_key: of the container's root file system.
-        created_at: creation of the container in UTC, not the start of its task; None if it is not told.
-        updated_at: last change of the container's metadata in UTC; None if it is not told.
-        extensions: serialised, by name.
-        sandbox: id of the sandbox it belongs to, "" without one (containerd 1.7 and later).
-    """
+    """What containerd tells of one container that is alive; text that is not UTF-8 has replacement characters."""
 
     namespace: str
+    """Namespace of the container."""
     id: str
+    """Identifier within its namespace."""
     pid: int
+    """PID of the initial process."""
     status: str
+    """Status of the task: "RUNNING", "PAUSED" or "PAUSING"."""
     image: str
+    """Name of the image, as it was given when the container was created."""
     labels: Mapping[str, str]
+    """All labels."""
     runtime: str
+    """Runtime, such as "io.containerd.runc.v2"."""
     spec: bytes = attrs.field(repr=False)
+    """The OCI runtime specification as it was stored, usually JSON."""
     snapshotter: str
+    """Snapshotter, such as "overlayfs"."""
     snapshot_key: str
+    """Key of the snapshot that is the container's root file system."""
     created_at: datetime | None
+    """Creation of the container in UTC, not the start of its task; None if it is not told."""
     updated_at: datetime | None
+    """Last change of the container's metadata in UTC; None if it is not told."""
     extensions: Mapping[str, bytes]
+    """Extensions, serialised, by name."""
     sandbox: str
+    """Identifier of the sandbox it belongs to, "" without one (containerd 1.7 and later)."""
 
 
 def split(id: str) -> tuple[str, str]:

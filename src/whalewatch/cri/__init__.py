@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from whalewatch.cri.engine import CRIEngine, watch
+from whalewatch._core.public import show_as_public
+from whalewatch.cri.engine import CRIEngine, Pack, SourceName, watch
 from whalewatch.cri.reading import Inspection
 
-__all__ = ["CRIEngine", "Inspection", "watch"]
+__all__ = ["CRIEngine", "Inspection", "Pack", "SourceName", "watch"]
+
+show_as_public(__name__, __all__)

@@ -340,7 +340,7 @@ def watch(
     poll: float = 2.0,
     pack: Pack | None = None,
     **options: Unpack[WatcherOptions],
-) -> Watcher:
+) -> Watcher[CRIEngine]:
     """Make a watcher for an engine that speaks Kubernetes' CRI.
 
     Args:

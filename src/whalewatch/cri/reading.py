@@ -74,34 +74,31 @@ class Record:
 
 @attrs.frozen(kw_only=True)
 class Inspection:
-    """What the CRI tells of one container or sandbox that is alive; text not in UTF-8 has replacement characters.
-
-    Attributes:
-        id: of the container or sandbox.
-        name: of the container within its pod; for a sandbox the name of the pod.
-        attempt: how many there were before it.
-        sandbox_id: of the sandbox that a container belongs to; "" for a sandbox.
-        created_at: its creation in UTC, not its start; None if it is not told.
-        image: as it was named by whoever created the container; "" for a sandbox.
-        image_ref: as the engine refers to it; "" for a sandbox.
-        labels: its own, without those that `Container.labels` adds.
-        annotations: all annotations.
-        runtime_handler: of a sandbox, such as "kata"; "" for the default, and for a container.
-        info: the engine's own verbose information, decoded; empty if it was not read (source "native"), or made no
-            sense. Its content differs from engine to engine.
-    """
+    """What the CRI tells of one container or sandbox that is alive; text not in UTF-8 has replacement characters."""
 
     id: str
+    """Identifier of the container or sandbox."""
     name: str
+    """Name of the container within its pod; for a sandbox the name of the pod."""
     attempt: int
+    """How many containers, or sandboxes, it follows in its place."""
     sandbox_id: str
+    """Identifier of the sandbox that a container belongs to; "" for a sandbox."""
     created_at: datetime | None
+    """Its creation in UTC, not its start; None if it is not told."""
     image: str
+    """Name of the image, as it was given by whoever created the container; "" for a sandbox."""
     image_ref: str
+    """The image as the engine refers to it; "" for a sandbox."""
     labels: Mapping[str, str]
+    """Its own labels, without those that `Container.labels` adds."""
     annotations: Mapping[str, str]
+    """All annotations."""
     runtime_handler: str
+    """Runtime handler of a sandbox, such as "kata"; "" for the default, and for a container."""
     info: Mapping[str, Any] = attrs.field(repr=False)
+    """The engine's own verbose information, decoded; empty if it was not read (source "native"), or made no sense. Its
+    content differs from engine to engine."""
 
 
 def container_record(found: wire.Container, pod: Mapping[str, str]) -> Record:

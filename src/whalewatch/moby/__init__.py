@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
-from whalewatch.moby.engine import MobyEngine, watch
+from whalewatch._core.public import show_as_public
+from whalewatch.moby.engine import MobyEngine, Pack, watch
 
-__all__ = ["MobyEngine", "watch"]
+__all__ = ["MobyEngine", "Pack", "watch"]
+
+show_as_public(__name__, __all__)

@@ -273,7 +273,7 @@ def watch(
     tls: ssl.SSLContext | None = None,
     pack: Pack | None = None,
     **options: Unpack[WatcherOptions],
-) -> Watcher:
+) -> Watcher[MobyEngine]:
     """Make a watcher for a Docker engine.
 
     Args:
