@@ -6,10 +6,13 @@ import enum
 import inspect
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
+import typing
 from collections import Counter
+from importlib import metadata
 from typing import Any
 
 import aiohttp
@@ -19,7 +22,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 import whalewatch
-from tests.support.scripted import ScriptedEngine
+from tests.support.scripted import ScriptedEngine, box
 from whalewatch import (
     Engine,
     EngineError,
@@ -29,6 +32,7 @@ from whalewatch import (
     Snapshot,
     Subscription,
     UnsupportedEngine,
+    WatcherOptions,
     containerd,
     cri,
     moby,
@@ -75,6 +79,7 @@ FrozenMapping.__getitem__: (self, key: 'str') -> 'V'
 FrozenMapping.__iter__: (self) -> 'Iterator[str]'
 FrozenMapping.__len__: (self) -> 'int'
 Health: STARTING=starting, HEALTHY=healthy, UNHEALTHY=unhealthy
+IPAddress: ipaddress.IPv4Address | ipaddress.IPv6Address
 ListedContainer: (container: 'Container | None' = None, facts: 'FrozenMapping[Any]' = {}) -> None
 ListedContainer.contradicts: (self, known: 'Container') -> 'bool'
 Listing: (*, containers: 'Mapping[str, ListedContainer]', absence_is_death: 'bool', failed: 'Mapping[str,
@@ -144,14 +149,14 @@ SubscriptionStats: (delivered: 'int', pending: 'int', collapses: 'int', merged: 
 UnsupportedEngine: (EngineError)
 WatchEnded: (WhalewatchError)
 WatchState: CONNECTING=connecting, SYNCING=syncing, SYNCED=synced, DISCONNECTED=disconnected, CLOSED=closed
-Watcher: (engine: 'Engine', *, retry: 'Retry | None' = Retry(wait=None, stop=<tenacity.stop._stop_never object>,
+Watcher: (engine: 'E_co', *, retry: 'Retry | None' = Retry(wait=None, stop=<tenacity.stop._stop_never object>,
     stable_after=30.0), heartbeat: 'float' = 10.0, audit: 'float | None' = 300.0, call_timeout: 'float' = 5.0,
     concurrency: 'int' = 8, clock: 'Callable[[], datetime]' = <function _utc_now>, random: 'Random | None' = None) ->
     'None'
 Watcher.__aenter__: (self) -> 'Self'
 Watcher.__aexit__: (self, exc_type: 'type[BaseException] | None', exc: 'BaseException | None', traceback:
     'TracebackType | None') -> 'None'
-Watcher.engine: -> Engine
+Watcher.engine: -> E_co
 Watcher.events: (self, *, replay: 'bool' = True, buffer: 'int' = 1024, types: 'Collection[EventType] | None' = None,
     where: 'Callable[[ContainerEvent], bool] | None' = None) -> 'Subscription'
 Watcher.portfolio: -> Portfolio
@@ -160,6 +165,7 @@ Watcher.run: (self) -> 'None'
 Watcher.stats: -> Stats
 Watcher.status: -> Status
 Watcher.status_changes: (self) -> 'AsyncIterator[Status]'
+WatcherOptions: retry, heartbeat, audit, call_timeout, concurrency, clock, random
 WhalewatchError: (Exception)
 containerd.ContainerdEngine: (address: 'str | None' = None, *, ignore: 'Collection[str]' = ('moby', 'k8s.io'), pack:
     'Pack | None' = None) -> 'None'
@@ -179,8 +185,9 @@ containerd.ContainerdEngine.version: (self) -> 'str'
 containerd.Inspection: (*, namespace: 'str', id: 'str', pid: 'int', status: 'str', image: 'str', labels: 'Mapping[str,
     str]', runtime: 'str', spec: 'bytes', snapshotter: 'str', snapshot_key: 'str', created_at: 'datetime | None',
     updated_at: 'datetime | None', extensions: 'Mapping[str, bytes]', sandbox: 'str') -> None
+containerd.Pack: collections.abc.Callable[[whalewatch.Container, whalewatch.containerd.Inspection], typing.Any]
 containerd.watch: (address: 'str | None' = None, *, ignore: 'Collection[str]' = ('moby', 'k8s.io'), pack: 'Pack |
-    None' = None, **options: 'Unpack[WatcherOptions]') -> 'Watcher'
+    None' = None, **options: 'Unpack[WatcherOptions]') -> 'Watcher[ContainerdEngine]'
 cri.CRIEngine: (address: 'str | None' = None, *, source: 'SourceName | None' = None, poll: 'float' = 2.0, pack: 'Pack
     | None' = None) -> 'None'
 cri.CRIEngine.address: -> str
@@ -201,8 +208,10 @@ cri.CRIEngine.without_pid: -> int
 cri.Inspection: (*, id: 'str', name: 'str', attempt: 'int', sandbox_id: 'str', created_at: 'datetime | None', image:
     'str', image_ref: 'str', labels: 'Mapping[str, str]', annotations: 'Mapping[str, str]', runtime_handler: 'str',
     info: 'Mapping[str, Any]') -> None
+cri.Pack: collections.abc.Callable[[whalewatch.Container, whalewatch.cri.Inspection], typing.Any]
+cri.SourceName: typing.Literal['native', 'pod-events', 'poll']
 cri.watch: (address: 'str | None' = None, *, source: 'SourceName | None' = None, poll: 'float' = 2.0, pack: 'Pack |
-    None' = None, **options: 'Unpack[WatcherOptions]') -> 'Watcher'
+    None' = None, **options: 'Unpack[WatcherOptions]') -> 'Watcher[CRIEngine]'
 moby.MobyEngine: (address: 'str | None' = None, *, tls: 'ssl.SSLContext | None' = None, pack: 'Pack | None' = None) ->
     'None'
 moby.MobyEngine.address: -> str
@@ -218,8 +227,9 @@ moby.MobyEngine.ping: (self) -> 'None'
 moby.MobyEngine.progress: -> int
 moby.MobyEngine.signals: (self) -> 'AsyncIterator[Signal]'
 moby.MobyEngine.version: (self) -> 'str'
+moby.Pack: collections.abc.Callable[[whalewatch.Container, collections.abc.Mapping[str, typing.Any]], typing.Any]
 moby.watch: (address: 'str | None' = None, *, tls: 'ssl.SSLContext | None' = None, pack: 'Pack | None' = None,
-    **options: 'Unpack[WatcherOptions]') -> 'Watcher'
+    **options: 'Unpack[WatcherOptions]') -> 'Watcher[MobyEngine]'
 """
 
 
@@ -229,8 +239,10 @@ def signature(thing: Any) -> str:
 
 def described(name: str, thing: Any) -> dict[str, str]:
     """All that users may rely on of one public name, as text."""
+    if typing.is_typeddict(thing):
+        return {name: ", ".join(thing.__annotations__)}
     if not inspect.isclass(thing):
-        return {name: signature(thing)}
+        return {name: signature(thing) if inspect.isfunction(thing) else str(thing)}
     if issubclass(thing, BaseException):
         return {name: f"({', '.join(base.__name__ for base in thing.__bases__)})"}
     if issubclass(thing, enum.Enum):
@@ -275,7 +287,38 @@ def test_every_public_name_is_explained() -> None:
         assert module.__doc__
         names: list[str] = module.__all__
         for name in names:
-            assert getattr(module, name).__doc__, name
+            assert getattr(module, name).__doc__ or not inspect.isclass(getattr(module, name)), name
+
+
+def test_public_names_show_the_module_that_users_import_them_from() -> None:
+    for module in (whalewatch, containerd, cri, moby):
+        for name in module.__all__:
+            thing = getattr(module, name)
+            if inspect.isclass(thing) or inspect.isfunction(thing):
+                assert thing.__module__ == module.__name__, name
+                typing.get_type_hints(thing)
+    assert repr(whalewatch.NotSynced) == "<class 'whalewatch.NotSynced'>"
+
+
+def test_values_and_errors_survive_pickling() -> None:
+    for thing in (box("a"), whalewatch.Port(80), whalewatch.Health.HEALTHY):
+        assert pickle.loads(pickle.dumps(thing)) == thing  # noqa: S301 - our own
+    error = pickle.loads(pickle.dumps(whalewatch.NotSynced("late")))  # noqa: S301 - our own
+    assert (type(error), str(error)) == (whalewatch.NotSynced, "late")
+
+
+def test_version_is_that_of_the_package() -> None:
+    assert whalewatch.__version__ == metadata.version("whalewatch")
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = whalewatch.nothing
+
+
+def test_watch_explains_each_of_its_options() -> None:
+    for module in (containerd, cri, moby):
+        arguments = inspect.cleandoc(module.watch.__doc__ or "").partition("Args:\n")[2].partition("\n\n")[0]
+        explained = re.findall(r"^    (\w+): ", arguments, re.MULTILINE)
+        own = [parameter for parameter in inspect.signature(module.watch).parameters if parameter != "options"]
+        assert explained == [*own, *WatcherOptions.__annotations__], module.__name__
 
 
 def test_adapters_are_engines() -> None:

@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 IPAddress = IPv4Address | IPv6Address
+"""An address of either version."""
 
 POD_NAME, POD_NAMESPACE, POD_UID = "io.kubernetes.pod.name", "io.kubernetes.pod.namespace", "io.kubernetes.pod.uid"
 """Labels by which Kubernetes tells the pod of a container, whatever engine runs it."""

@@ -53,6 +53,7 @@ PATIENCE = 10.0
 that hang do not hide the others."""
 
 Pack = Callable[[Container, Inspection], Any]
+"""Makes the rucksack of a container, from the container and an `Inspection`."""
 
 
 class ContainerdEngine:
@@ -301,7 +302,15 @@ def watch(
         address: URL ``unix:///path``, or path of a socket; None is `/run/containerd/containerd.sock`.
         ignore: namespaces to leave out. See `ContainerdEngine`.
         pack: makes the ``rucksack`` of a container. See `ContainerdEngine`.
-        **options: of `Watcher`.
+        retry: how to try again after a failure. By default for ever, jittered, with growing pauses; None never tries
+            again: the first failure ends the watch.
+        heartbeat: seconds between checks that the engine still answers; 10 by default.
+        audit: seconds between audits, which compare a listing with the picture and renew the event stream; 300 by
+            default, None for none but the one that confirms a synchronisation.
+        call_timeout: seconds that the engine has to answer a call; 5 by default. A listing has `heartbeat` more.
+        concurrency: containers that are inspected at a time; 8 by default.
+        clock: gives the time of what the engine does not date, in aware UTC.
+        random: for jitter (`random.Random`).
 
     Raises:
         AddressError: the address cannot be used.

@@ -53,8 +53,10 @@ LASTING = 60.0
 """Seconds of a connection after which that speaks against them no longer: nothing happened, and the engine ended."""
 
 Pack = Callable[[Container, Inspection], Any]
+"""Makes the rucksack of a container, from the container and an `Inspection`."""
 
 SourceName = Literal["native", "pod-events", "poll"]
+"""Where changes come from."""
 
 
 @attrs.frozen
@@ -348,7 +350,15 @@ def watch(
         source: where changes come from: "native", "pod-events" or "poll"; None to have it chosen. See `CRIEngine`.
         poll: seconds between two listings, of source "poll" only.
         pack: makes the ``rucksack`` of a container. See `CRIEngine`.
-        **options: of `Watcher`.
+        retry: how to try again after a failure. By default for ever, jittered, with growing pauses; None never tries
+            again: the first failure ends the watch.
+        heartbeat: seconds between checks that the engine still answers; 10 by default.
+        audit: seconds between audits, which compare a listing with the picture and renew the event stream; 300 by
+            default, None for none but the one that confirms a synchronisation.
+        call_timeout: seconds that the engine has to answer a call; 5 by default. A listing has `heartbeat` more.
+        concurrency: containers that are inspected at a time; 8 by default.
+        clock: gives the time of what the engine does not date, in aware UTC.
+        random: for jitter (`random.Random`).
 
     Raises:
         AddressError: the address is missing, or cannot be used.

@@ -46,6 +46,7 @@ FILTERS = {
 """The events that are asked for; the engine's own filter comes before its buffer."""
 
 Pack = Callable[[Container, Mapping[str, Any]], Any]
+"""Makes the rucksack of a container, from the container and the JSON of the Engine API."""
 
 
 class MobyEngine:
@@ -280,7 +281,15 @@ def watch(
         address: URL or path of a socket; None finds the engine as Docker's own client does. See `MobyEngine`.
         tls: for ``tcp://`` and ``https://``.
         pack: makes the ``rucksack`` of a container. See `MobyEngine`.
-        **options: of `Watcher`.
+        retry: how to try again after a failure. By default for ever, jittered, with growing pauses; None never tries
+            again: the first failure ends the watch.
+        heartbeat: seconds between checks that the engine still answers; 10 by default.
+        audit: seconds between audits, which compare a listing with the picture and renew the event stream; 300 by
+            default, None for none but the one that confirms a synchronisation.
+        call_timeout: seconds that the engine has to answer a call; 5 by default. A listing has `heartbeat` more.
+        concurrency: containers that are inspected at a time; 8 by default.
+        clock: gives the time of what the engine does not date, in aware UTC.
+        random: for jitter (`random.Random`).
 
     Raises:
         AddressError: the address cannot be used.
