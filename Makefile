@@ -42,6 +42,7 @@ protos:
 	$(PROTOC)/bin/python $(PIP) 'grpcio-tools==1.62.3' 'setuptools<81'
 	$(PROTOC)/bin/python -m grpc_tools.protoc --proto_path protos --python_out src --pyi_out src \
 		protos/whalewatch/_wire/*.proto
+	sed -i 's/_Mapping\]/_Mapping[str, object]]/g' src/whalewatch/_wire/*.pyi # the compiler leaves out of what
 
 # Without WHALEWATCH_LIVE=require the tests do without the engines that cannot be had here, and say which.
 engines: $(VENV)/installed-dev

@@ -454,8 +454,8 @@ async def test_what_has_exited_is_forgotten(source: str) -> None:
         if source == "poll":
             engine.remove(engine.web)
             await adapter.listing()
-        known = adapter._following._link.records._known  # type: ignore[attr-defined]
-        assert known.keys() == {engine.pod}
+        entries = adapter._following._link.records.entries()  # type: ignore[attr-defined]
+        assert {id for id, entry in entries if entry.record is not None or entry.read is not None} == {engine.pod}
         await signals.aclose()  # type: ignore[attr-defined]
         await adapter.close()
 

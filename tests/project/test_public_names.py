@@ -13,6 +13,7 @@ import sys
 import typing
 from collections import Counter
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -476,3 +477,12 @@ async def fail(connection: Connection, foreign: Exception) -> None:
 
     session.__dict__["get"] = get
     await connection.ping()
+
+
+def test_the_program_for_type_checkers_uses_every_public_name() -> None:
+    program = (Path(__file__).parents[1] / "typing" / "program.py").read_text()
+    names = {*whalewatch.__all__, "__version__"}
+    names |= {
+        f"{module.__name__.rpartition('.')[2]}.{name}" for module in (containerd, cri, moby) for name in module.__all__
+    }
+    assert {name for name in names if not re.search(rf"\b{re.escape(name)}\b", program)} == set()

@@ -47,12 +47,12 @@ class Feed:
     def __init__(self) -> None:
         # Re-entrant, because a reader whose loop was closed may be collected at any allocation, also by the thread that
         # holds the lock; all it does then is to leave, and to clear its own subscription.
-        self.lock = threading.RLock()
-        self.snapshot = Snapshot(revision=0, as_of=datetime.now(UTC))
-        self.was_synced = False
-        self.ended = False
+        self.lock: threading.RLock = threading.RLock()
+        self.snapshot: Snapshot = Snapshot(revision=0, as_of=datetime.now(UTC))
+        self.was_synced: bool = False
+        self.ended: bool = False
         self.error: WhalewatchError | None = None
-        self.changed = Wakeup()
+        self.changed: Wakeup = Wakeup()
         self._subscribers: list[weakref.ref[Subscriber]] = []
         self._waiting: set[Subscriber] = set()
 

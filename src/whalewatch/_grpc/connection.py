@@ -83,7 +83,8 @@ class Connection:
         self._why_not: str | None = None
         self._answered = False
         self._calls = calls
-        self.client = grpc.aio.insecure_channel("unix:" + quote("/" + endpoint.path.lstrip("/")), options=OPTIONS)
+        target = "unix:" + quote("/" + endpoint.path.lstrip("/"))
+        self.client: grpc.aio.Channel = grpc.aio.insecure_channel(target, options=OPTIONS)
 
     def told(self, message: str) -> str:
         """Name the engine and its address in front of a message."""

@@ -55,7 +55,7 @@ class Extension(_message.Message):
     VALUE_FIELD_NUMBER: _ClassVar[int]
     key: bytes
     value: Any
-    def __init__(self, key: _Optional[bytes] = ..., value: _Optional[_Union[Any, _Mapping]] = ...) -> None: ...
+    def __init__(self, key: _Optional[bytes] = ..., value: _Optional[_Union[Any, _Mapping[str, object]]] = ...) -> None: ...
 
 class ListNamespacesRequest(_message.Message):
     __slots__ = ()
@@ -65,7 +65,7 @@ class ListNamespacesResponse(_message.Message):
     __slots__ = ("namespaces",)
     NAMESPACES_FIELD_NUMBER: _ClassVar[int]
     namespaces: _containers.RepeatedCompositeFieldContainer[Namespace]
-    def __init__(self, namespaces: _Optional[_Iterable[_Union[Namespace, _Mapping]]] = ...) -> None: ...
+    def __init__(self, namespaces: _Optional[_Iterable[_Union[Namespace, _Mapping[str, object]]]] = ...) -> None: ...
 
 class Namespace(_message.Message):
     __slots__ = ("name",)
@@ -83,7 +83,7 @@ class GetContainerResponse(_message.Message):
     __slots__ = ("container",)
     CONTAINER_FIELD_NUMBER: _ClassVar[int]
     container: Container
-    def __init__(self, container: _Optional[_Union[Container, _Mapping]] = ...) -> None: ...
+    def __init__(self, container: _Optional[_Union[Container, _Mapping[str, object]]] = ...) -> None: ...
 
 class ListContainersRequest(_message.Message):
     __slots__ = ()
@@ -93,13 +93,13 @@ class ListContainersResponse(_message.Message):
     __slots__ = ("containers",)
     CONTAINERS_FIELD_NUMBER: _ClassVar[int]
     containers: _containers.RepeatedCompositeFieldContainer[Container]
-    def __init__(self, containers: _Optional[_Iterable[_Union[Container, _Mapping]]] = ...) -> None: ...
+    def __init__(self, containers: _Optional[_Iterable[_Union[Container, _Mapping[str, object]]]] = ...) -> None: ...
 
 class ListContainerMessage(_message.Message):
     __slots__ = ("container",)
     CONTAINER_FIELD_NUMBER: _ClassVar[int]
     container: Container
-    def __init__(self, container: _Optional[_Union[Container, _Mapping]] = ...) -> None: ...
+    def __init__(self, container: _Optional[_Union[Container, _Mapping[str, object]]] = ...) -> None: ...
 
 class Container(_message.Message):
     __slots__ = ("id", "labels", "image", "runtime", "spec", "snapshotter", "snapshot_key", "created_at", "updated_at", "extensions", "sandbox")
@@ -125,7 +125,7 @@ class Container(_message.Message):
     updated_at: Timestamp
     extensions: _containers.RepeatedCompositeFieldContainer[Extension]
     sandbox: bytes
-    def __init__(self, id: _Optional[bytes] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., image: _Optional[bytes] = ..., runtime: _Optional[_Union[Runtime, _Mapping]] = ..., spec: _Optional[_Union[Any, _Mapping]] = ..., snapshotter: _Optional[bytes] = ..., snapshot_key: _Optional[bytes] = ..., created_at: _Optional[_Union[Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[Timestamp, _Mapping]] = ..., extensions: _Optional[_Iterable[_Union[Extension, _Mapping]]] = ..., sandbox: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, id: _Optional[bytes] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping[str, object]]]] = ..., image: _Optional[bytes] = ..., runtime: _Optional[_Union[Runtime, _Mapping[str, object]]] = ..., spec: _Optional[_Union[Any, _Mapping[str, object]]] = ..., snapshotter: _Optional[bytes] = ..., snapshot_key: _Optional[bytes] = ..., created_at: _Optional[_Union[Timestamp, _Mapping[str, object]]] = ..., updated_at: _Optional[_Union[Timestamp, _Mapping[str, object]]] = ..., extensions: _Optional[_Iterable[_Union[Extension, _Mapping[str, object]]]] = ..., sandbox: _Optional[bytes] = ...) -> None: ...
 
 class Runtime(_message.Message):
     __slots__ = ("name",)
@@ -143,7 +143,7 @@ class GetTaskResponse(_message.Message):
     __slots__ = ("process",)
     PROCESS_FIELD_NUMBER: _ClassVar[int]
     process: Task
-    def __init__(self, process: _Optional[_Union[Task, _Mapping]] = ...) -> None: ...
+    def __init__(self, process: _Optional[_Union[Task, _Mapping[str, object]]] = ...) -> None: ...
 
 class ListTasksRequest(_message.Message):
     __slots__ = ()
@@ -153,7 +153,7 @@ class ListTasksResponse(_message.Message):
     __slots__ = ("tasks",)
     TASKS_FIELD_NUMBER: _ClassVar[int]
     tasks: _containers.RepeatedCompositeFieldContainer[Task]
-    def __init__(self, tasks: _Optional[_Iterable[_Union[Task, _Mapping]]] = ...) -> None: ...
+    def __init__(self, tasks: _Optional[_Iterable[_Union[Task, _Mapping[str, object]]]] = ...) -> None: ...
 
 class Task(_message.Message):
     __slots__ = ("id", "pid", "status", "exit_status")
@@ -197,7 +197,7 @@ class Envelope(_message.Message):
     namespace: bytes
     topic: bytes
     event: Any
-    def __init__(self, timestamp: _Optional[_Union[Timestamp, _Mapping]] = ..., namespace: _Optional[bytes] = ..., topic: _Optional[bytes] = ..., event: _Optional[_Union[Any, _Mapping]] = ...) -> None: ...
+    def __init__(self, timestamp: _Optional[_Union[Timestamp, _Mapping[str, object]]] = ..., namespace: _Optional[bytes] = ..., topic: _Optional[bytes] = ..., event: _Optional[_Union[Any, _Mapping[str, object]]] = ...) -> None: ...
 
 class TaskStart(_message.Message):
     __slots__ = ("container_id", "pid")
@@ -219,7 +219,7 @@ class TaskExit(_message.Message):
     pid: int
     exit_status: int
     exited_at: Timestamp
-    def __init__(self, container_id: _Optional[bytes] = ..., id: _Optional[bytes] = ..., pid: _Optional[int] = ..., exit_status: _Optional[int] = ..., exited_at: _Optional[_Union[Timestamp, _Mapping]] = ...) -> None: ...
+    def __init__(self, container_id: _Optional[bytes] = ..., id: _Optional[bytes] = ..., pid: _Optional[int] = ..., exit_status: _Optional[int] = ..., exited_at: _Optional[_Union[Timestamp, _Mapping[str, object]]] = ...) -> None: ...
 
 class TaskDelete(_message.Message):
     __slots__ = ("container_id", "pid", "exit_status", "exited_at", "id")
@@ -233,7 +233,7 @@ class TaskDelete(_message.Message):
     exit_status: int
     exited_at: Timestamp
     id: bytes
-    def __init__(self, container_id: _Optional[bytes] = ..., pid: _Optional[int] = ..., exit_status: _Optional[int] = ..., exited_at: _Optional[_Union[Timestamp, _Mapping]] = ..., id: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, container_id: _Optional[bytes] = ..., pid: _Optional[int] = ..., exit_status: _Optional[int] = ..., exited_at: _Optional[_Union[Timestamp, _Mapping[str, object]]] = ..., id: _Optional[bytes] = ...) -> None: ...
 
 class TaskPaused(_message.Message):
     __slots__ = ("container_id",)

@@ -73,13 +73,13 @@ class StatusResponse(_message.Message):
     INFO_FIELD_NUMBER: _ClassVar[int]
     status: RuntimeStatus
     info: _containers.RepeatedCompositeFieldContainer[Entry]
-    def __init__(self, status: _Optional[_Union[RuntimeStatus, _Mapping]] = ..., info: _Optional[_Iterable[_Union[Entry, _Mapping]]] = ...) -> None: ...
+    def __init__(self, status: _Optional[_Union[RuntimeStatus, _Mapping[str, object]]] = ..., info: _Optional[_Iterable[_Union[Entry, _Mapping[str, object]]]] = ...) -> None: ...
 
 class RuntimeStatus(_message.Message):
     __slots__ = ("conditions",)
     CONDITIONS_FIELD_NUMBER: _ClassVar[int]
     conditions: _containers.RepeatedCompositeFieldContainer[RuntimeCondition]
-    def __init__(self, conditions: _Optional[_Iterable[_Union[RuntimeCondition, _Mapping]]] = ...) -> None: ...
+    def __init__(self, conditions: _Optional[_Iterable[_Union[RuntimeCondition, _Mapping[str, object]]]] = ...) -> None: ...
 
 class RuntimeCondition(_message.Message):
     __slots__ = ("type", "status", "reason", "message")
@@ -97,7 +97,7 @@ class ListContainersRequest(_message.Message):
     __slots__ = ("filter",)
     FILTER_FIELD_NUMBER: _ClassVar[int]
     filter: ContainerFilter
-    def __init__(self, filter: _Optional[_Union[ContainerFilter, _Mapping]] = ...) -> None: ...
+    def __init__(self, filter: _Optional[_Union[ContainerFilter, _Mapping[str, object]]] = ...) -> None: ...
 
 class ContainerFilter(_message.Message):
     __slots__ = ("id", "state", "pod_sandbox_id")
@@ -107,7 +107,7 @@ class ContainerFilter(_message.Message):
     id: bytes
     state: ContainerStateValue
     pod_sandbox_id: bytes
-    def __init__(self, id: _Optional[bytes] = ..., state: _Optional[_Union[ContainerStateValue, _Mapping]] = ..., pod_sandbox_id: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, id: _Optional[bytes] = ..., state: _Optional[_Union[ContainerStateValue, _Mapping[str, object]]] = ..., pod_sandbox_id: _Optional[bytes] = ...) -> None: ...
 
 class ContainerStateValue(_message.Message):
     __slots__ = ("state",)
@@ -119,7 +119,7 @@ class ListContainersResponse(_message.Message):
     __slots__ = ("containers",)
     CONTAINERS_FIELD_NUMBER: _ClassVar[int]
     containers: _containers.RepeatedCompositeFieldContainer[Container]
-    def __init__(self, containers: _Optional[_Iterable[_Union[Container, _Mapping]]] = ...) -> None: ...
+    def __init__(self, containers: _Optional[_Iterable[_Union[Container, _Mapping[str, object]]]] = ...) -> None: ...
 
 class Container(_message.Message):
     __slots__ = ("id", "pod_sandbox_id", "metadata", "image", "image_ref", "state", "created_at", "labels", "annotations")
@@ -141,7 +141,7 @@ class Container(_message.Message):
     created_at: int
     labels: _containers.RepeatedCompositeFieldContainer[Entry]
     annotations: _containers.RepeatedCompositeFieldContainer[Entry]
-    def __init__(self, id: _Optional[bytes] = ..., pod_sandbox_id: _Optional[bytes] = ..., metadata: _Optional[_Union[ContainerMetadata, _Mapping]] = ..., image: _Optional[_Union[ImageSpec, _Mapping]] = ..., image_ref: _Optional[bytes] = ..., state: _Optional[_Union[ContainerState, str]] = ..., created_at: _Optional[int] = ..., labels: _Optional[_Iterable[_Union[Entry, _Mapping]]] = ..., annotations: _Optional[_Iterable[_Union[Entry, _Mapping]]] = ...) -> None: ...
+    def __init__(self, id: _Optional[bytes] = ..., pod_sandbox_id: _Optional[bytes] = ..., metadata: _Optional[_Union[ContainerMetadata, _Mapping[str, object]]] = ..., image: _Optional[_Union[ImageSpec, _Mapping[str, object]]] = ..., image_ref: _Optional[bytes] = ..., state: _Optional[_Union[ContainerState, str]] = ..., created_at: _Optional[int] = ..., labels: _Optional[_Iterable[_Union[Entry, _Mapping[str, object]]]] = ..., annotations: _Optional[_Iterable[_Union[Entry, _Mapping[str, object]]]] = ...) -> None: ...
 
 class ContainerMetadata(_message.Message):
     __slots__ = ("name", "attempt")
@@ -173,7 +173,7 @@ class ContainerStatusResponse(_message.Message):
     INFO_FIELD_NUMBER: _ClassVar[int]
     status: ContainerStatus
     info: _containers.RepeatedCompositeFieldContainer[Entry]
-    def __init__(self, status: _Optional[_Union[ContainerStatus, _Mapping]] = ..., info: _Optional[_Iterable[_Union[Entry, _Mapping]]] = ...) -> None: ...
+    def __init__(self, status: _Optional[_Union[ContainerStatus, _Mapping[str, object]]] = ..., info: _Optional[_Iterable[_Union[Entry, _Mapping[str, object]]]] = ...) -> None: ...
 
 class ContainerStatus(_message.Message):
     __slots__ = ("id", "metadata", "state", "created_at", "started_at", "finished_at", "exit_code", "image", "image_ref", "reason", "message", "labels", "annotations")
@@ -203,13 +203,13 @@ class ContainerStatus(_message.Message):
     message: bytes
     labels: _containers.RepeatedCompositeFieldContainer[Entry]
     annotations: _containers.RepeatedCompositeFieldContainer[Entry]
-    def __init__(self, id: _Optional[bytes] = ..., metadata: _Optional[_Union[ContainerMetadata, _Mapping]] = ..., state: _Optional[_Union[ContainerState, str]] = ..., created_at: _Optional[int] = ..., started_at: _Optional[int] = ..., finished_at: _Optional[int] = ..., exit_code: _Optional[int] = ..., image: _Optional[_Union[ImageSpec, _Mapping]] = ..., image_ref: _Optional[bytes] = ..., reason: _Optional[bytes] = ..., message: _Optional[bytes] = ..., labels: _Optional[_Iterable[_Union[Entry, _Mapping]]] = ..., annotations: _Optional[_Iterable[_Union[Entry, _Mapping]]] = ...) -> None: ...
+    def __init__(self, id: _Optional[bytes] = ..., metadata: _Optional[_Union[ContainerMetadata, _Mapping[str, object]]] = ..., state: _Optional[_Union[ContainerState, str]] = ..., created_at: _Optional[int] = ..., started_at: _Optional[int] = ..., finished_at: _Optional[int] = ..., exit_code: _Optional[int] = ..., image: _Optional[_Union[ImageSpec, _Mapping[str, object]]] = ..., image_ref: _Optional[bytes] = ..., reason: _Optional[bytes] = ..., message: _Optional[bytes] = ..., labels: _Optional[_Iterable[_Union[Entry, _Mapping[str, object]]]] = ..., annotations: _Optional[_Iterable[_Union[Entry, _Mapping[str, object]]]] = ...) -> None: ...
 
 class ListPodSandboxRequest(_message.Message):
     __slots__ = ("filter",)
     FILTER_FIELD_NUMBER: _ClassVar[int]
     filter: PodSandboxFilter
-    def __init__(self, filter: _Optional[_Union[PodSandboxFilter, _Mapping]] = ...) -> None: ...
+    def __init__(self, filter: _Optional[_Union[PodSandboxFilter, _Mapping[str, object]]] = ...) -> None: ...
 
 class PodSandboxFilter(_message.Message):
     __slots__ = ("id", "state")
@@ -217,7 +217,7 @@ class PodSandboxFilter(_message.Message):
     STATE_FIELD_NUMBER: _ClassVar[int]
     id: bytes
     state: PodSandboxStateValue
-    def __init__(self, id: _Optional[bytes] = ..., state: _Optional[_Union[PodSandboxStateValue, _Mapping]] = ...) -> None: ...
+    def __init__(self, id: _Optional[bytes] = ..., state: _Optional[_Union[PodSandboxStateValue, _Mapping[str, object]]] = ...) -> None: ...
 
 class PodSandboxStateValue(_message.Message):
     __slots__ = ("state",)
@@ -229,7 +229,7 @@ class ListPodSandboxResponse(_message.Message):
     __slots__ = ("items",)
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     items: _containers.RepeatedCompositeFieldContainer[PodSandbox]
-    def __init__(self, items: _Optional[_Iterable[_Union[PodSandbox, _Mapping]]] = ...) -> None: ...
+    def __init__(self, items: _Optional[_Iterable[_Union[PodSandbox, _Mapping[str, object]]]] = ...) -> None: ...
 
 class PodSandbox(_message.Message):
     __slots__ = ("id", "metadata", "state", "created_at", "labels", "annotations", "runtime_handler")
@@ -247,7 +247,7 @@ class PodSandbox(_message.Message):
     labels: _containers.RepeatedCompositeFieldContainer[Entry]
     annotations: _containers.RepeatedCompositeFieldContainer[Entry]
     runtime_handler: bytes
-    def __init__(self, id: _Optional[bytes] = ..., metadata: _Optional[_Union[PodSandboxMetadata, _Mapping]] = ..., state: _Optional[_Union[PodSandboxState, str]] = ..., created_at: _Optional[int] = ..., labels: _Optional[_Iterable[_Union[Entry, _Mapping]]] = ..., annotations: _Optional[_Iterable[_Union[Entry, _Mapping]]] = ..., runtime_handler: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, id: _Optional[bytes] = ..., metadata: _Optional[_Union[PodSandboxMetadata, _Mapping[str, object]]] = ..., state: _Optional[_Union[PodSandboxState, str]] = ..., created_at: _Optional[int] = ..., labels: _Optional[_Iterable[_Union[Entry, _Mapping[str, object]]]] = ..., annotations: _Optional[_Iterable[_Union[Entry, _Mapping[str, object]]]] = ..., runtime_handler: _Optional[bytes] = ...) -> None: ...
 
 class PodSandboxMetadata(_message.Message):
     __slots__ = ("name", "uid", "namespace", "attempt")
@@ -275,7 +275,7 @@ class PodSandboxStatusResponse(_message.Message):
     INFO_FIELD_NUMBER: _ClassVar[int]
     status: PodSandboxStatus
     info: _containers.RepeatedCompositeFieldContainer[Entry]
-    def __init__(self, status: _Optional[_Union[PodSandboxStatus, _Mapping]] = ..., info: _Optional[_Iterable[_Union[Entry, _Mapping]]] = ...) -> None: ...
+    def __init__(self, status: _Optional[_Union[PodSandboxStatus, _Mapping[str, object]]] = ..., info: _Optional[_Iterable[_Union[Entry, _Mapping[str, object]]]] = ...) -> None: ...
 
 class PodSandboxStatus(_message.Message):
     __slots__ = ("id", "metadata", "state", "created_at", "labels", "annotations", "runtime_handler")
@@ -293,7 +293,7 @@ class PodSandboxStatus(_message.Message):
     labels: _containers.RepeatedCompositeFieldContainer[Entry]
     annotations: _containers.RepeatedCompositeFieldContainer[Entry]
     runtime_handler: bytes
-    def __init__(self, id: _Optional[bytes] = ..., metadata: _Optional[_Union[PodSandboxMetadata, _Mapping]] = ..., state: _Optional[_Union[PodSandboxState, str]] = ..., created_at: _Optional[int] = ..., labels: _Optional[_Iterable[_Union[Entry, _Mapping]]] = ..., annotations: _Optional[_Iterable[_Union[Entry, _Mapping]]] = ..., runtime_handler: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, id: _Optional[bytes] = ..., metadata: _Optional[_Union[PodSandboxMetadata, _Mapping[str, object]]] = ..., state: _Optional[_Union[PodSandboxState, str]] = ..., created_at: _Optional[int] = ..., labels: _Optional[_Iterable[_Union[Entry, _Mapping[str, object]]]] = ..., annotations: _Optional[_Iterable[_Union[Entry, _Mapping[str, object]]]] = ..., runtime_handler: _Optional[bytes] = ...) -> None: ...
 
 class GetEventsRequest(_message.Message):
     __slots__ = ()
@@ -311,4 +311,4 @@ class ContainerEventResponse(_message.Message):
     created_at: int
     pod_sandbox_status: bytes
     containers_statuses: _containers.RepeatedCompositeFieldContainer[ContainerStatus]
-    def __init__(self, container_id: _Optional[bytes] = ..., container_event_type: _Optional[_Union[ContainerEventType, str]] = ..., created_at: _Optional[int] = ..., pod_sandbox_status: _Optional[bytes] = ..., containers_statuses: _Optional[_Iterable[_Union[ContainerStatus, _Mapping]]] = ...) -> None: ...
+    def __init__(self, container_id: _Optional[bytes] = ..., container_event_type: _Optional[_Union[ContainerEventType, str]] = ..., created_at: _Optional[int] = ..., pod_sandbox_status: _Optional[bytes] = ..., containers_statuses: _Optional[_Iterable[_Union[ContainerStatus, _Mapping[str, object]]]] = ...) -> None: ...

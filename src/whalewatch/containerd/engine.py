@@ -38,7 +38,7 @@ from whalewatch.containerd.reading import (
 
 __all__ = ["ContainerdEngine", "Inspection", "watch"]
 
-log = logging.getLogger("whalewatch.containerd")
+log: logging.Logger = logging.getLogger("whalewatch.containerd")
 
 DEFAULT_ADDRESS = "unix:///run/containerd/containerd.sock"
 

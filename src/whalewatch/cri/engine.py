@@ -33,7 +33,7 @@ from whalewatch.cri.source import Link, Source
 
 __all__ = ["CRIEngine", "Inspection", "watch"]
 
-log = logging.getLogger("whalewatch.cri")
+log: logging.Logger = logging.getLogger("whalewatch.cri")
 
 EXAMPLE = "unix:///run/containerd/containerd.sock"
 

@@ -52,7 +52,7 @@ class Connection:
         self._remedy = remedy
         self._calls = calls
         self._prefix = ""
-        self.listed_bytes = 0
+        self.listed_bytes: int = 0
         try:
             connector = _connector(endpoint)
         except aiodocker.DockerError as error:
@@ -60,7 +60,7 @@ class Connection:
         self._session = aiohttp.ClientSession(
             connector=connector, timeout=UNTIMED, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
         )
-        self.client = aiodocker.Docker(url=endpoint.url, connector=connector, session=self._session)
+        self.client: aiodocker.Docker = aiodocker.Docker(url=endpoint.url, connector=connector, session=self._session)
 
     def use_version(self, version: str) -> None:
         """Speak this version of the Engine API from now on ("1.45")."""

@@ -26,7 +26,7 @@ from whalewatch.moby.reading import container, listed, moment, signal, text
 
 __all__ = ["MobyEngine", "watch"]
 
-log = logging.getLogger("whalewatch.moby")
+log: logging.Logger = logging.getLogger("whalewatch.moby")
 
 OLDEST_API, NEWEST_API = (1, 41), (1, 54)
 """The versions of the Engine API whose answers are known here."""

@@ -134,7 +134,7 @@ class Answers:
     def __init__(self, state: EngineState, identity: Identity) -> None:
         """Answer about this state."""
         self.identity = identity
-        self.shim_timeout = 2.0
+        self.shim_timeout: float = 2.0
         self._state = state
         self._routes: dict[str, Callable[[Call], Answer]] = {
             "container_create": self._container_create,

@@ -29,8 +29,8 @@ class EngineState:
 
     def __init__(self, changed: Callable[[], None], start_pid: int) -> None:
         """Start empty; ``changed`` is called when something happens that a test may wait for."""
-        self.clock = Clock()
-        self.events = Events(self.clock.now, changed)
+        self.clock: Clock = Clock()
+        self.events: Events = Events(self.clock.now, changed)
         self.namespaces: dict[str, dict[Text, Text]] = {}
         self.containers: dict[Key, FakeRecord] = {}
         self.tasks: dict[Key, FakeTask] = {}

@@ -70,7 +70,7 @@ class FakeContainerd(FakeGrpcEngine):
         calls = CallFaults(KINDS.values())
         answers = Answers(self._state, identity)
         self._server = Server(Service(self, calls, answers, list_stream=list_stream))
-        self.faults = ContainerdFaults(self._state, calls, answers, self._server)
+        self.faults: ContainerdFaults = ContainerdFaults(self._state, calls, answers, self._server)
 
     # ---- what it knows
 

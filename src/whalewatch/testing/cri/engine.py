@@ -32,8 +32,8 @@ class CRIState:
 
     def __init__(self, changed: Callable[[], None], start_pid: int, mode: PodEventsMode) -> None:
         """Start empty; ``changed`` is called when something happens that a test may wait for."""
-        self.clock = Clock()
-        self.events = PodEvents(mode, changed)
+        self.clock: Clock = Clock()
+        self.events: PodEvents = PodEvents(mode, changed)
         self.pods: dict[str, FakePod] = {}
         self.containers: dict[str, FakePodContainer] = {}
         self.unknown: list[str] = []

@@ -67,7 +67,7 @@ class FakeCRI(FakeGrpcEngine):
         calls = CallFaults(KINDS.values())
         answers = Answers(self._state, Runtime(runtime, version))
         self._server = Server(Service(self, calls, answers, self._state.events))
-        self.faults = CRIFaults(self._state, calls, self._server)
+        self.faults: CRIFaults = CRIFaults(self._state, calls, self._server)
 
     # ---- what it knows
 

@@ -48,13 +48,13 @@ class EngineState:
         stop_before_die: bool,
     ) -> None:
         """Start without containers."""
-        self.clock = Clock()
-        self.events = EventLog(self.clock, changed)
+        self.clock: Clock = Clock()
+        self.events: EventLog = EventLog(self.clock, changed)
         self.containers: dict[str, FakeDockerContainer] = {}
         self.execs: dict[str, FakeExec] = {}
-        self.images = {"tiny": self._image_id("tiny")}
+        self.images: dict[str, str] = {"tiny": self._image_id("tiny")}
         self._random = random.Random(seed)  # noqa: S311 - ids, not secrets
-        self.networks = Networks(self.events, self.clock, self.new_id)
+        self.networks: Networks = Networks(self.events, self.clock, self.new_id)
         self._names: dict[str, FakeDockerContainer] = {}
         self._major = int(version.partition(".")[0])
         self._pids = count(start_pid)

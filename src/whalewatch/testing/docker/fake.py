@@ -94,7 +94,7 @@ class FakeDocker(FakeEngine):
         calls = CallFaults(KINDS)
         self._handlers = Handlers(self._state, calls, identity, self.requests, self._changed)
         self._server = Server(self._handlers.handle, host, port, ssl_context)
-        self.faults = DockerFaults(self._state, calls, self._handlers, self._server)
+        self.faults: DockerFaults = DockerFaults(self._state, calls, self._handlers, self._server)
 
     async def _serve(self, path: Path, folder: Path) -> None:  # noqa: ARG002 - it needs nothing else
         await self._server.listen(path)

@@ -16,7 +16,7 @@ class Restarts:
 
     def __init__(self, start: Callable[[FakeDockerContainer], None], delay: float | None) -> None:
         """Call ``start`` after ``delay`` seconds; with None never."""
-        self.held = False
+        self.held: bool = False
         self._start = start
         self._delay = delay
         self._timers: dict[str, asyncio.TimerHandle] = {}

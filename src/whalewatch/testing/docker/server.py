@@ -36,7 +36,7 @@ class Server:
     ) -> None:
         """Prepare to serve; ``ssl_context`` is for TCP."""
         self.host = host
-        self.port = port
+        self.port: int = port
         self._path = Path()
         self._bound = False
         self._handler = handler

@@ -126,7 +126,7 @@ class Server:
 
     def __init__(self, service: grpc.GenericRpcHandler) -> None:
         """Prepare to serve."""
-        self.front = Front(Path())
+        self.front: Front = Front(Path())
         self._service = service
         self._grpc: Any = None
 
