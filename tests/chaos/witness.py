@@ -64,7 +64,11 @@ class Told:
     def confirms(self, event: ContainerEvent) -> bool | None:
         """Whether the engine did tell this, with this code; None if that might have been missed."""
         if (event.container.id, event.timestamp) in self._exit_codes:
-            return event.exit_code in {None, self.exit_code(event)}
+            # What asked for an inspect dates an exit that the inspect read, with its code: that is told a little later.
+            return event.exit_code in {
+                None,
+                *(code for (id, _), code in self._exit_codes.items() if id == event.container.id),
+            }
         deaf = self._deaf_since is not None and event.timestamp > self._deaf_since - MARGIN
         return None if deaf or any(began < event.timestamp < ended for began, ended in self._deaf) else False
 
