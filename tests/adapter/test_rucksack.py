@@ -16,7 +16,7 @@ from whalewatch._adapter.rucksack import Packer
 @pytest.fixture
 def packer(monkeypatch: pytest.MonkeyPatch) -> Packer[None]:
     """One that remembers few."""
-    monkeypatch.setattr(rucksack, "MEMORY", 10)
+    monkeypatch.setattr(rucksack, "MAX_REMEMBERED", 10)
 
     def fails(container: Container, _: None) -> None:
         raise LookupError(container.id)
@@ -27,16 +27,16 @@ def packer(monkeypatch: pytest.MonkeyPatch) -> Packer[None]:
 def test_failure_is_logged_once_for_each_container(packer: Packer[None], caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(3):
         for number in range(10):
-            assert packer.packed(box(f"c{number}"), None) == box(f"c{number}")
+            assert packer.pack(box(f"c{number}"), None) == box(f"c{number}")
     assert [record.args for record in caplog.records] == [(f"c{number}",) for number in range(10)]
 
 
 def test_what_failed_long_ago_is_forgotten(packer: Packer[None], caplog: pytest.LogCaptureFixture) -> None:
     for number in range(11):
-        packer.packed(box(f"c{number}"), None)
+        packer.pack(box(f"c{number}"), None)
     caplog.clear()
-    packer.packed(box("c10"), None)
-    packer.packed(box("c0"), None)
+    packer.pack(box("c10"), None)
+    packer.pack(box("c0"), None)
     assert [record.args for record in caplog.records] == [("c0",)]
 
 
@@ -44,5 +44,5 @@ def test_cancellation_out_of_nothing_is_a_failure_like_any(caplog: pytest.LogCap
     def pack(container: Container, _: None) -> None:
         raise asyncio.CancelledError
 
-    assert Packer(pack, logging.getLogger("whalewatch.tests")).packed(box("a"), None) == box("a")
+    assert Packer(pack, logging.getLogger("whalewatch.tests")).pack(box("a"), None) == box("a")
     assert [record.args for record in caplog.records] == [("a",)]

@@ -117,7 +117,7 @@ def _tracker(size: int) -> Tracker:
     containers: list[Container] = [container(number) for number in range(size)]
     tracker = Tracker(Feed(), lambda: datetime.now(UTC), Counters())
     tracker.open(lambda _id, _reason: None)
-    tracker.listed(
+    tracker.apply_listing(
         Listing(containers={one.id: ListedContainer(container=one) for one in containers}, absence_is_death=True)
     )
     tracker.finish_sync()

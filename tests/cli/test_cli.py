@@ -538,17 +538,20 @@ async def test_missing_permission_for_containerd_is_told_with_its_remedy() -> No
 @pytest.mark.parametrize(
     ("address", "why"),
     [
-        ("nonsense", "is no address"),
+        ("nonsense", "is not an address"),
         ("ftp://host", "wrong scheme"),
         ("unix://relative", "absolute"),
         ("\x1b[2J", ""),
         (
             "containerd://run/x.sock",
-            "names no absolute path of a socket: containerd:///run/containerd/containerd.sock is one",
+            "has no absolute path of a socket: give an address such as containerd:///run/containerd/containerd.sock",
         ),
-        ("containerd:", "names no absolute path"),
-        ("cri://run/x.sock", "names no absolute path of a socket: cri:///run/containerd/containerd.sock is one"),
-        ("cri:", "names no absolute path"),
+        ("containerd:", "has no absolute path"),
+        (
+            "cri://run/x.sock",
+            "has no absolute path of a socket: give an address such as cri:///run/containerd/containerd.sock",
+        ),
+        ("cri:", "has no absolute path"),
         ("containerd:///run/\x1b[2J", "cannot be printed"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 from tests.support.scripted import ScriptedEngine, box
 from tests.support.stepping import ImpatientLoop
 from whalewatch import EngineTimeout, Listing, ReportsProgress, Watcher
-from whalewatch._core.calls import CHECKS, LONGEST, Calls
+from whalewatch._core.calls import CHECKS_PER_TIMEOUT, MAX_TIMEOUTS, Calls
 
 TIMEOUT = 10.0
 
@@ -67,12 +67,12 @@ def test_call_is_given_up_once_its_progress_has_ended() -> None:
             await asyncio.Event().wait()
             raise AssertionError
 
-    latest = 24 + TIMEOUT + TIMEOUT / CHECKS
+    latest = 24 + TIMEOUT + TIMEOUT / CHECKS_PER_TIMEOUT
     assert 24 + TIMEOUT <= passed(given_up(Stuck(parts=3, every=8))) <= latest
 
 
 def test_progress_puts_the_end_off_for_a_while_only() -> None:
-    assert passed(given_up(Slow(parts=10_000, every=1))) == pytest.approx(LONGEST * TIMEOUT)
+    assert passed(given_up(Slow(parts=10_000, every=1))) == pytest.approx(MAX_TIMEOUTS * TIMEOUT)
 
 
 def test_watcher_waits_for_a_listing_that_reports_progress() -> None:

@@ -662,7 +662,9 @@ def test_signal_of_a_run_that_has_exited_is_told_apart_by_its_time() -> None:
     feed = Feed()
     tracker = Tracker(feed, lambda: at(0), Counters())
     tracker.open(lambda _id, _reason: None)
-    tracker.listed(Listing(containers={"a": ListedContainer(box("a", pid=1, start=None))}, absence_is_death=False))
+    tracker.apply_listing(
+        Listing(containers={"a": ListedContainer(box("a", pid=1, start=None))}, absence_is_death=False)
+    )
     tracker.finish_sync()
     tracker.apply_signal(told(EXITED, 5, pid=1))
     assert not feed.snapshot

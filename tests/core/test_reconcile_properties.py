@@ -89,7 +89,7 @@ class Interleavings(RuleBasedStateMachine):
         if not self.tells_all_in_listing or self.absence_is_death:
             self.undelivered.clear()
         self.tracker.open(lambda wanted, _: self.wanted.add(wanted))
-        self.tracker.subscribed(self.now())
+        self.tracker.stream_opened(self.now())
 
     def start(self, id: str) -> None:
         moment = self.tick()
@@ -213,7 +213,7 @@ class Interleavings(RuleBasedStateMachine):
     @rule()
     def take_listing(self) -> None:
         assert self.listing is not None
-        self.awaited = self.tracker.listed(self.listing)
+        self.awaited = self.tracker.apply_listing(self.listing)
         self.tried("")
 
     def tried(self, id: str) -> None:
@@ -246,7 +246,7 @@ class Interleavings(RuleBasedStateMachine):
         self.wanted.clear()
         self.listing, self.awaited, self.synced, self.lossy = None, None, False, False
         self.tracker.open(lambda wanted, _: self.wanted.add(wanted))
-        self.tracker.subscribed(self.now())
+        self.tracker.stream_opened(self.now())
 
     # What must hold
 

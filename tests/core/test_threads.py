@@ -313,7 +313,7 @@ async def test_waiter_of_a_closed_loop_may_be_collected_at_any_moment() -> None:
     """The collector may run wherever memory is taken, also under a lock, and ends the coroutines of dead tasks."""
     wakeup = Wakeup()
     await asyncio.to_thread(abandon, wakeup.until(lambda: False))
-    wakeup.ring()  # nobody refers to the dead waiter now but itself
+    wakeup.notify()  # nobody refers to the dead waiter now but itself
 
     def collect() -> None:
         with wakeup._lock:

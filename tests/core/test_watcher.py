@@ -399,7 +399,7 @@ async def test_fault_of_its_own_is_logged_with_its_trace_once_however_often_it_c
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a fault")
 
-    monkeypatch.setattr(Tracker, "listed", broken)
+    monkeypatch.setattr(Tracker, "apply_listing", broken)
     engine = ScriptedEngine(box("a"))
     async with Watcher(engine, retry=AT_ONCE) as watcher:
         await engine.until(lambda: engine.calls["listing"] >= 5)

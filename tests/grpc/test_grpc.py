@@ -17,7 +17,7 @@ import pytest
 
 from whalewatch import AddressError, EngineError, EngineTimeout, EngineUnavailable, ProtocolViolation, UnsupportedEngine
 from whalewatch._grpc.address import Endpoint, endpoint
-from whalewatch._grpc.connection import MAX_MESSAGE, MEANING, Connection, missing
+from whalewatch._grpc.connection import ERROR_BY_STATUS, MAX_MESSAGE, Connection, missing
 from whalewatch._wire import containerd_pb2 as wire
 
 if TYPE_CHECKING:
@@ -102,10 +102,10 @@ def test_relative_path_is_made_absolute() -> None:
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("x.sock", "'x.sock' is no address of a test engine: give a URL such as unix:///run/an/engine.sock"),
-        ("", "'' is no address of a test engine"),
+        ("x.sock", "'x.sock' is not an address of a test engine: give a URL such as unix:///run/an/engine.sock"),
+        ("", "'' is not an address of a test engine"),
         ("tcp://host:1", "has the wrong scheme for a test engine: use unix, as in unix:///run/an/engine.sock"),
-        ("unix://run/x.sock", "names no absolute path of a socket: unix:///run/an/engine.sock is one"),
+        ("unix://run/x.sock", "has no absolute path of a socket: give an address such as unix:///run/an/engine.sock"),
         ("/run/\x1b[31m.sock", "has characters that cannot be printed"),
         ("/run/\0.sock", "has characters that cannot be printed"),
     ],
@@ -134,8 +134,8 @@ async def test_path_with_characters_of_urls_is_reached(folder: Path) -> None:
 
 
 def test_every_status_is_thought_of() -> None:
-    unknown = set(grpc.StatusCode) - MEANING.keys() - {grpc.StatusCode.OK}
-    assert not unknown, "gRPC has grown: decide what these mean, in MEANING"
+    unknown = set(grpc.StatusCode) - ERROR_BY_STATUS.keys() - {grpc.StatusCode.OK}
+    assert not unknown, "gRPC has grown: decide what these mean, in ERROR_BY_STATUS"
 
 
 TYPES = {
@@ -158,7 +158,7 @@ async def test_status_is_translated_with_engine_and_address(folder: Path) -> Non
         return b""
 
     async with serving(folder / "s", answer), connected(folder / "s") as to:
-        for status in MEANING:
+        for status in ERROR_BY_STATUS:
             with pytest.raises(EngineError) as caught:
                 await version(to)
             error = caught.value

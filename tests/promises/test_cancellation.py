@@ -17,7 +17,7 @@ from tests.support.scripted import Hold, ScriptedEngine, box, lost_engine
 from tests.support.stepping import Complaints, ImpatientLoop, Steps
 from whalewatch import Signal, SignalType, Stats, WatchEnded, Watcher, WatchState, moby
 from whalewatch._core import inspections, session
-from whalewatch._core.watcher import CLOSING
+from whalewatch._core.watcher import CLOSE_TIMEOUT
 from whalewatch.testing import FakeDocker
 
 PATIENCE = 100.0
@@ -169,7 +169,7 @@ async def leaving(playing: Play, step: int) -> None:
     async with playing.watcher:
         await until_told_or(playing, step)
         began = loop.time()
-    assert loop.time() - began < 2 * CLOSING, "its cancellation was swallowed: it took a second one"
+    assert loop.time() - began < 2 * CLOSE_TIMEOUT, "its cancellation was swallowed: it took a second one"
 
 
 async def cancelling_run(playing: Play, step: int) -> None:
@@ -185,7 +185,7 @@ async def cancelling_run(playing: Play, step: int) -> None:
     await asyncio.wait({running, playing.told}, return_when=asyncio.FIRST_COMPLETED)
     if not asked:
         running.cancel()
-    await asyncio.wait({running}, timeout=2 * CLOSING)
+    await asyncio.wait({running}, timeout=2 * CLOSE_TIMEOUT)
     swallowed = not running.done()
     running.cancel()
     await asyncio.wait({running})
@@ -338,8 +338,8 @@ async def wire_play(way: Callable[..., Any], step: int) -> int:
 
 
 async def test_watch_of_real_sockets_ends_cleanly_at_any_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "GRACE", 0.01)
-    for name, seconds in {"GRACE": 0.01, "EXIT_DELAY": 0.01, "FIRST_RETRY": 0.02}.items():
+    monkeypatch.setattr(session, "REPORT_DELAY", 0.01)
+    for name, seconds in {"REPORT_DELAY": 0.01, "EXIT_DELAY": 0.01, "FIRST_RETRY": 0.02}.items():
         monkeypatch.setattr(inspections, name, seconds)
     seed = Random().randrange(10**6)
     print(f"seed {seed}")  # noqa: T201 - pytest shows it if the test fails

@@ -260,7 +260,7 @@ async def test_exit_told_while_an_audit_reads_is_published_with_the_reading(monk
     async with followed(Watcher(engine, audit=0.1)) as follow:
         with engine.hold("inspect box") as hold:
             await hold.reached()
-            monkeypatch.setattr("whalewatch._core.inspections.GRACE", 3600.0)  # nothing is waited for
+            monkeypatch.setattr("whalewatch._core.inspections.REPORT_DELAY", 3600.0)  # nothing is waited for
             engine.exit("box", 3)
             engine.start(box("marker"))
             await follow.until(lambda: follow.types("marker") == ["started"])

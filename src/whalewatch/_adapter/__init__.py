@@ -1,1 +1,1 @@
-"""What adapters share: events told twice, rucksacks, Unix sockets."""
+"""What adapters share: deduplication of events, rucksacks, Unix sockets."""

@@ -1,4 +1,4 @@
-"""What adapters share about the events of one connection: each is passed on once, and what is lost is logged."""
+"""What adapters share about the events of one connection: each is yielded once, and lost events are logged."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from whalewatch._core.engine import Signal, SignalType
 
 __all__ = ["EventDeduplicator", "LostEvents"]
 
-RECENT = 1024
-"""Events remembered in order to pass on each only once, while one stream takes over from another: Docker replays up to
-256 (moby, daemon/events)."""
+MAX_RECENT = 1024
+"""Number of latest events that are remembered, so that each is yielded once while one stream replaces another. Docker
+replays up to 256 events (moby, daemon/events)."""
 
 
 class EventDeduplicator:
-    """Remembers the latest events of one connection: replays, and streams that overlap, bring some twice."""
+    """Remembers the latest events of one connection: an engine repeats some in replays, and in streams that overlap."""
 
     def __init__(self) -> None:
-        self._recent: deque[int] = deque(maxlen=RECENT)  # hashes: an event may be large
+        self._recent: deque[int] = deque(maxlen=MAX_RECENT)  # hashes: an event may be large
 
     def seen_before(self, event: Hashable) -> bool:
-        """Tell whether an event came before, and remember it."""
-        mark = hash(event)
-        if mark in self._recent:
+        """Return whether an event came before, and remember it."""
+        key = hash(event)
+        if key in self._recent:
             return True
-        self._recent.append(mark)
+        self._recent.append(key)
         return False
 
 
 class LostEvents:
-    """Logs events that cannot be understood: the first of a connection as a warning, the others at level debug."""
+    """Logs events that cannot be understood: the first of a connection as a warning, the others at debug level."""
 
     def __init__(self, log: logging.Logger) -> None:
         self._log = log

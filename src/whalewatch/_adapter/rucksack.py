@@ -1,4 +1,4 @@
-"""What applications attach to containers: called where inspection data is read, and never the watch's undoing."""
+"""The data that applications attach to containers: an error in an application's function never ends the watch."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ __all__ = ["Packer"]
 
 T = TypeVar("T")
 
-MEMORY = 16384
-"""Containers remembered, the latest, of which it was logged that they could not be packed: more than live at a time."""
+MAX_REMEMBERED = 16384
+"""Number of latest containers for which a failure of ``pack`` was logged. It is larger than the number of containers
+that an engine runs at the same time, so each failure is logged once."""
 
 
 class Packer(Generic[T]):
-    """Fills rucksacks by the application's ``pack(container, inspection)``.
+    """Fills rucksacks with the results of the application's ``pack(container, inspection)``.
 
     If it raises, the container is kept without a rucksack, and the error is logged once per container.
     """
@@ -28,22 +29,22 @@ class Packer(Generic[T]):
     def __init__(self, pack: Callable[[Container, T], Any] | None, log: logging.Logger) -> None:
         self._pack = pack
         self._log = log
-        self._unpacked: dict[str, None] = {}
+        self._failed: dict[str, None] = {}
 
     def __bool__(self) -> bool:
-        """Whether there is anything to do."""
+        """Return whether the application has given a ``pack`` function."""
         return self._pack is not None
 
-    def packed(self, container: Container, inspection: T) -> Container:
+    def pack(self, container: Container, inspection: T) -> Container:
         """Return the container with its rucksack."""
         if self._pack is None:
             return container
         try:
             return attrs.evolve(container, rucksack=self._pack(container, inspection))
-        except (Exception, CancelledError):  # noqa: BLE001 - whatever it is, it is logged; nothing here was awaited
-            if container.id not in self._unpacked:
-                self._unpacked[container.id] = None
-                if len(self._unpacked) > MEMORY:
-                    del self._unpacked[next(iter(self._unpacked))]
+        except (Exception, CancelledError):  # noqa: BLE001 - every error is logged; nothing here was awaited
+            if container.id not in self._failed:
+                self._failed[container.id] = None
+                if len(self._failed) > MAX_REMEMBERED:
+                    del self._failed[next(iter(self._failed))]
                 self._log.exception("pack() failed for container %s: it is kept without a rucksack", container.id)
             return container

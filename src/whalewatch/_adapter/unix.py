@@ -1,4 +1,4 @@
-"""What the kernel tells of a Unix socket: who listens there, and why it cannot be reached."""
+"""What the kernel reports about a Unix socket: which process listens there, and why it cannot be reached."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["listener", "refusal", "unreachable"]
 
 
 def listener(path: str) -> int | None:
-    """The process that listens on a socket; None if nobody tells.
+    """Return the PID of the process that listens on a socket; None if it cannot be known.
 
-    The kernel remembers who called listen(): under socket activation that is systemd, which is not the engine.
+    The kernel remembers which process called listen(). With socket activation that is systemd, not the engine.
     """
     if not hasattr(socket, "SO_PEERCRED"):
         return None
@@ -29,23 +29,23 @@ def listener(path: str) -> int | None:
 
 
 def refusal(path: str) -> OSError | None:
-    """Try to connect and return the kernel's reason why that fails; None if it does not."""
+    """Try to connect; return the kernel's reason if that fails, None if it succeeds."""
     try:
         with _connected(path):
             return None
     except BlockingIOError:
-        return None  # somebody listens, and has a lot to accept
+        return None  # a process listens, but its queue of connections is full
     except OSError as error:
         return error
 
 
 def unreachable(refused: OSError, path: str, remedy: str) -> str:
-    """Say why a socket cannot be reached, and what can be done about it; "" for a reason that is not known here.
+    """Return why a socket cannot be reached, and what can be done about it; "" if the reason is not known here.
 
     Args:
-        refused: what connecting has raised.
-        path: of the socket.
-        remedy: against a lack of permission.
+        refused: the error that connecting has raised.
+        path: path of the socket.
+        remedy: what to do if the permission is missing.
     """
     if refused.errno in {errno.ENOENT, errno.ENOTDIR}:
         return f"no socket at {path}: start the engine, or correct the address"
@@ -61,7 +61,7 @@ def unreachable(refused: OSError, path: str, remedy: str) -> str:
 def _connected(path: str) -> socket.socket:
     peer = socket.socket(socket.AF_UNIX)
     try:
-        peer.setblocking(False)  # noqa: FBT003 - that is its signature
+        peer.setblocking(False)  # noqa: FBT003 - it takes no keyword
         peer.connect(path)
     except BaseException:
         peer.close()

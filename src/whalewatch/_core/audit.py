@@ -1,4 +1,4 @@
-"""Audits: which containers they must look at, and when the next is due."""
+"""Audits: which containers they must check, and when the next one is due."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from random import Random
 from whalewatch._core.engine import Listing
 from whalewatch._core.feed import Feed
 
-__all__ = ["GRACE", "Audit", "AuditTimer"]
+__all__ = ["REPORT_DELAY", "Audit", "AuditTimer"]
 
-GRACE = 0.5
-"""Seconds that an audit leaves to the stream to report a difference by itself (Podman reports up to 0.2 s late)."""
+REPORT_DELAY = 0.5
+"""Seconds that an audit waits for the stream to report a difference by itself (Podman reports up to 0.2 s late)."""
 
-FIRST_PAUSE, LAST_PAUSE = 1.0, 30.0
-"""Seconds at least between audits that bad input asks for: doubling from the first to the last while it goes on."""
+FIRST_DELAY, LAST_DELAY = 1.0, 30.0
+"""Least seconds before an audit that lost input asks for: doubling from the first to the last while input is lost."""
 
-REREAD = 20
-"""Containers that an audit reads anew at least, if there are so many; else a tenth of them."""
+MIN_REREAD = 20
+"""An audit inspects a tenth of the containers again, but at least this many, or all if there are fewer."""
 
 
 class Audit:
-    """What audits go by; the tracker keeps it up to date.
+    """The containers that an audit must check; the tracker keeps it up to date.
 
     Args:
-        feed: whose picture is audited.
+        feed: has the picture that is audited.
 
     Attributes:
-        touched: containers of which something was reported or read since the stream was opened, or the last audit
-            began. What a listing says of them may be older than that.
+        touched: containers that were reported or read since the stream was opened or the last audit began. A listing
+            may be older than these reports and readings, so it is not compared with them.
         suspects: containers that are to be inspected for an audit.
     """
 
@@ -39,31 +39,31 @@ class Audit:
         self.touched: set[str] = set()
         self.suspects: set[str] = set()
         self._recording = True
-        self._unverified: dict[str, None] = {}  # every container alive, the longest unread first
+        self._unverified: dict[str, None] = {}  # all containers that are alive; the one read longest ago comes first
 
     def begin(self) -> None:
-        """Record from now on what is touched: a listing follows."""
+        """Start to record touched containers, just before a listing begins."""
         self.touched.clear()
         self._recording = True
 
     def end(self) -> None:
-        """Record nothing until the next listing."""
+        """Stop recording touched containers until the next listing."""
         self.touched.clear()
         self._recording = False
 
     def reset(self, alive: Iterable[str]) -> None:
-        """Begin anew with these containers, of which none was read."""
+        """Start again with these containers; none of them was read yet."""
         self.begin()
         self.suspects.clear()
         self._unverified = dict.fromkeys(alive)
 
     def touch(self, id: str) -> None:
-        """Take note that something was reported or read of a container."""
+        """Record that a container was reported or read."""
         if self._recording:
             self.touched.add(id)
 
     def add(self, id: str) -> None:
-        """Take note of a container that is alive."""
+        """Add a container that is alive."""
         self._unverified.setdefault(id)
 
     def remove(self, id: str) -> None:
@@ -71,8 +71,8 @@ class Audit:
         self._unverified.pop(id, None)
         self.suspects.discard(id)
 
-    def inspected(self, id: str) -> bool:
-        """Take note that a container was read; return whether that was for an audit."""
+    def finish_inspect(self, id: str) -> bool:
+        """Record that a container was read; return whether it was read for an audit."""
         self.touch(id)
         suspect = id in self.suspects
         self.remove(id)
@@ -81,7 +81,7 @@ class Audit:
     def differing(self, listing: Listing) -> set[str]:
         """Return the containers about which a listing and the picture differ.
 
-        Those of which the stream has reported something since the listing began are left to it.
+        Touched containers are left out: the stream has reported them since the listing began, and is newer.
         """
         picture = self._feed.snapshot
         differing = {
@@ -97,58 +97,58 @@ class Audit:
         return differing - self.touched
 
     def longest_unread(self, among: set[str]) -> list[str]:
-        """Return a tenth of these containers, `REREAD` at least: those that were not read for the longest time."""
-        return list(islice((id for id in self._unverified if id in among), max(REREAD, len(among) // 10)))
+        """Return a tenth of these containers, at least `MIN_REREAD`: those that were read longest ago."""
+        return list(islice((id for id in self._unverified if id in among), max(MIN_REREAD, len(among) // 10)))
 
 
 class AuditTimer:
-    """When the next audit is due: at regular times, and after bad input soon, but less and less often."""
+    """When the next audit is due: at regular intervals, and soon after input was lost, but then less and less often."""
 
     def __init__(self, interval: float | None, random: Random) -> None:
         """Make a timer.
 
         Args:
-            interval: seconds between regular audits, jittered by a tenth; None for none.
+            interval: seconds between regular audits, with a jitter of a tenth; None for no regular audits.
             random: for jitter.
         """
         self._interval = interval
         self._random = random
         self._requested = asyncio.Event()
-        self._noisy = False  # whether input was lost since the last audit was waited for
-        self._pause = FIRST_PAUSE
+        self._input_lost = False  # since the last call of `wait`
+        self._delay = FIRST_DELAY
         self._due_at: float | None = None
 
     def request(self) -> None:
-        """Have an audit made soon."""
+        """Ask for an audit soon."""
         self._requested.set()
 
     def request_for_loss(self) -> None:
-        """Have an audit made soon, because input was lost."""
-        self._noisy = True
+        """Ask for an audit soon, because input was lost."""
+        self._input_lost = True
         self._requested.set()
 
-    def satisfy(self) -> None:
-        """Take note that an audit begins: it is the one that was requested so far."""
+    def clear_requests(self) -> None:
+        """Forget all requests so far: the audit that begins now fulfils them."""
         self._requested.clear()
 
     async def wait(self) -> bool:
-        """Wait until an audit is due or requested; return whether it shall read some containers anew.
+        """Wait until an audit is due or requested; return whether it should inspect some containers again.
 
-        Of the audits for lost input only the first has containers read anew; after a while of silence the next is a
-        first one again.
+        While input keeps being lost, only the first audit inspects containers again. After a time without losses, the
+        next audit counts as the first one again.
         """
         loop = asyncio.get_running_loop()
-        begun, due = loop.time(), False
+        started, due = loop.time(), False
         if self._due_at is None and self._interval is not None:
-            self._due_at = begun + self._interval * self._random.uniform(0.9, 1.1)
+            self._due_at = started + self._interval * self._random.uniform(0.9, 1.1)
         try:
             async with asyncio.timeout_at(self._due_at):
-                await asyncio.sleep(self._pause)
+                await asyncio.sleep(self._delay)
                 await self._requested.wait()
         except TimeoutError:
             self._due_at, due = None, True
-        silent = not self._noisy or loop.time() - begun > 2 * self._pause
-        first = silent or self._pause == FIRST_PAUSE
-        self._pause = FIRST_PAUSE if silent else min(LAST_PAUSE, 2 * self._pause)
-        self._noisy = False
+        calm = not self._input_lost or loop.time() - started > 2 * self._delay
+        first = calm or self._delay == FIRST_DELAY
+        self._delay = FIRST_DELAY if calm else min(LAST_DELAY, 2 * self._delay)
+        self._input_lost = False
         return due or first

@@ -1,4 +1,7 @@
-"""What one subscription has yet to deliver, and its collapse when the reader is slow. Pure: no lock, no event loop."""
+"""The events that one subscription has still to deliver, and their collapse if the reader is slow.
+
+Pure: no lock, no event loop.
+"""
 
 from __future__ import annotations
 
@@ -21,27 +24,27 @@ class SubscriptionStats:
     """Counters of one subscription."""
 
     delivered: int
-    """Events handed to the reader, those that its filters kept back included."""
+    """Events given to the reader, including those that its filters left out."""
     pending: int
-    """Events that wait for the reader; of a net difference, containers that have changed."""
+    """Events that wait for the reader. Of a net difference, the number of containers that have changed."""
     collapses: int
-    """How often its buffer overflowed, so that it was collapsed to net differences."""
+    """How often the buffer overflowed, so that the waiting events collapsed to a net difference."""
     merged: int
-    """Events that were not delivered as they came, but as part of a net difference."""
+    """Events that were delivered as part of a net difference, and not one by one."""
 
 
 @attrs.define
 class _Batch:
-    """The events that lead to one picture. The picture is not kept: each would take room for all containers."""
+    """The events that lead to one picture. It does not keep the picture, which may refer to thousands of containers."""
 
     revision: int
     events: Iterator[ContainerEvent]
-    counts: bool = True  # towards the buffer; replays and net differences are bounded by the number of containers
+    counts: bool = True  # against `buffer`; replays and net differences are bounded by the number of containers
 
 
 @attrs.define
 class _Net:
-    """What has become of one container since the reader last heard of it."""
+    """The net difference of one container against what the reader has received."""
 
     current: Container | None
     timestamp: datetime
@@ -49,7 +52,7 @@ class _Net:
     exited: ContainerEvent | None = None
 
     def ends_with(self, event: ContainerEvent) -> bool:
-        """Whether nothing is left to deliver of it after this event."""
+        """Return whether this event completes the net difference."""
         return self.current is (None if event.type is EventType.EXITED else event.container)
 
 
@@ -60,10 +63,10 @@ def _net_events(
     revision: int,
     now: datetime,
 ) -> Iterator[ContainerEvent]:
-    """Make the events of a net difference, and STARTED for what it leaves out of a picture that is replayed.
+    """Make the events of a net difference, and STARTED for the other containers of a picture that is replayed.
 
-    What has exited is delivered as the reader knows it: a reader that keeps names must find the one to forget. Each
-    event is made when it is read: the watcher must not wait for thousands.
+    EXITED has the container as the reader received it, so that a reader that stores containers by name finds the one to
+    remove. Each event is made when it is read: the watcher must not wait until thousands are made.
     """
     for id, entry in net.items():
         if entry.exited is not None:
@@ -94,36 +97,36 @@ def _marked(events: Iterator[ContainerEvent]) -> Iterator[ContainerEvent]:
 class Backlog:
     """The events between what a reader has received and the current picture; one caller at a time.
 
-    Order: events of one container come in order. Each revision comes whole, EXITED first, the final event marked
-    ``last`` (one that a collapse cuts short is completed by the net difference): folding everything taken up to there
-    gives exactly the picture of that revision.
+    Order: the events of one container come in order. Each revision comes whole, EXITED first, and its final event is
+    marked ``last``; applying all events up to there gives exactly the picture of that revision. If a collapse
+    interrupts a revision, the net difference completes it.
 
-    Past `buffer` events, what waits collapses, per container, to the net difference against what the reader has
-    received; a container that exited and started again in between stays EXITED and STARTED. So memory is bounded by
-    the buffer and the number of containers.
+    If more than `buffer` events wait, they collapse: each container keeps only its net difference against what the
+    reader has received. A container that exited and started again in between keeps both EXITED and STARTED. So memory
+    is bounded by the buffer and the number of containers.
 
     Args:
         snapshot: the picture to begin with.
-        replay: whether to deliver it, as STARTED events; else the reader is taken to know it.
+        replay: whether to deliver this picture as STARTED events. If not, the reader knows it already.
         now: the time of replayed events.
-        buffer: events that may wait before they collapse.
+        buffer: number of events that may wait before they collapse.
 
     Attributes:
-        revision: of the last picture that was taken in full; 0 before any.
+        revision: revision of the last picture whose events were all taken; 0 before any.
     """
 
     def __init__(self, snapshot: Snapshot, *, replay: bool, now: datetime, buffer: int) -> None:
         self.revision = 0
         self._now = now
         self._buffer = buffer
-        self._received: dict[str, Container] = {}  # by id: what the reader has, less the following
-        self._owned = False  # whether that is a dictionary of our own, and not that of the current picture
-        self._partly: list[ContainerEvent] = []  # what it has of the batch that is being read
+        self._received: dict[str, Container] = {}  # by id: what the reader has received, without `_unfolded`
+        self._owned = False  # whether `_received` is a dictionary of this object, not the one of the current picture
+        self._unfolded: list[ContainerEvent] = []  # the events that were taken from the current batch
         self._batches: deque[_Batch] = deque()
         self._pending = 0
         self._collapsed = False
         """True after an overflow: `_net` replaces the batches until the reader takes it."""
-        self._net: dict[str, _Net] = {}  # what leads from `_received` to a picture
+        self._net: dict[str, _Net] = {}  # by id: the net difference from `_received` to a picture
         self._replayed: Mapping[str, Container] = {}
         """Picture still being replayed; empty when no replay is pending."""
         self._delivered = self._collapses = self._merged = 0
@@ -159,7 +162,7 @@ class Backlog:
         """Take the next event, or None if there is none.
 
         Args:
-            current: the picture that was pushed last, or a later one of the same revision.
+            current: the picture that was pushed last, or a later picture of the same revision.
         """
         if self._collapsed:
             self._collapsed = False
@@ -170,12 +173,12 @@ class Backlog:
             if event is not None:
                 self._pending -= batch.counts
                 self._delivered += 1
-                self._partly.append(event)
+                self._unfolded.append(event)
             if event is None or event.last:
                 self._batches.popleft()
                 self._net, self._replayed, self.revision = {}, {}, batch.revision
-                if batch.revision == current.revision:  # one dictionary for all who keep up
-                    self._received, self._owned, self._partly = current._by_id, False, []
+                if batch.revision == current.revision:  # readers that keep up share one dictionary
+                    self._received, self._owned, self._unfolded = current._by_id, False, []
                 else:
                     self._fold()
             if event is not None:
@@ -189,28 +192,28 @@ class Backlog:
         self._pending = 0
 
     def _begin_net(self, current: Snapshot) -> None:
-        """Let the reader go on with what leads from `_received` to the current picture."""
+        """Queue the events that lead from `_received` to the current picture."""
         events = _marked(_net_events(self._net, self._replayed, self._received, current.revision, self._now))
         self._batches.append(_Batch(current.revision, events, counts=False))
 
     def _undelivered(self) -> set[str]:
-        """Containers of which a replay or a net difference has not delivered everything."""
+        """Return the containers whose replay or net difference is not completely delivered."""
         delivered = {
             event.container.id
-            for event in self._partly
+            for event in self._unfolded
             if (entry := self._net.get(event.container.id)) is None or entry.ends_with(event)
         }
         return (self._net.keys() | (self._replayed.keys() - self._received.keys())) - delivered
 
     def _collapse(self) -> None:
-        """Keep the net difference of all that waits; of a replay that waits, that it does."""
+        """Replace all waiting events by their net difference; a replay that waits needs no entries in it."""
         undelivered = self._undelivered()
         self._collapses += 1
         self._merged += len(undelivered)
         self._net = {id: entry for id, entry in self._net.items() if id in undelivered}
-        for event in self._partly:
+        for event in self._unfolded:
             if event.type is EventType.EXITED and (entry := self._net.get(event.container.id)) is not None:
-                entry.exited = None  # it was read; what it has started as was not
+                entry.exited = None  # the reader has taken EXITED, but not the STARTED that follows
         self._fold()
         for batch in self._batches:
             if batch.counts:
@@ -220,15 +223,15 @@ class Backlog:
         self._collapsed = True
 
     def _fold(self) -> None:
-        """Count what was read of a batch as received."""
+        """Apply the taken events of a batch to `_received`."""
         if not self._owned:
             self._received, self._owned = dict(self._received), True
-        for event in self._partly:
+        for event in self._unfolded:
             if event.type is EventType.EXITED:
                 del self._received[event.container.id]
             else:
                 self._received[event.container.id] = event.container
-        self._partly = []
+        self._unfolded = []
 
     def _merge(self, events: Iterable[ContainerEvent]) -> None:
         for event in events:
@@ -240,7 +243,7 @@ class Backlog:
             if event.type is not EventType.EXITED:
                 entry.current = event.container
                 if entry.exited is None and entry.current == received:
-                    del self._net[id]  # as the reader knows it
+                    del self._net[id]  # the reader has received this state already
             elif received is None:
                 del self._net[id]
             else:

@@ -1,4 +1,4 @@
-"""Calls to an engine: each within a time, and with no errors but those of this library."""
+"""Calls to an engine: each has a time-out, and raises only errors of this library."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
-from whalewatch._core.cancellation import cancellations, heed_cancellation
+from whalewatch._core.cancellation import cancel_requests, raise_if_cancelled
 from whalewatch._core.engine import Engine
 from whalewatch._core.errors import EngineError, EngineTimeout, WhalewatchError
 
@@ -15,18 +15,18 @@ __all__ = ["Calls"]
 
 T = TypeVar("T")
 
-LONGEST = 10
-"""How many time-outs a call may take at most, however steadily it makes progress."""
+MAX_TIMEOUTS = 10
+"""A call that makes progress may take this many time-outs at most."""
 
-CHECKS = 8
-"""How often within a time-out the progress of a call is checked."""
+CHECKS_PER_TIMEOUT = 8
+"""How often the progress of a call is checked within one time-out."""
 
 
 class Calls:
     """Makes calls to one engine; each raises `EngineError` for whatever goes wrong.
 
     Attributes:
-        timeout: seconds that the engine has to answer, unless a call is given another time.
+        timeout: seconds that the engine has to answer, unless a call sets another time-out.
     """
 
     def __init__(self, engine: Engine, timeout: float) -> None:
@@ -50,20 +50,25 @@ class Calls:
         Args:
             what: name of the call, for messages.
             call: what to await.
-            timeout: seconds that it may take; None for the time of all calls.
-            progress: a number that grows while the answer arrives: each time it has grown, the time begins anew.
+            timeout: seconds that it may take; None for the default of all calls.
+            progress: returns a number that grows while the answer arrives; each growth restarts the time-out.
+
+        Raises:
+            EngineTimeout: the engine did not answer in time.
+            EngineError: the call failed in another way.
         """
-        before = cancellations()
+        before = cancel_requests()
         try:
             result = await self._timed(what, call, self.timeout if timeout is None else timeout, progress)
         except EngineError:
-            heed_cancellation(before)
+            raise_if_cancelled(before)
             raise
         except asyncio.CancelledError as error:
-            # Not ours: a client library cancelled something of its own. A task group overlooks a task that ends so.
-            heed_cancellation(before)
+            # Nobody cancelled this task: a client library cancelled something of its own. It becomes an error, because
+            # a task group does not notice a task that ends by a cancellation.
+            raise_if_cancelled(before)
             raise EngineError(self.message(f"{what} was cancelled from within")) from error
-        heed_cancellation(before)  # an adapter may have swallowed it
+        raise_if_cancelled(before)  # an adapter may have swallowed a cancellation
         return result
 
     async def _timed(self, what: str, call: Awaitable[T], timeout: float, progress: Callable[[], int] | None) -> T:
@@ -83,9 +88,9 @@ class Calls:
 
 @contextmanager
 def _extended(limit: asyncio.Timeout, timeout: float, progress: Callable[[], int]) -> Iterator[None]:
-    """Put a time-out off whenever progress was made, up to a bound."""
+    """Extend a time-out whenever progress was made, up to `MAX_TIMEOUTS`."""
     loop = asyncio.get_running_loop()
-    latest = loop.time() + LONGEST * timeout
+    latest = loop.time() + MAX_TIMEOUTS * timeout
     seen = progress()
     timer: asyncio.TimerHandle
 
@@ -98,7 +103,7 @@ def _extended(limit: asyncio.Timeout, timeout: float, progress: Callable[[], int
 
     def check_later() -> None:
         nonlocal timer
-        timer = loop.call_later(timeout / CHECKS, check)
+        timer = loop.call_later(timeout / CHECKS_PER_TIMEOUT, check)
 
     check_later()
     try:

@@ -1,19 +1,23 @@
-"""Cancellation that was asked for, told apart from cancellation that a client library made up."""
+"""Distinguish a requested cancellation of a task from one that a client library raises by itself."""
 
 from __future__ import annotations
 
 import asyncio
 
-__all__ = ["cancellations", "heed_cancellation"]
+__all__ = ["cancel_requests", "raise_if_cancelled"]
 
 
-def cancellations() -> int:
-    """How often the current task has been asked to end."""
+def cancel_requests() -> int:
+    """Return how many times a cancellation of the current task was requested."""
     task = asyncio.current_task()
     return task.cancelling() if task is not None else 0
 
 
-def heed_cancellation(before: int) -> None:
-    """End the current task if it has been asked to since, though the request was swallowed on the way here."""
-    if cancellations() > before:
+def raise_if_cancelled(before: int) -> None:
+    """Raise `CancelledError` if a cancellation was requested since `before`, even if some code swallowed it.
+
+    Args:
+        before: result of `cancel_requests` at an earlier time.
+    """
+    if cancel_requests() > before:
         raise asyncio.CancelledError

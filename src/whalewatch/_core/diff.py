@@ -1,4 +1,4 @@
-"""The way from one reading of a container to another, as events. Pure."""
+"""The difference between two readings of a container, as events. Pure."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["Change", "differences", "without_pause"]
 
 @attrs.frozen
 class Change:
-    """One container before and after; None where it was not, or is no longer, alive.
+    """One change of one container.
 
     Attributes:
-        before: as the picture has it.
-        after: as the next picture has it.
-        origin: how the change came to be known.
-        timestamp: the engine's time of it; None if the engine did not report it.
-        exit_code: of `before`, if it has exited.
+        before: the container in the current picture; None if it was not alive.
+        after: the container in the next picture; None if it is not alive any more.
+        origin: how the library learned of the change.
+        timestamp: the engine's time of the change; None if the engine did not report it.
+        exit_code: exit code of `before`, if it has exited and the code is known.
     """
 
     before: Container | None
@@ -34,9 +34,9 @@ class Change:
 def differences(
     before: Container | None, after: Container | None
 ) -> Iterator[tuple[EventType, Container, Container | None]]:
-    """Express the way from one reading to another as events: type, container, and for UPDATED what it was before.
+    """Yield the events that lead from one reading to another: type, container, and for UPDATED the previous container.
 
-    Folding them over `before` gives `after`.
+    Applying them to `before` in order gives `after`.
     """
     if before is not None and (after is None or not same_run(before, after)):
         yield EventType.EXITED, before, None
@@ -54,9 +54,9 @@ def differences(
 
 
 def without_pause(before: Container, after: Container) -> Container:
-    """Return `after` as it would be had it not been paused, or unpaused, since `before`.
+    """Return `after` with the pause state and health of `before`, if it was paused or unpaused in between.
 
-    While paused a container has no health, so a health that comes or goes with a pause is part of the pause.
+    A paused container has no health, so a health that appears or disappears with a pause is part of the pause.
     """
     if before.paused is after.paused:
         return after

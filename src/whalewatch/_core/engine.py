@@ -1,7 +1,7 @@
 """What the core asks of an engine adapter; users may write their own.
 
-An adapter knows one engine and nothing else: it lists, inspects, and passes on what the engine reports, each event
-once. It draws no conclusions: order, retries and time-outs are the core's.
+An adapter knows one engine and nothing else: it lists, inspects, and yields what the engine reports, each event once.
+It draws no conclusions: the core handles order, retries and time-outs.
 """
 
 from __future__ import annotations
@@ -23,67 +23,70 @@ class SignalType(Enum):
     """What an engine reports on its event stream."""
 
     SUBSCRIBED = "subscribed"
-    """The stream covers all that happens from now on, as far as the engine lets one know."""
+    """The stream reports everything that happens from now on, as far as an adapter of this engine can know."""
     STARTED = "started"
     """A container's initial process runs."""
     EXITED = "exited"
     """A container's initial process has ended."""
     PAUSED = "paused"
-    """A container was frozen."""
+    """A container was paused."""
     UNPAUSED = "unpaused"
-    """A container was thawed."""
+    """A container was unpaused."""
     CHANGED = "changed"
-    """Something else of a container changed (name, health, addresses, labels)."""
+    """Something else about a container changed: its name, health, addresses or labels."""
     LOST = "lost"
     """An event could not be understood, or the engine dropped some."""
 
 
 @attrs.frozen
 class Signal:
-    """One hint from an engine."""
+    """One report from an engine about one container, or about the stream itself.
+
+    A signal is a hint: the core checks it against what it knows, and inspects the container where the two do not fit.
+    """
 
     type: SignalType
-    """What is reported."""
+    """What the engine reports."""
     id: str = ""
     """Full id of the container; "" for SUBSCRIBED and LOST."""
     timestamp: datetime | None = None
-    """Time by the engine's own clock; None where the wire has none. For SUBSCRIBED: a moment, by the same clock, before
-    which everything reported is contained in whatever is read from now on."""
+    """Time by the engine's own clock; None if the event has none. For SUBSCRIBED: a moment by the same clock; whatever
+    is read from now on already contains every change reported before it."""
     pid: int | None = None
-    """PID of the initial process; None where the wire has none."""
+    """PID of the initial process; None if the event has none."""
     exit_code: int | None = None
-    """For EXITED, the exit code of the initial process; None where the wire has none that can be trusted."""
+    """For EXITED, the exit code of the initial process; None if the event has none that can be trusted."""
     likely_exiting: bool = False
-    """For CHANGED: an exit is likely to follow at once, so that reading the container can wait."""
+    """For CHANGED: an exit is likely to follow at once, so the inspect can wait a little."""
     container: Container | None = None
-    """The container after the change, complete, where the event itself tells everything: it then needs no inspect,
-    unless the order of things is in doubt. None otherwise, and for EXITED."""
+    """The complete container after the change, if the event itself contains everything: then no inspect is needed,
+    unless the order of events is in doubt. None otherwise, and for EXITED."""
 
 
 @attrs.frozen
 class Dead:
-    """What an inspect reads of a container that has no process."""
+    """Result of inspecting a container that has no process."""
 
     container: Container
-    """Its last facts, with the PID and start time of its last run as far as the engine still tells them."""
+    """Its last known facts, with the PID and start time of its last run if the engine still reports them."""
     exit_code: int | None = None
-    """Exit code of that run; None where the engine tells none that can be trusted."""
+    """Exit code of that run; None if the engine reports none that can be trusted."""
     oom: bool | None = None
-    """Whether that run was killed for lack of memory; None where the engine does not tell."""
+    """Whether that run was killed for lack of memory; None if the engine does not report it."""
 
 
 @attrs.frozen
 class ListedContainer:
-    """What a listing tells of one container that is alive."""
+    """What a listing says about one container that is alive."""
 
     container: Container | None = None
-    """The container, complete, where the listing tells everything; None where only an inspect does."""
+    """The complete container, if the listing contains everything; None if an inspect has to read it."""
     facts: FrozenMapping[Any] = NOTHING
-    """Some of the `Container` attributes by name, where `container` is None: enough for an audit to see that a picture
-    is out of date."""
+    """Some `Container` attributes by name, for use when `container` is None: enough for an audit to see that the
+    picture is out of date."""
 
     def contradicts(self, known: Container) -> bool:
-        """Tell whether `known` differs from what was listed."""
+        """Return whether `known` differs from what was listed."""
         if self.container is not None:
             return self.container != known
         return any(getattr(known, name) != value for name, value in self.facts.items())
@@ -98,22 +101,25 @@ class Listing:
     """All containers that an engine says are alive."""
 
     containers: Mapping[str, ListedContainer]
-    """Each container, by its full id."""
+    """The containers by full id."""
     absence_is_death: bool
-    """Whether a container that is missing is dead; if not, it is inspected before it is given up."""
+    """Whether a container that is missing here is dead. If not, it is inspected before it counts as dead."""
     failed: Mapping[str, EngineError] = attrs.field(factory=dict)
-    """The parts of the engine (namespaces) that could not be listed, each with its error; nothing is concluded about
-    containers in them."""
+    """The parts of the engine (namespaces) that could not be listed, each with its error. The watcher concludes nothing
+    about containers in them."""
     scope: Callable[[str], str] = _one_scope
-    """Tells which part of the engine a container belongs to, by its id."""
+    """Returns the part of the engine that a container belongs to, given its id; the keys of `failed` are such parts."""
 
 
 class Engine(Protocol):
     """An adapter to one container engine, used by one watcher in one event loop.
 
     All errors that the methods raise are `EngineError`; cancellation passes through. The watcher puts a time-out on
-    every call, retries, and calls `connect` again after any failure. Further abilities of an engine are protocols of
+    every call, retries, and calls `connect` again after any failure. Optional abilities of an engine are protocols of
     their own, such as `ReportsProgress`.
+
+    Raises:
+        EngineError: in any of the asynchronous methods: the call failed.
     """
 
     @property
@@ -130,7 +136,7 @@ class Engine(Protocol):
 
     @property
     def pid(self) -> int | None:
-        """Process id of the engine; None while unknown."""
+        """PID of the engine; None while it is not known."""
 
     @property
     def client(self) -> Any:
@@ -138,43 +144,43 @@ class Engine(Protocol):
 
     @property
     def calls(self) -> Mapping[str, int]:
-        """How many calls were made to the engine so far, by kind."""
+        """Number of calls made to the engine so far, by kind of call."""
 
     async def id(self) -> str:
-        """Return the engine's identifier: as unique as the engine makes it."""
+        """Return the engine's identifier, which is only as unique as the engine makes it."""
 
     async def version(self) -> str:
         """Return the engine's version."""
 
     async def connect(self) -> None:
-        """Reach the engine anew, forgetting earlier connections, and check that it is one this adapter understands."""
+        """Make a new connection, forget earlier ones, and check that this adapter supports the engine."""
 
     async def ping(self) -> None:
         """Make the cheapest call that proves that the engine still answers."""
 
     def signals(self) -> AsyncIterator[Signal]:
-        """Subscribe, yield SUBSCRIBED, then whatever is reported, until the stream ends or fails.
+        """Subscribe, yield SUBSCRIBED, then every reported signal, until the stream ends or fails.
 
-        A second stream may be opened beside the first, to take over from it. Events that both bring, and those that
-        the engine replays, are yielded once: an adapter leaves out what its streams have yielded before.
+        The watcher may open a second stream beside the first, to take over from it. The adapter yields an event once,
+        also if both streams report it or the engine replays it: it leaves out what its streams have yielded before.
         """
 
     async def listing(self) -> Listing:
         """List the containers that are alive."""
 
     async def inspect(self, id: str, /) -> Container | Dead | None:
-        """Read one container; `Dead` if it has no process, None if nothing is known of it."""
+        """Read one container; return `Dead` if it has no process, None if the engine does not know it."""
 
     async def close(self) -> None:
-        """Let go of all connections; closing twice is fine."""
+        """Close all connections; closing twice is fine."""
 
 
 @runtime_checkable
 class ReportsProgress(Protocol):
-    """Ability of an engine whose listings may take long: the watcher gives one up when it makes no progress.
+    """Optional ability of an engine whose listings may take long: to say whether a listing makes progress.
 
-    Without it, a listing has to be complete within `heartbeat` + `call_timeout`; with it, something of the listing has
-    to arrive in each such time.
+    Without it, a listing has to be complete within `heartbeat` + `call_timeout` seconds. With it, some part of the
+    listing has to arrive within each period of that length, and the whole within ten of them.
     """
 
     @property

@@ -1,15 +1,15 @@
-"""The exceptions of the library: one tree, named by what the reader can do about them.
+"""The exceptions of the library: one tree, named by what the caller can do about them.
 
 ::
 
     WhalewatchError
     ├── AddressError         (also a ValueError)   correct the address
     ├── EngineError          the engine answered with an error
-    │   ├── EngineUnavailable    nothing answers there, or not to us
-    │   ├── EngineTimeout        it accepts, and then stays silent
-    │   ├── UnsupportedEngine    something else answers, or too old an engine
-    │   └── ProtocolViolation    it answers, and the answer makes no sense
-    ├── NotSynced            (also a TimeoutError) a time-out of the caller's expired
+    │   ├── EngineUnavailable    nothing answers at the address, or it refuses us
+    │   ├── EngineTimeout        it accepts the call, and then does not answer
+    │   ├── UnsupportedEngine    another kind of engine answers, or too old a version
+    │   └── ProtocolViolation    it answers, but the answer cannot be understood
+    ├── NotSynced            (also a TimeoutError) a time-out set by the caller expired
     └── WatchEnded           the watcher was closed meanwhile
 """
 
@@ -25,12 +25,12 @@ __all__ = [
     "UnsupportedEngine",
     "WatchEnded",
     "WhalewatchError",
-    "another",
+    "copy_error",
 ]
 
 
 class WhalewatchError(Exception):
-    """Root of all exceptions that the library raises by itself."""
+    """Root of all exceptions that the library defines and raises."""
 
 
 class AddressError(WhalewatchError, ValueError):
@@ -38,7 +38,7 @@ class AddressError(WhalewatchError, ValueError):
 
 
 class EngineError(WhalewatchError):
-    """The engine answered a call with an error."""
+    """A call to the engine failed; raised as it is if the engine answered the call with an error."""
 
 
 class EngineUnavailable(EngineError):
@@ -58,19 +58,22 @@ class ProtocolViolation(EngineError):
 
 
 class NotSynced(WhalewatchError, TimeoutError):
-    """A time-out given by the caller expired before the picture was as asked for.
+    """A time-out set by the caller expired before the condition was met.
 
-    Its ``__cause__`` is the error for which the watch is disconnected at that moment, if it is.
+    If the watch is disconnected at that moment, ``__cause__`` is the error that disconnected it.
     """
 
 
 class WatchEnded(WhalewatchError):
-    """The watcher was closed, so what was waited for can no longer come."""
+    """The watcher was closed while the caller waited, or before the call."""
 
 
-def another(error: WhalewatchError) -> WhalewatchError:
-    """Make a new instance of `error` for one more caller: a raised exception collects its raiser's traceback."""
-    fresh = type(error).__new__(type(error), *error.args)  # an application's own class may want other arguments
-    fresh.__dict__.update(error.__dict__)
-    fresh.__cause__ = error
-    return fresh
+def copy_error(error: WhalewatchError) -> WhalewatchError:
+    """Make a new instance of `error` for one more caller.
+
+    Two callers must not raise the same instance: each raise adds a traceback to it.
+    """
+    copy = type(error).__new__(type(error), *error.args)  # __init__ of an application's own class may differ
+    copy.__dict__.update(error.__dict__)
+    copy.__cause__ = error
+    return copy

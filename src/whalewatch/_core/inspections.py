@@ -1,4 +1,4 @@
-"""Inspections: has containers read, as many at a time as there are slots, and again those that cannot be read."""
+"""Inspections: inspect containers, as many at a time as there are slots, and retry those that cannot be read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Collection
 from itertools import count
 from random import Random
 
-from whalewatch._core.audit import GRACE
+from whalewatch._core.audit import REPORT_DELAY
 from whalewatch._core.calls import Calls
 from whalewatch._core.engine import Dead, Engine
 from whalewatch._core.errors import EngineError, ProtocolViolation
@@ -22,40 +22,43 @@ __all__ = ["Inspections", "backoff"]
 log = logging.getLogger("whalewatch.watcher")
 
 EXIT_DELAY = 0.25
-"""Seconds to wait before reading a container that is likely to exit: its exit then needs no reading. Docker 26 under
-load reports it up to 0.18 s after the end of its networks."""
+"""Seconds to wait before inspecting a container that is likely to exit: if its exit is reported, no inspect is needed.
+Docker 26 under load reports an exit up to 0.18 s after it disconnects the container's networks."""
 
 WARN_AFTER_FAILURES = 2
-"""Failures in a row after which a container that cannot be read is warned about. One may be the connection's failure,
-which is reported as such."""
+"""Failures in a row after which a warning is logged about a container that cannot be read. A single failure may be that
+of the connection, which is reported by itself."""
 
 MAX_WARNED = 8
-"""Containers that are warned about at a time: more are the engine's failure, and `Stats.unresolved` counts them."""
+"""Containers that may be warned about at the same time. If there are more, the engine is at fault; `Stats.unresolved`
+counts all of them."""
 
 FIRST_RETRY, LAST_RETRY = 0.5, 30.0
-"""Seconds until a container that could not be read is tried again: doubling from the first to the last."""
+"""Seconds until the next attempt to read a container that could not be read: doubling from the first to the last."""
 
 
 def backoff(failures: int, random: Random) -> float:
-    """Seconds to wait after so many failures in a row, jittered by a quarter."""
+    """Return the seconds to wait after this number of failures in a row, with a jitter of a quarter."""
     return min(LAST_RETRY, FIRST_RETRY * 2.0 ** min(failures - 1, 10)) * random.uniform(0.75, 1.25)
 
 
 class Inspections:
-    """The inspections of one connection: what to read, in which order, and what cannot be read.
+    """The inspections of one connection: which containers to read, in which order, and which cannot be read.
 
-    News come first, then what failed or an audit asks for; of these the longest waiting.
+    Containers that the engine or the synchronisation is waiting for come first, then those that failed before or that
+    an audit asks for. Within each of the two groups, the container that has waited longest comes first.
 
     Args:
-        engine: whom to ask.
+        engine: the engine to ask.
         call: makes the calls to it.
-        tracker: takes what is read.
+        tracker: receives the readings.
         concurrency: number of slots.
         random: for jitter.
-        warned: containers that were warned about and could not be read since, over all connections.
+        warned: containers about which a warning was logged, and which could not be read since; shared by all
+            connections.
 
     Attributes:
-        failing: failures in a row of each container that cannot be read.
+        failing: for each container that cannot be read, its number of failures in a row.
     """
 
     def __init__(
@@ -70,13 +73,13 @@ class Inspections:
         self._slots = asyncio.Semaphore(concurrency)
         self._queue: asyncio.PriorityQueue[tuple[bool, int, str]] = asyncio.PriorityQueue()
         self._turns = count()
-        self._queued: dict[str, bool] = {}  # by container, whether its reading can wait
+        self._queued: dict[str, bool] = {}  # by container: whether its inspect can wait
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._awaited: set[str] = set()
         self._all_tried = asyncio.Event()
 
     def request(self, id: str, reason: InspectReason) -> None:
-        """Queue a container, once; what is likely to exit is left alone for a moment."""
+        """Queue a container, unless it is queued; wait `EXIT_DELAY` first if it is likely to exit."""
         if reason is InspectReason.EXIT_LIKELY:
             if id not in self._timers and id not in self._queued:
                 self._enqueue_after(EXIT_DELAY, id)
@@ -86,19 +89,19 @@ class Inspections:
         self._enqueue(id)
 
     async def wait_until_tried(self, ids: Collection[str]) -> None:
-        """Wait until each of these containers, which are requested already, was tried once."""
+        """Wait until each of these containers, which must be requested already, was tried once."""
         self._awaited = set(ids)
         if self._awaited:
             self._all_tried.clear()
             await self._all_tried.wait()
 
     async def run(self, tasks: TaskGroup) -> None:
-        """Read what is queued, for ever, each container by a task of its own."""
+        """Inspect the queued containers, each in a task of its own; never return."""
         while True:
             await self._slots.acquire()
             can_wait, _, id = await self._queue.get()
             if self._queued.get(id) is not can_wait:
-                self._slots.release()  # it could wait no longer, and was read before
+                self._slots.release()  # an old entry: the container was queued again, ahead of it, and read
                 continue
             del self._queued[id]
             if self._tracker.start_inspect(id):
@@ -109,7 +112,7 @@ class Inspections:
                 self._tried(id)
 
     def close(self) -> None:
-        """Leave no timer behind."""
+        """Cancel all timers."""
         for timer in self._timers.values():
             timer.cancel()
 
@@ -134,15 +137,16 @@ class Inspections:
             self._failed(id, error)
         else:
             self._succeeded(id)
-            if self._tracker.surprising(id, reading):
-                # It may have happened just now, and be reported next: what comes is kept, and taken with the reading.
-                # No slot is held meanwhile: what an audit finds must not hold up what the engine reports.
-                await asyncio.sleep(GRACE)
+            if self._tracker.found_unreported(id, reading):
+                # It may have happened just now, so that the engine is about to report it. Signals that arrive during
+                # this delay are kept, and applied with the reading. No slot is held meanwhile: the findings of an
+                # audit must not delay inspects that the engine's signals ask for.
+                await asyncio.sleep(REPORT_DELAY)
             self._tracker.inspect_finished(id, reading)
         self._tried(id)
 
     def _failed(self, id: str, error: EngineError) -> None:
-        """Keep what is known of a container that cannot be read, and try again later."""
+        """Keep the known state of a container that cannot be read, and try again later."""
         failures = self.failing[id] = self.failing.get(id, 0) + 1
         warn = failures == WARN_AFTER_FAILURES and len(self._warned) < MAX_WARNED and id not in self._warned
         if warn:

@@ -1,4 +1,4 @@
-"""What users see of containers: frozen values, safe to keep and to hand to any thread."""
+"""The values by which users see containers: immutable, safe to keep and to pass to any thread."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ __all__ = [
 ]
 
 IPAddress = IPv4Address | IPv6Address
-"""An address of either version."""
+"""An IPv4 or IPv6 address."""
 
 POD_NAME, POD_NAMESPACE, POD_UID = "io.kubernetes.pod.name", "io.kubernetes.pod.namespace", "io.kubernetes.pod.uid"
-"""Labels by which Kubernetes tells the pod of a container, whatever engine runs it."""
+"""Labels with which Kubernetes marks a container's pod, whatever engine runs the container."""
 
 SANDBOX = "io.kubernetes.sandbox"
 """Label that marks the sandbox of a pod."""
@@ -41,7 +41,12 @@ V = TypeVar("V")
 
 @final
 class FrozenMapping(Mapping[str, V]):
-    """An immutable, hashable mapping with text keys; equal to any mapping with the same items."""
+    """An immutable, hashable mapping with text keys; equal to any mapping with the same items.
+
+    Example:
+        >>> FrozenMapping({"a": "1"}) == {"a": "1"}
+        True
+    """
 
     __slots__ = ("_items",)
 
@@ -95,20 +100,20 @@ class Port:
     """A port that a container exposes."""
 
     port: int
-    """Number inside the container."""
+    """Port number inside the container."""
     protocol: str = "tcp"
     """Protocol: "tcp", "udp" or "sctp"."""
     host_ip: IPAddress | None = None
-    """Address on the host at which it is published, None if it is not."""
+    """Address on the host at which it is published; None if it is not published."""
     host_port: int | None = None
-    """Number on the host at which it is published, None if it is not."""
+    """Port number on the host at which it is published; None if it is not published."""
 
 
 @attrs.frozen(kw_only=True)
 class Container:
     """A container that is alive: it has an initial process, running or paused.
 
-    Names, labels and images come from whoever started the container: treat them as hostile input.
+    Whoever starts a container chooses its name, labels and image: treat them as hostile input.
     """
 
     id: str
@@ -116,35 +121,35 @@ class Container:
     name: str
     """Name, without a leading slash."""
     pid: int | None
-    """Initial process in the engine's PID namespace; None only where the engine tells none."""
+    """PID of the initial process, in the engine's PID namespace; None only if the engine reports none."""
     labels: FrozenMapping[str] = attrs.field(default=NOTHING, converter=_frozen)
     """All labels."""
     project: str = ""
-    """Compose project, "" without one."""
+    """Compose project; "" if it belongs to none."""
     paused: bool = False
-    """Whether its processes are frozen."""
+    """Whether its processes are paused."""
     image: str = ""
-    """Name of the image, as it was given when the container was created."""
+    """Name of the image, as given when the container was created."""
     started_at: datetime | None = None
-    """Start of this run in UTC, to the microsecond; None where the engine tells none."""
+    """Start of this run in UTC, to the microsecond; None if the engine reports none."""
     health: Health | None = None
-    """Result of its own health check; None without one, and while paused."""
+    """Result of its own health check; None if it has no health check, and while it is paused."""
     ports: tuple[Port, ...] = ()
     """Exposed ports, published or not."""
     addresses: FrozenMapping[tuple[IPAddress, ...]] = attrs.field(default=NOTHING, converter=_frozen)
-    """IP addresses by network name (Docker and Podman; else empty)."""
+    """IP addresses by network name, for Docker and Podman; empty for other engines."""
     privileged: bool | None = None
-    """Whether it runs privileged; None where the engine does not tell."""
+    """Whether it runs privileged; None if the engine does not report it."""
     engine: str = ""
     """Address of the engine that runs it."""
     rucksack: Any = attrs.field(default=None, eq=False, repr=False)
-    """Whatever the application's ``pack`` made of it; it does not count in comparisons."""
+    """Whatever the application's ``pack`` returned for it; comparisons ignore it."""
 
 
 def same_run(one: Container, other: Container) -> bool:
-    """Tell whether two readings of one id belong to the same run, its *incarnation*.
+    """Return whether two readings of one container id show the same run.
 
-    A run is told apart by PID and start time; what one of the two readings does not tell decides nothing.
+    A restart changes the PID or the start time. A value that is missing in one of the readings is not compared.
     """
     return (one.pid == other.pid or one.pid is None or other.pid is None) and (
         one.started_at == other.started_at or one.started_at is None or other.started_at is None
@@ -157,20 +162,20 @@ def by_name(container: Container) -> tuple[str, str]:
 
 
 def earliest(container: Container) -> tuple[bool, float, str]:
-    """Sort key of containers that bear the same name: the earliest started first, those of unknown start last."""
+    """Sort key of containers with the same name: the earliest started first, those with unknown start time last."""
     started = container.started_at
     return (started is None, started.timestamp() if started else 0.0, container.id)
 
 
 @attrs.frozen
 class _Group:
-    """Containers that belong together, by name."""
+    """Containers that belong together, sorted by name."""
 
     containers: tuple[Container, ...] = ()
 
     @property
     def container_names(self) -> tuple[str, ...]:
-        """Names of its containers, sorted."""
+        """The sorted names of its containers."""
         return tuple(container.name for container in self.containers)
 
     @cached_property
@@ -179,7 +184,10 @@ class _Group:
         return named | {container.id: container for container in self.containers}
 
     def container(self, name_or_id: str) -> Container | None:
-        """Find a container by full id or by name; None if there is none. An id wins over a name."""
+        """Find a container by full id or by name; None if there is none.
+
+        An id wins over a name; of several containers with the same name, the earliest started is returned.
+        """
         return self._index.get(name_or_id)
 
     def __len__(self) -> int:
@@ -194,40 +202,44 @@ class _Group:
 
 @attrs.frozen
 class Project(_Group):
-    """The containers of one compose project; the project "" holds those without one."""
+    """The containers of one compose project; the project "" has those that belong to none.
+
+    ``len``, iteration and ``in`` (a `Container`, an id or a name) work on `containers`.
+    """
 
     name: str
-    """Name, as the label of the compose tool says."""
+    """Name of the project, from the label that the compose tool sets."""
     containers: tuple[Container, ...] = ()
-    """Its containers, by name."""
+    """Its containers, sorted by name."""
 
 
 @attrs.frozen
 class Pod(_Group):
-    """The containers of one Kubernetes pod that are alive, told by Kubernetes' own labels.
+    """The containers of one Kubernetes pod that are alive, grouped by the labels that Kubernetes sets.
 
     ``len``, iteration and ``in`` work on `containers`, without the sandbox.
     """
 
     name: str
-    """Name of the pod, unique within its namespace at a time."""
+    """Name of the pod; at any time unique within its namespace."""
     namespace: str
     """Namespace of the pod."""
     uid: str
-    """Identifier of the pod, unique for ever; it survives the replacement of its sandbox."""
+    """Unique identifier of the pod, never used again; it stays the same when the sandbox is replaced."""
     sandbox: Container | None = None
-    """The container that holds the pod's namespaces; None where none is known or none has a process."""
+    """The container that holds the pod's namespaces; None if none is known or none has a process."""
     containers: tuple[Container, ...] = ()
-    """All other containers, by name. While one sandbox replaces another, the one that is not `sandbox` is here too."""
+    """All other containers, sorted by name. While one sandbox replaces another, the one that is not `sandbox` is here
+    too."""
 
     @classmethod
     def _of(cls, uid: str, members: Iterable[Container]) -> Self:
-        """Make a pod of the containers that bear its uid, of which there is one at least."""
+        """Make a pod of the containers with its uid; there must be at least one."""
         containers = sorted(members, key=by_name)
         sandbox = next((container for container in containers if SANDBOX in container.labels), None)
-        told = (sandbox or containers[0]).labels
+        labels = (sandbox or containers[0]).labels
         others = tuple(container for container in containers if container is not sandbox)
-        return cls(told.get(POD_NAME, ""), told.get(POD_NAMESPACE, ""), uid, sandbox, others)
+        return cls(labels.get(POD_NAME, ""), labels.get(POD_NAMESPACE, ""), uid, sandbox, others)
 
 
 class EventType(Enum):
@@ -241,14 +253,14 @@ class EventType(Enum):
 
 
 class Origin(Enum):
-    """How the library came to know of an event."""
+    """How the library learned of an event."""
 
     ENGINE = "engine"
-    """The engine said so."""
+    """The engine reported it."""
     SYNC = "sync"
-    """Found by the initial synchronisation, and replayed to a new subscription."""
+    """The initial synchronisation found it, or a new subscription replays it."""
     RESYNC = "resync"
-    """Found after an outage, by the confirming listing or by an audit."""
+    """The library found it by itself: after an outage, by the confirming listing, or by an audit."""
 
 
 @attrs.frozen(kw_only=True)
@@ -262,12 +274,13 @@ class ContainerEvent:
     previous: Container | None = None
     """For UPDATED, the container before the change; else None."""
     timestamp: datetime
-    """The engine's own time of the change where ``origin`` is ENGINE, else when it was found (UTC)."""
+    """Time of the change in UTC: the engine's own time if ``origin`` is ENGINE, else when the change was found."""
     origin: Origin
-    """How it came to be known."""
+    """How the library learned of the change."""
     exit_code: int | None = None
-    """For EXITED, the exit code of the initial process, where the engine tells a trustworthy one."""
+    """For EXITED, the exit code of the initial process; None if the engine reports none that can be trusted."""
     revision: int
     """Revision of the picture that this event belongs to."""
     last: bool
-    """Whether this is the final event of its revision: only then does folding give a picture that existed."""
+    """Whether this is the final event of its revision. Only after such an event do all events applied so far give a
+    picture that existed."""

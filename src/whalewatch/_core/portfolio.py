@@ -1,4 +1,4 @@
-"""The awaitable queries: what applications ask, from any thread and in any event loop."""
+"""The queries of applications, for any thread and any event loop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ Wanted = str | Callable[[Container], bool]
 
 @asynccontextmanager
 async def deadline(feed: Feed, timeout: float | None, what: str) -> AsyncIterator[None]:
-    """Turn the expiry of a caller's time-out into `NotSynced`, chained from what keeps the watch disconnected."""
+    """Turn the expiry of a caller's time-out into `NotSynced`, chained from the error that disconnected the watch.
+
+    Args:
+        feed: has that error.
+        timeout: seconds; None waits without a limit.
+        what: what was not reached, for the message: "{what} within 5 s".
+    """
     try:
         async with asyncio.timeout(timeout) as limit:
             yield
@@ -31,75 +37,81 @@ async def deadline(feed: Feed, timeout: float | None, what: str) -> AsyncIterato
 
 
 class Portfolio:
-    """Live, thread-safe picture of projects, pods and containers.
+    """The current picture of projects, pods and containers, kept up to date by a watcher.
 
     Every query waits for the first successful synchronisation, then answers from memory: no query ever causes a call
-    to the engine. During an outage the last picture keeps being answered, with ``snapshot().synced`` False. After the
-    watch has ended it stays readable; a query that has never had an answer then raises why it ended.
+    to the engine. During an outage queries answer from the last known picture, and ``snapshot().synced`` is False. They
+    still do after the watch has ended; if it ended before its first synchronisation, they raise the reason.
 
-    All methods work from any thread and in any event loop. Some states may never be seen, if a container passes through
-    them between two looks of the watcher; those that are seen come in order.
+    All methods may be called from any thread and in any event loop. If a container changes several times within a short
+    time, some of its states may never be seen; the states that are seen come in order.
+
+    Example:
+        async with moby.watch() as watcher:
+            print(await watcher.portfolio.names())
+            web = await watcher.portfolio.wait_for("web", timeout=10)
 
     Raises:
-        WatchEnded: the watcher was closed before its first synchronisation.
-        EngineError: the error for which the watch ended before its first synchronisation.
+        WatchEnded: by every query: the watcher was closed before its first synchronisation.
+        EngineError: by every query: the error that ended the watch before its first synchronisation.
     """
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
 
     def snapshot(self) -> Snapshot:
-        """Return the picture as it is, at once; before the first synchronisation an empty one that is not synced."""
+        """Return the current picture at once; before the first synchronisation, an empty one that is not synced."""
         return self._feed.snapshot
 
     async def names(self) -> tuple[str, ...]:
-        """Names of the projects, sorted, without ""."""
+        """Return the sorted names of the projects, without ""."""
         return (await self._picture()).names()
 
     async def projects(self) -> tuple[Project, ...]:
-        """All projects by name, beginning with "", which is there even if it is empty."""
+        """Return all projects, sorted by name; the first is "", even if it has no containers."""
         return (await self._picture()).projects()
 
     async def project(self, name: str) -> Project | None:
-        """One project; None if no container of it is alive. The project "" is never None."""
+        """Return one project; None if none of its containers is alive. The project "" is never None."""
         return (await self._picture()).project(name)
 
     async def containers(self, project: str | None = None) -> tuple[Container, ...]:
-        """All containers in order of first sight, or those of one project by name."""
+        """Return all containers in the order in which they were first seen, or those of one project by name."""
         return (await self._picture()).containers(project)
 
     async def container(self, name_or_id: str) -> Container | None:
         """Find a container by full id or by name; None if there is none.
 
-        An id wins over a name; of several containers with one name, the earliest started is it.
+        An id wins over a name; of several containers with the same name, the earliest started is returned.
         """
-        if not self._feed.was_synced:  # no call into `_picture` once it is: proxies ask for each request
+        if not self._feed.was_synced:  # saves a call once synchronised: proxies query for each request
             await self._picture()
         return self._feed.snapshot.container(name_or_id)
 
     async def pods(self) -> tuple[Pod, ...]:
-        """All Kubernetes pods of which a container is alive, by namespace and name."""
+        """Return all Kubernetes pods that have a container alive, sorted by namespace and name."""
         return (await self._picture()).pods()
 
     async def pod(self, uid: str) -> Pod | None:
-        """One Kubernetes pod; None if no container of it is alive."""
+        """Return one Kubernetes pod; None if none of its containers is alive."""
         return (await self._picture()).pod(uid)
 
     async def total(self) -> int:
-        """How many containers are alive."""
+        """Return the number of containers that are alive."""
         return (await self._picture()).total()
 
     async def wait_for(self, wanted: Wanted, timeout: float | None = None) -> Container:
-        """Wait until a container is alive that matches.
+        """Wait until a container that matches is alive, and return it; return at once if there is one.
 
         Args:
-            wanted: a full id, a name, or a predicate over `Container`, called in this task.
+            wanted: a full id, a name, or a function that takes a `Container` and returns a bool; it is called in this
+                task.
             timeout: seconds; None waits as long as the watch lasts.
 
         Raises:
             NotSynced: nothing matched in time.
         """
-        late = deadline(self._feed, timeout, f"no container matched {_told(wanted)}")
+        late = deadline(self._feed, timeout, f"no container matched {_describe(wanted)}")
         async with late, self._following() as (start, events):
             found = _matching(start, wanted)
             if found:
@@ -110,16 +122,18 @@ class Portfolio:
         return self._feed.raise_ended()
 
     async def wait_gone(self, wanted: Wanted, timeout: float | None = None) -> None:
-        """Wait until what matches now has exited, even if it is reborn at once; return at once if nothing matches.
+        """Wait until every container that matches now has exited; return at once if none matches.
+
+        A container that restarts counts as exited, even if it is alive again at once.
 
         Args:
-            wanted: a full id, a name, or a predicate over `Container`: then all that match now are waited for.
+            wanted: a full id, a name, or a function that takes a `Container` and returns a bool.
             timeout: seconds; None waits as long as the watch lasts.
 
         Raises:
-            NotSynced: it was still there at that time.
+            NotSynced: a container was still alive when the time was over.
         """
-        async with deadline(self._feed, timeout, f"not gone: {_told(wanted)}"):
+        async with deadline(self._feed, timeout, f"not gone: {_describe(wanted)}"):
             await self._picture()
             async with self._following() as (start, events):
                 left = {container.id for container in _matching(start, wanted)}
@@ -133,20 +147,25 @@ class Portfolio:
         self._feed.raise_ended()
 
     async def in_sync(self, timeout: float | None = None) -> None:
-        """Wait until the picture is in step with the engine: after the first synchronisation, or the end of an outage.
+        """Wait until the picture is in sync with the engine; return at once if it is.
+
+        It is in sync after the first synchronisation, and again after the end of each outage.
+
+        Args:
+            timeout: seconds; None waits as long as the watch lasts.
 
         Raises:
-            NotSynced: it was not, for `timeout` seconds.
+            NotSynced: it was not in sync within `timeout` seconds.
         """
         synced = False
 
-        def looked() -> bool:
+        def synced_or_ended() -> bool:
             nonlocal synced
-            synced = self._feed.snapshot.synced  # in another thread the next outage may begin before a second look
+            synced = self._feed.snapshot.synced  # read once: another thread may begin the next outage at any moment
             return synced or self._feed.ended
 
         async with deadline(self._feed, timeout, "the picture was not in sync"):
-            await self._feed.changed.until(looked)
+            await self._feed.changed.until(synced_or_ended)
         if not synced:
             self._feed.raise_ended()
 
@@ -160,7 +179,7 @@ class Portfolio:
 
     @asynccontextmanager
     async def _following(self) -> AsyncIterator[tuple[Snapshot, Subscription]]:
-        """A picture, and every event that follows it."""
+        """Give a picture, and every event that follows it."""
         async with aclosing(Subscription(self._feed, replay=False)) as events:
             yield events._start, events
 
@@ -176,5 +195,5 @@ def _matches(container: Container, wanted: Wanted) -> bool:
     return wanted in (container.id, container.name) if isinstance(wanted, str) else bool(wanted(container))
 
 
-def _told(wanted: Wanted) -> str:
+def _describe(wanted: Wanted) -> str:
     return repr(wanted) if isinstance(wanted, str) else getattr(wanted, "__qualname__", repr(wanted))

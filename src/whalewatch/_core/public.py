@@ -1,4 +1,4 @@
-"""Public names show the module from which they are imported: in tracebacks, in documentation, in pickles."""
+"""Let public names show the public module that exports them: in tracebacks, in documentation, in pickles."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ __all__ = ["show_as_public"]
 
 
 def show_as_public(module: str, names: Iterable[str]) -> None:
-    """Let classes and functions that a module re-exports show that module as theirs."""
+    """Set the `__module__` of the classes and functions that a module re-exports to that module."""
     for name in names:
-        thing = getattr(sys.modules[module], name)
-        if not isinstance(thing, (type, FunctionType)):
+        exported = getattr(sys.modules[module], name)
+        if not isinstance(exported, (type, FunctionType)):
             continue  # an alias of a type
-        if isinstance(thing, type) and (own := vars(thing).get("__annotations__")):
-            # Resolved now: later they would be looked up among the names of the public module.
-            hints = get_type_hints(thing)
-            thing.__annotations__ = {field: hints[field] for field in own}
-        thing.__module__ = module
+        if isinstance(exported, type) and (annotations := vars(exported).get("__annotations__")):
+            # Resolve annotations now: later, their names would be searched for in the public module.
+            hints = get_type_hints(exported)
+            exported.__annotations__ = {field: hints[field] for field in annotations}
+        exported.__module__ = module

@@ -1,4 +1,4 @@
-"""When to try again, and when to give up: tenacity's strategies, and a default that knows two kinds of failure."""
+"""When to retry, and when to stop: strategies of tenacity, and a default that distinguishes two kinds of failure."""
 
 from __future__ import annotations
 
@@ -11,52 +11,60 @@ from whalewatch._core.errors import WhalewatchError
 
 __all__ = ["Backoff", "Retry"]
 
-SHORTEST = 0.1
-"""Seconds to wait at least, by default; older releases of tenacity do not heed their own lower bound."""
+MIN_DELAY = 0.1
+"""Least seconds to wait, by default; older releases of tenacity do not respect their own lower bound."""
 
-CONNECTING = wait_random_exponential(multiplier=SHORTEST, max=1.8, min=SHORTEST)
-"""Seconds between attempts to reach an engine that is away: it may be back at any moment, and refusing is cheap. Two
-seconds after its return, at most, the picture shall be in sync, so that some of them are left for the listing."""
+CONNECT_WAIT = wait_random_exponential(multiplier=MIN_DELAY, max=1.8, min=MIN_DELAY)
+"""Seconds between attempts to reach an engine that is not there. It may return at any moment, and a refused connection
+costs little. The picture has to be in sync within two seconds after its return, so some of them are left for the
+listing."""
 
-RECONNECTING = wait_random_exponential(multiplier=SHORTEST, max=60, min=SHORTEST)
-"""Seconds between synchronisations that keep being cut: each costs the engine a listing and many inspects."""
+RESYNC_WAIT = wait_random_exponential(multiplier=MIN_DELAY, max=60, min=MIN_DELAY)
+"""Seconds between synchronisations if the connection is lost again and again: each synchronisation costs the engine a
+listing and many inspects."""
 
 
 @attrs.frozen
 class Retry:
-    """How a watcher retries."""
+    """How a watcher retries after a failure.
+
+    Example:
+        from tenacity import stop_after_attempt, wait_fixed
+
+        moby.watch(retry=Retry(wait=wait_fixed(5), stop=stop_after_attempt(10)))
+    """
 
     wait: WaitBaseT | None = None
-    """Any wait strategy of tenacity; None for the default: jittered, from 0.1 s up to 2 s while connecting fails, up to
-    60 s while synchronisations keep being cut."""
+    """Any wait strategy of tenacity. None for the default: exponential with jitter, from 0.1 s up to 2 s while the
+    engine cannot be reached, up to 60 s if the connection is lost again and again."""
     stop: StopBaseT = stop_never
-    """Any stop strategy of tenacity; the default never gives up."""
+    """Any stop strategy of tenacity. The default retries for ever."""
     stable_after: float = 30.0
-    """Seconds that a synchronisation must hold for the count of attempts to start afresh."""
+    """After this many seconds in sync, the count of failed attempts starts again at zero."""
 
 
 class Backoff:
-    """Counts the failures of one watch and asks its strategies what to do about each."""
+    """Counts the failures of one watch, and asks the strategies of `Retry` how long to wait after each."""
 
     def __init__(self, retry: Retry | None) -> None:
         self._retry = retry
         self._call: RetryCallState | None = None
-        # While an engine restarts, connecting fails many times: those are no cut synchronisations, and the reverse.
+        # Counted separately: while an engine restarts, connecting fails many times, but no synchronisation is cut.
         self._refused: RetryCallState | None = None
         self._cut: RetryCallState | None = None
 
     @property
     def attempt(self) -> int:
-        """Failures since the last synchronisation that held."""
+        """Number of failures since the last synchronisation that lasted `stable_after` seconds."""
         return self._call.attempt_number if self._call else 0
 
     def after(self, error: WhalewatchError, *, connected: bool, held: float | None) -> float | None:
-        """Take note of a failure and return the seconds to wait, None to give up.
+        """Count a failure and return the seconds to wait; None to stop.
 
         Args:
-            error: why it failed.
-            connected: whether the engine had been reached in this attempt.
-            held: for how many seconds the picture was in sync, None if it never was.
+            error: the failure.
+            connected: whether the engine was reached in this attempt.
+            held: seconds for which the picture was in sync; None if it never was.
         """
         if self._retry is None:
             return None
@@ -65,11 +73,11 @@ class Backoff:
         call = self._call = _count(self._call, self._retry, error)
         if connected:
             self._refused, self._cut = None, _count(self._cut, self._retry, error)
-            default = RECONNECTING(self._cut)
+            default = RESYNC_WAIT(self._cut)
         else:
             self._refused = _count(self._refused, self._retry, error)
-            default = CONNECTING(self._refused)
-        delay = max(SHORTEST, default) if self._retry.wait is None else max(0.0, float(self._retry.wait(call)))
+            default = CONNECT_WAIT(self._refused)
+        delay = max(MIN_DELAY, default) if self._retry.wait is None else max(0.0, float(self._retry.wait(call)))
         call.upcoming_sleep = delay
         if self._retry.stop(call):
             return None
@@ -78,7 +86,7 @@ class Backoff:
 
 
 def _count(call: RetryCallState | None, retry: Retry, error: WhalewatchError) -> RetryCallState:
-    """Make the record that tenacity's strategies decide by, or count one more attempt in it."""
+    """Count one more attempt in the record that the strategies of tenacity read; make the record at the first."""
     if call is None:
         call = RetryCallState(AsyncRetrying(stop=retry.stop), None, (), {})
     else:

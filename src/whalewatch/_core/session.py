@@ -2,9 +2,9 @@
 
 Tasks of a session, all in one group, so that the first to fail ends the others:
 
-* a *drain* per event stream, which hands signals to the tracker and never waits for anything else: the engine's stream
-  is always read, whatever inspects, consumers or audits do;
-* the *inspections*, which read containers as the tracker requests them, each by a task of its own;
+* a *drain* for each event stream, which passes signals to the tracker and never waits for anything else: the engine's
+  stream is always read, whatever inspects, consumers or audits do;
+* the *inspections*, which read containers that the tracker requests, each in a task of its own;
 * the *heartbeat*, which notices an engine that no longer answers;
 * the session itself, which synchronises and then audits.
 """
@@ -22,9 +22,9 @@ from typing import NoReturn
 
 import attrs
 
-from whalewatch._core.audit import GRACE, AuditTimer
+from whalewatch._core.audit import REPORT_DELAY, AuditTimer
 from whalewatch._core.calls import Calls
-from whalewatch._core.cancellation import cancellations, heed_cancellation
+from whalewatch._core.cancellation import cancel_requests, raise_if_cancelled
 from whalewatch._core.engine import Engine, Listing, ReportsProgress, Signal, SignalType
 from whalewatch._core.errors import EngineError, EngineUnavailable, WhalewatchError
 from whalewatch._core.inspections import Inspections, backoff
@@ -36,19 +36,19 @@ __all__ = ["Session", "Settings", "Warned"]
 log = logging.getLogger("whalewatch.watcher")
 
 HEARTBEAT_FRACTION = 0.95
-"""The part of `heartbeat` after which the next check begins: timers are late, and an engine that hangs is to be noticed
-within `heartbeat` + `call_timeout` all the same."""
+"""The part of `heartbeat` after which the next check begins: timers may be late, but an engine that hangs has to be
+noticed within `heartbeat` + `call_timeout`."""
 
-REPLAY = 10.0
-"""Seconds after which an engine has long sent what it replays to a new stream."""
+REPLAY_DURATION = 10.0
+"""Seconds after which an engine has certainly sent everything that it replays on a new stream."""
 
 SIGNALS_PER_TURN = 256
-"""Signals applied in one go before other tasks get their turn: a burst must not stop the host program's loop."""
+"""Signals applied before other tasks get their turn: a burst must not block the event loop of the application."""
 
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """The options of a watcher; seconds throughout."""
+    """The options of a watcher, as described there; all times are in seconds."""
 
     heartbeat: float
     audit: float | None
@@ -60,12 +60,12 @@ class Settings:
 
 @attrs.define
 class Warned:
-    """What was logged already and need not be logged again; it outlives sessions.
+    """What was logged already and is not logged again; shared by all sessions of a watcher.
 
     Attributes:
-        containers: that could not be read since.
-        parts: of the engine, that could not be listed since.
-        fault: the latest internal error.
+        containers: containers that could not be read since they were logged.
+        parts: parts of the engine that could not be listed since they were logged.
+        fault: the latest internal error, as text.
     """
 
     containers: set[str] = attrs.field(factory=set)
@@ -78,7 +78,7 @@ class Session:
 
     Attributes:
         connected: whether the engine was reached.
-        synced_at: when it was synchronised, by the loop's clock; None if it never was.
+        synced_at: when the synchronisation succeeded, by the loop's clock; None if it did not.
     """
 
     def __init__(
@@ -109,13 +109,13 @@ class Session:
             warned=warned.containers,
         )
         self._audits = AuditTimer(settings.audit, settings.random)
-        self._unlisted: dict[str, int] = {}  # failures in a row of each part of the engine that cannot be listed
+        self._unlisted: dict[str, int] = {}  # by part of the engine that cannot be listed: its failures in a row
         self._relist: asyncio.TimerHandle | None = None
         self._replay: asyncio.TimerHandle | None = None
 
     @property
     def unresolved(self) -> int:
-        """How many containers, and parts of the engine, cannot be read at present."""
+        """Number of containers and parts of the engine that cannot be read at present."""
         return len(self._inspections.failing) + len(self._unlisted)
 
     async def run(self) -> WhalewatchError:
@@ -126,7 +126,7 @@ class Session:
             first = _first(error)
             if isinstance(first, WhalewatchError):
                 return first
-            # A fault of this library's own. The picture may be wrong now: a new synchronisation sets it right.
+            # A fault of this library. The picture may be wrong now; a new synchronisation corrects it.
             known, self._warned.fault = self._warned.fault == repr(first), repr(first)
             level = logging.DEBUG if known else logging.ERROR
             log.log(level, "%s", self._call.message("internal error"), exc_info=first)
@@ -151,34 +151,35 @@ class Session:
                 await self._synchronise()
                 self._progress(WatchState.SYNCED)
                 await self._audit(reread=False)
-                self._replay = asyncio.get_running_loop().call_later(REPLAY, self._tracker.replayed)
+                self._replay = asyncio.get_running_loop().call_later(REPLAY_DURATION, self._tracker.replay_finished)
                 while True:
                     reread = await self._audits.wait()
                     stream = await self._renew(tasks, stream)
                     await self._audit(reread=reread)
             finally:
-                # At the first failure, not when all the others have ended: a stream may take its time to close.
+                # Here, at the first failure, and not after the task group: a stream may take a long time to close.
                 self._tracker.close()
-        raise AssertionError  # the group only ends by an error
+        raise AssertionError  # the task group ends only by an error
 
     # The event stream
 
     async def _open(self, tasks: TaskGroup) -> asyncio.Task[None]:
-        """Start to read an event stream and wait until it covers what happens from now on."""
+        """Start to read an event stream, and wait until it reports everything that happens from now on."""
         subscribed = asyncio.Event()
         stream = tasks.create_task(self._drain(subscribed), name="whalewatch stream")
         await self._call("the subscription to events", subscribed.wait())
         return stream
 
-    async def _renew(self, tasks: TaskGroup, former: asyncio.Task[None]) -> asyncio.Task[None]:
-        """Let a new stream take over: the former may have died silently. The two overlap, so that there is no gap.
+    async def _renew(self, tasks: TaskGroup, old: asyncio.Task[None]) -> asyncio.Task[None]:
+        """Replace the event stream by a new one, because the old one may have died silently.
 
-        What was sent before the new one may still be on its way in the former, which is read for a moment longer.
+        The two overlap, so that there is no gap: the old one is read for a moment longer, because events from before
+        the new stream may still be on their way in it.
         """
         stream = await self._open(tasks)
-        await asyncio.wait({former}, timeout=GRACE)
-        former.cancel()
-        await asyncio.wait({former}, timeout=self._settings.call_timeout)
+        await asyncio.wait({old}, timeout=REPORT_DELAY)
+        old.cancel()
+        await asyncio.wait({old}, timeout=self._settings.call_timeout)
         return stream
 
     async def _drain(self, subscribed: asyncio.Event) -> None:
@@ -186,7 +187,7 @@ class Session:
             applied = 0
             while (signal := await self._next(signals)) is not None:
                 if signal.type is SignalType.SUBSCRIBED:
-                    self._tracker.subscribed(signal.timestamp)
+                    self._tracker.stream_opened(signal.timestamp)
                     subscribed.set()
                     continue
                 self._counters.signals += 1
@@ -201,17 +202,17 @@ class Session:
         raise EngineUnavailable(self._call.message("the event stream ended"))
 
     async def _next(self, signals: AsyncIterator[Signal]) -> Signal | None:
-        before = cancellations()
+        before = cancel_requests()
         try:
             signal = await anext(signals, None)
         except WhalewatchError:
             raise
         except asyncio.CancelledError as error:
-            heed_cancellation(before)
+            raise_if_cancelled(before)
             raise EngineUnavailable(self._call.message("the event stream was cancelled from within")) from error
         except Exception as error:
             raise EngineError(self._call.message(f"the event stream failed: {error!r}")) from error
-        heed_cancellation(before)  # an adapter may have swallowed it
+        raise_if_cancelled(before)  # an adapter may have swallowed a cancellation
         return signal
 
     async def _heartbeat(self) -> None:
@@ -222,17 +223,18 @@ class Session:
     # Synchronisation and audit
 
     async def _synchronise(self) -> None:
-        """List, inspect what the listing leaves open, and publish the whole as one revision.
+        """List the containers, inspect those that the listing does not fully describe, and publish one revision.
 
-        Each container is waited for once; what fails, or is reported again, is left to the time after. That nothing is
-        read must not be taken for "nothing is there": before failures are left aside, the engine has to answer.
+        Wait for one inspect of each container. If it fails, or the container is reported again, the next inspect comes
+        after the synchronisation. But if the engine answers nothing any more, this must not look like an engine without
+        containers: so if an inspect failed, the engine has to answer a ping.
         """
         inspections = self._inspections
         listing = await self._list()
-        await inspections.wait_until_tried(self._tracker.listed(listing) - inspections.failing.keys())
+        await inspections.wait_until_tried(self._tracker.apply_listing(listing) - inspections.failing.keys())
         if inspections.failing:
             await self._call("ping", self._engine.ping())
-        self._warned.containers.intersection_update(inspections.failing)  # the others are gone
+        self._warned.containers.intersection_update(inspections.failing)  # the others do not exist any more
         self.synced_at = asyncio.get_running_loop().time()
         self._counters.syncs += 1
         self._tracker.finish_sync()
@@ -242,7 +244,7 @@ class Session:
         listing = await self._call(
             "the listing of containers",
             engine.listing(),
-            # A listing grows with the number of containers, and the heartbeat watches over it too.
+            # A listing takes longer if there are more containers, and the heartbeat checks the engine meanwhile.
             timeout=settings.heartbeat + settings.call_timeout,
             progress=(lambda: engine.progress) if isinstance(engine, ReportsProgress) else None,
         )
@@ -259,30 +261,33 @@ class Session:
         return listing
 
     async def _audit(self, *, reread: bool) -> None:
-        """Compare a listing with the picture, and have whatever differs confirmed by an inspect.
+        """Compare a listing with the picture, and inspect the containers that differ.
 
-        Right after a synchronisation this is its confirmation: what fell between the listing and an engine's
-        subscription, for which no engine gives proof, is found here.
+        Right after a synchronisation this confirms it: no engine proves when its subscription began, so this listing
+        finds what happened between the first listing and the subscription.
+
+        Args:
+            reread: whether to inspect also some containers that do not differ.
         """
         audit = self._tracker.audit
-        self._audits.satisfy()
+        self._audits.clear_requests()
         self._counters.audits += 1
         audit.begin()
         listing = await self._list()
         differing = audit.differing(listing)
         if differing:
-            await asyncio.sleep(GRACE)
+            await asyncio.sleep(REPORT_DELAY)
             self._tracker.suspect(differing - audit.touched)
-        unknown = {id for id, listed in listing.containers.items() if listed.container is None} - audit.touched
+        incomplete = {id for id, listed in listing.containers.items() if listed.container is None} - audit.touched
         audit.end()
         if reread:
-            # A restart whose events were lost shows in no listing without PIDs: read some anew each time.
-            self._tracker.reread(unknown)
+            # If the events of a restart were lost, a listing without PIDs does not show it: inspect some each time.
+            self._tracker.reread(incomplete)
 
 
 @asynccontextmanager
 async def _closing(signals: AsyncIterator[Signal]) -> AsyncIterator[AsyncIterator[Signal]]:
-    """Close an async generator promptly; another kind of async iterator needs no closing."""
+    """Close an async generator at once; other async iterators need no closing."""
     try:
         yield signals
     finally:
@@ -291,7 +296,7 @@ async def _closing(signals: AsyncIterator[Signal]) -> AsyncIterator[AsyncIterato
 
 
 def _first(error: BaseException) -> BaseException:
-    """The error that came first, out of a task group's."""
+    """Return the first error of a task group's exception group."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

@@ -1,4 +1,4 @@
-"""Slots for calls that are made at the same time: a call that hangs must not hold up the rest."""
+"""Slots for calls that run at the same time: a call that hangs must not delay the others."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["SLOW", "release_when_slow"]
+__all__ = ["SLOW_FRACTION", "release_when_slow"]
 
-SLOW = 8
-"""The part of the time allowed (one eighth) after which a call that is not answered no longer has a slot."""
+SLOW_FRACTION = 1 / 8
+"""The part of its time-out after which a call that is not answered loses its slot."""
 
 
 @contextmanager
-def release_when_slow(slots: asyncio.Semaphore, allowed: float) -> Iterator[None]:
-    """Release a slot, which is held, at the end of a call, or before, once the call is slow.
+def release_when_slow(slots: asyncio.Semaphore, timeout: float) -> Iterator[None]:
+    """Release a slot at the end of a call, or earlier if the call is slow. The caller has acquired the slot.
 
-    Those that began within one eighth of the time allowed all had a slot at its end: never are more than `SLOW` times
-    as many under way as there are slots, though nothing is answered at all.
+    Calls that began within the last eighth of the time-out still hold their slots, so there are at most as many of them
+    as slots. So even if the engine answers nothing at all, at most eight times as many calls are under way.
 
     Args:
-        slots: of which one is held.
-        allowed: seconds that the call may take.
+        slots: the semaphore of which the caller holds one slot.
+        timeout: seconds that the call may take.
     """
     held = True
 
@@ -31,7 +31,7 @@ def release_when_slow(slots: asyncio.Semaphore, allowed: float) -> Iterator[None
             held = False
             slots.release()
 
-    slow = asyncio.get_running_loop().call_later(allowed / SLOW, release)
+    slow = asyncio.get_running_loop().call_later(timeout * SLOW_FRACTION, release)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""The immutable picture of one moment, with its indexes."""
+"""The immutable picture of all containers at one moment, with its indexes."""
 
 from __future__ import annotations
 
@@ -21,46 +21,51 @@ NO_PROJECT = Project("")
 
 @attrs.frozen(eq=False, kw_only=True)
 class Snapshot:
-    """An immutable picture of the containers that are alive; may be kept and handed to any thread.
+    """An immutable picture of the containers that are alive; it may be kept and passed to any thread.
 
-    ``len``, iteration (in order of first sight) and ``in`` (a `Container`, an id or a name) work on its containers.
+    ``len``, iteration and ``in`` (a `Container`, an id or a name) work on its containers, in the order in which they
+    were first seen.
+
+    Example:
+        snapshot = watcher.portfolio.snapshot()
+        paused = [container.name for container in snapshot if container.paused]
     """
 
     revision: int
     """Number of the picture: it grows with every change, and only then."""
     as_of: datetime
-    """When this picture was last known to be true (UTC)."""
+    """When this picture was last known to be true, in UTC."""
     synced: bool = False
-    """Whether the engine was being followed at that time; if not, the picture is the last one known."""
+    """Whether the watcher was in sync with the engine at that time. If not, this is the last known picture."""
     _by_id: dict[str, Container] = attrs.field(factory=dict, repr=False, alias="by_id")
-    # One name, several containers: engines other than Docker allow it. The earliest started comes first.
+    # Engines other than Docker allow several containers with the same name. The earliest started comes first.
     _by_name: dict[str, tuple[Container, ...]] = attrs.field(factory=dict, repr=False, alias="by_name")
     _projects: dict[str, Project] = attrs.field(factory=dict, repr=False, alias="projects")
     _pods: dict[str, Pod] = attrs.field(factory=dict, repr=False, alias="pods")
 
     def names(self) -> tuple[str, ...]:
-        """Names of the projects, sorted, without ""."""
+        """Return the sorted names of the projects, without ""."""
         return tuple(sorted(name for name in self._projects if name))
 
     def projects(self) -> tuple[Project, ...]:
-        """All projects by name, beginning with "", which is there even if it is empty."""
+        """Return all projects, sorted by name; the first is "", even if it has no containers."""
         return (self._projects.get("", NO_PROJECT), *(self._projects[name] for name in self.names()))
 
     def project(self, name: str) -> Project | None:
-        """One project; None if no container of it is alive. The project "" is never None."""
+        """Return one project; None if none of its containers is alive. The project "" is never None."""
         return self._projects.get(name) if name else self._projects.get("", NO_PROJECT)
 
     def containers(self, project: str | None = None) -> tuple[Container, ...]:
-        """All containers in order of first sight, or those of one project by name."""
+        """Return all containers in the order in which they were first seen, or those of one project by name."""
         if project is None:
             return tuple(self._by_id.values())
         found = self._projects.get(project)
         return found.containers if found else ()
 
     def container(self, name_or_id: str) -> Container | None:
-        """Find a container by full id or by name.
+        """Find a container by full id or by name; None if there is none.
 
-        An id wins over a name; of several containers with one name, the earliest started is it.
+        An id wins over a name; of several containers with the same name, the earliest started is returned.
         """
         found = self._by_id.get(name_or_id)
         if found is not None:
@@ -69,15 +74,15 @@ class Snapshot:
         return named[0] if named else None
 
     def pods(self) -> tuple[Pod, ...]:
-        """All Kubernetes pods of which a container is alive, by namespace and name."""
+        """Return all Kubernetes pods that have a container alive, sorted by namespace and name."""
         return tuple(sorted(self._pods.values(), key=lambda pod: (pod.namespace, pod.name, pod.uid)))
 
     def pod(self, uid: str) -> Pod | None:
-        """One Kubernetes pod; None if no container of it is alive."""
+        """Return one Kubernetes pod; None if none of its containers is alive."""
         return self._pods.get(uid)
 
     def total(self) -> int:
-        """How many containers are alive."""
+        """Return the number of containers that are alive."""
         return len(self._by_id)
 
     def __len__(self) -> int:
@@ -102,9 +107,9 @@ class Snapshot:
         as_of: datetime,
         synced: bool,
     ) -> Snapshot:
-        """The next picture: each pair is one container as this picture has it and as the next is to have it.
+        """Make the next picture. Each pair is one container in this picture and in the next one.
 
-        Copying four dictionaries costs some 10 ns per container alive; what it buys is that readers need no lock.
+        Copying four dictionaries costs some 10 ns for each container that is alive; in return, readers need no lock.
         """
         by_id, named, projects, pods = (
             self._by_id.copy(),
@@ -146,7 +151,7 @@ class Snapshot:
 
 
 _Touched = dict[str, list[Container]]
-"""Members of the groups that a change touches, sorted."""
+"""The sorted members of the groups that a change affects."""
 
 
 def _touch(touched: _Touched, name: str, groups: Mapping[str, Iterable[Container]]) -> list[Container]:
@@ -160,7 +165,7 @@ def _remove(container: Container, members: list[Container], key: Callable[[Conta
 
 
 def _replace(groups: dict[str, T], remaining: dict[str, T], touched: Iterable[str]) -> None:
-    """Put in what is left of the groups that were touched, and leave out what is empty."""
+    """Replace the groups that were touched; remove those that are empty now."""
     for name in touched:
         if name in remaining:
             groups[name] = remaining[name]

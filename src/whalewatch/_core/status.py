@@ -1,4 +1,4 @@
-"""How a watch is doing: its state, and its counters."""
+"""The state of a watch, and its counters."""
 
 from __future__ import annotations
 
@@ -14,28 +14,33 @@ __all__ = ["Counters", "Stats", "Status", "WatchState"]
 
 
 class WatchState(Enum):
-    """Where a watch stands."""
+    """The phases of a watch."""
 
     CONNECTING = "connecting"
+    """The watcher makes a connection to the engine."""
     SYNCING = "syncing"
+    """The watcher is connected, and reads all containers."""
     SYNCED = "synced"
+    """The picture is in sync with the engine."""
     DISCONNECTED = "disconnected"
+    """The connection was lost, or could not be made; the watcher waits, then tries again."""
     CLOSED = "closed"
+    """The watch has ended."""
 
 
 @attrs.frozen(kw_only=True)
 class Status:
-    """The state of a watch."""
+    """The status of a watch at one moment."""
 
     state: WatchState
-    """Where the watch stands."""
+    """The phase of the watch."""
     since: datetime
-    """When it came to that state (UTC)."""
+    """When this phase began, in UTC."""
     attempt: int = 0
-    """How many attempts have failed since the last synchronisation that held."""
+    """Number of failures since the last stable synchronisation (see `Retry.stable_after`)."""
     error: WhalewatchError | None = None
-    """For DISCONNECTED, and while trying again, why; for CLOSED, the error that ended the watch, None if the watcher
-    was closed."""
+    """Why the watch is disconnected: set for DISCONNECTED, and until it is in sync again. For CLOSED, the error that
+    ended the watch; None if the watcher was closed."""
     source: str = ""
     """Where changes come from: "events", "native", "pod-events" or "poll"."""
 
@@ -45,28 +50,28 @@ class Stats:
     """Counters of a watch since its start."""
 
     calls: Mapping[str, int]
-    """Calls made to the engine, by kind."""
+    """Calls made to the engine, by kind of call."""
     signals: int = 0
-    """Events that came on the engine's streams, those that could not be understood included."""
+    """Events received on the engine's streams, including those that could not be understood."""
     lost: int = 0
     """Events that could not be understood, or that the engine dropped."""
     syncs: int = 0
     """Synchronisations that succeeded."""
     outages: int = 0
-    """Losses of the engine after a successful synchronisation."""
+    """How often the connection was lost after a successful synchronisation."""
     audits: int = 0
-    """Audits that were made, confirming listings included."""
+    """Audits that were made, including the one that confirms each synchronisation."""
     drift: int = 0
-    """Differences that only an audit found: what the engine had never reported."""
+    """Differences that only an audit found, because the engine never reported them."""
     unresolved: int = 0
-    """Containers (and parts of the engine) that cannot be read at present, and are tried again."""
+    """Containers and parts of the engine that cannot be read at present; the watcher keeps trying."""
     revisions: int = 0
     """Changes of the picture."""
 
 
 @attrs.define
 class Counters:
-    """What a watch counts itself, over all its connections; `Stats` tells what each means."""
+    """The counters that a watch increments, over all its connections; `Stats` describes each."""
 
     signals: int = 0
     lost: int = 0
@@ -76,5 +81,5 @@ class Counters:
     drift: int = 0
 
     def stats(self, *, calls: Mapping[str, int], unresolved: int, revisions: int) -> Stats:
-        """Return the counters as of now, with what others count."""
+        """Return the current counters, together with the values that are counted elsewhere."""
         return Stats(calls=calls, unresolved=unresolved, revisions=revisions, **attrs.asdict(self))

@@ -1,4 +1,4 @@
-"""Event streams: bounded, with replay, for one reader each, in whichever loop and thread it runs."""
+"""Event streams: bounded, with replay, each for one reader, in any event loop and thread."""
 
 from __future__ import annotations
 
@@ -20,17 +20,23 @@ __all__ = ["Subscription", "SubscriptionStats"]
 class Subscription(AsyncIterator[ContainerEvent]):
     """An asynchronous iterator of events, made by `Watcher.events`; also an async context manager.
 
-    It exists from the call on. Any thread may make one; it binds to the event loop that first iterates it and has one
-    reader. Cancelling a wait loses nothing. It ends when its watcher is closed, after what was pending has been
-    delivered, and raises the error that ended the watch if one did; `aclose` ends it at once.
+    It receives events from the moment it is made, even before it is iterated. Any thread may make one; it belongs to
+    the event loop that first iterates it, and has one reader. Cancelling a wait loses no event. When the watcher is
+    closed, it delivers the pending events and then ends; if an error ended the watch, it raises that error instead.
+    `aclose` ends it at once.
 
-    Order: events of one container come in order. Each revision comes whole, EXITED first, the final event marked
-    ``last`` (one that a collapse cuts short is completed by the net difference): folding everything received up to
-    there gives exactly the picture of that revision.
+    Order: the events of one container come in order. Each revision comes whole, EXITED first, and its final event is
+    marked ``last``; applying all events up to there gives exactly the picture of that revision. If a collapse
+    interrupts a revision, the net difference completes it.
 
-    A reader that is slow hurts nobody: past `buffer` events, what is pending collapses, per container, to the net
-    difference against what the reader has received; a container that exited and started again in between stays EXITED
-    and STARTED. So memory is bounded by the buffer and the number of containers.
+    A slow reader delays nobody: if more than `buffer` events are pending, they collapse. Each container then keeps only
+    its net difference against what the reader has received; a container that exited and started again in between keeps
+    both EXITED and STARTED. So memory is bounded by the buffer and the number of containers.
+
+    Example:
+        async with watcher.events() as events:
+            async for event in events:
+                print(event.type.value, event.container.name)
     """
 
     def __init__(
@@ -54,7 +60,7 @@ class Subscription(AsyncIterator[ContainerEvent]):
         self._reading = False
         self._sleeper: asyncio.Future[None] | None = None
         self._woken: asyncio.Future[None] | None = None
-        # What follows is shared with the watcher's thread and guarded by the feed's lock.
+        # The following attributes are shared with the watcher's thread, and protected by the feed's lock.
         self._closed = False
         self._start: Snapshot
         self._backlog: Backlog
@@ -62,31 +68,31 @@ class Subscription(AsyncIterator[ContainerEvent]):
 
     @property
     def revision(self) -> int:
-        """Revision of the last picture that has been delivered in full; 0 before any."""
+        """Revision of the last picture whose events were all delivered; 0 before any."""
         return self._backlog.revision
 
     @property
     def stats(self) -> SubscriptionStats:
-        """Counters as of now; from any thread."""
+        """The current counters; may be read from any thread."""
         with self._feed.lock:
             return self._backlog.stats
 
     # The feed's side
 
     def _join(self, snapshot: Snapshot) -> None:
-        """Begin with this picture; called by the feed under its lock, before any `_push`."""
+        """Start with this picture. The feed calls it under its lock, before any `_push`."""
         self._start = snapshot
         self._backlog = Backlog(snapshot, replay=self._replay, now=datetime.now(UTC), buffer=self._buffer)
 
     def _push(self, snapshot: Snapshot, events: tuple[ContainerEvent, ...]) -> None:
-        """Take a new picture; called by the feed under its lock."""
+        """Receive a new picture. The feed calls it under its lock."""
         if not self._closed:
             self._backlog.push(snapshot, events)
 
     def _wake(self) -> None:
-        """Let the reader look; called by the feed without its lock."""
+        """Wake the reader. The feed calls it without its lock."""
         sleeper = self._sleeper
-        if sleeper is not None and sleeper is not self._woken:  # once: its loop may be busy, and queues every call
+        if sleeper is not None and sleeper is not self._woken:  # only once: a busy loop would queue every call
             self._woken = sleeper
             wake(sleeper)
 
@@ -100,8 +106,8 @@ class Subscription(AsyncIterator[ContainerEvent]):
 
         Raises:
             StopAsyncIteration: the subscription or its watcher is closed.
-            EngineError: which ended the watch.
-            RuntimeError: a second reader, or another event loop than that of the first call.
+            EngineError: the error that ended the watch.
+            RuntimeError: there is a second reader, or the event loop is not the one of the first call.
         """
         loop = asyncio.get_running_loop()
         if self._loop is None:
@@ -137,10 +143,10 @@ class Subscription(AsyncIterator[ContainerEvent]):
         return feed.raise_ended()
 
     async def _more(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Wait until there is something to take.
+        """Wait until there is an event to take.
 
-        The sleeper is in place before we look, and `_push` comes before `_wake`: so either we see what was pushed, or
-        the watcher's thread sees the sleeper.
+        The sleeper is set before the check, and `_push` comes before `_wake`. So either this check sees what was
+        pushed, or the watcher's thread sees the sleeper.
         """
         sleeper = self._sleeper = loop.create_future()
         self._feed.keep(self, waiting=True)
@@ -152,7 +158,7 @@ class Subscription(AsyncIterator[ContainerEvent]):
             self._feed.keep(self, waiting=False)
 
     async def aclose(self) -> None:
-        """End it, with what is pending; closing twice is fine."""
+        """End the subscription at once, and drop pending events; closing twice is fine."""
         self._feed.leave(self)
         with self._feed.lock:
             self._closed = True

@@ -1,7 +1,7 @@
-"""The one writer: tracks the state of every container, and publishes what the ordering rules conclude.
+"""The only writer of the picture: tracks the state of every container, and publishes what the ordering rules conclude.
 
-Await-free and single-threaded: whatever happens to the picture happens in one call of one method here. During a
-synchronisation the states move and nothing is published; its end publishes everything that came of it as one revision.
+Nothing here awaits, and only one thread calls it: each change of the picture is made by one call of one method. During
+a synchronisation the states change and nothing is published; its end publishes all changes as one revision.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from whalewatch._core.status import Counters
 
 __all__ = ["Tracker"]
 
-UNKNOWN = ContainerState()
+IDLE = ContainerState()
 
-REMEMBERED = 1024
-"""Containers that have exited of which the time of the newest signal is remembered: what comes later and is older than
-that must not be taken for news of the next run."""
+MAX_EXITED = 1024
+"""Exited containers whose newest signal's time is remembered: a later signal that is older than this time is not about
+the next run of the container."""
 
 
 class Tracker:
-    """States of all containers, and the published picture. It outlives connections: each opens and closes it.
+    """The states of all containers. There is one for a watcher; each connection opens and closes it.
 
-    The ordering argument of a synchronisation: the engine's stream is open before the listing begins, so whatever
-    happens after the listing was made is reported. What is reported *before* an inspect begins is contained in it; what
-    is reported *while* it is under way asks for another. So when every container that was listed or reported has been
-    inspected, what is not in the picture yet is on the stream.
+    Why a synchronisation is complete: the engine's stream is open before the listing begins, so everything that happens
+    after the listing was made is reported. An inspect contains what is reported *before* it begins; what is reported
+    *while* it is under way asks for another inspect. So when every container that was listed or reported has been
+    inspected, any change that is not in the picture yet is still to come on the stream.
 
     Args:
         feed: where to publish.
-        now: clock, in aware UTC.
-        counters: of the watch.
+        now: clock, returns aware UTC.
+        counters: counters of the watch.
 
     Attributes:
-        audit: what audits go by.
+        audit: which containers an audit must check.
     """
 
     def __init__(self, feed: Feed, now: Callable[[], datetime], counters: Counters) -> None:
@@ -61,23 +61,23 @@ class Tracker:
         self._request: Callable[[str, InspectReason], None] | None = None
         self._states: dict[str, ContainerState] = {}
         self._exited: dict[str, datetime] = {}
-        self._exit_codes: dict[str, int | None] = {}  # read during a synchronisation, which is still to publish them
+        self._exit_codes: dict[str, int | None] = {}  # read during a synchronisation, and published at its end
         self._synced = False
         self._since: datetime | None = None
 
     # The connection
 
     def open(self, request: Callable[[str, InspectReason], None]) -> None:
-        """A connection is made: nothing is known for certain until a synchronisation has ended.
+        """Open the tracker for a new connection: nothing is certain until a synchronisation has ended.
 
         Args:
-            request: called when a container is to be inspected; `start_inspect` then tells whether it still is.
+            request: called when a container is to be inspected; before the inspect, call `start_inspect`.
         """
         self._request = request
         self.audit.reset(self._states)
 
     def close(self) -> None:
-        """The connection has ended: the picture stays, but is no longer known to be true."""
+        """Close the tracker at the end of a connection: the picture stays, but is marked as not synced."""
         self._request = None
         self._exited.clear()
         self._exit_codes.clear()
@@ -88,17 +88,18 @@ class Tracker:
         if picture.synced:
             self._feed.publish(attrs.evolve(picture, synced=False, as_of=self._now()))
 
-    def subscribed(self, since: datetime | None) -> None:
-        """A stream is open.
+    def stream_opened(self, since: datetime | None) -> None:
+        """Record that a stream is open.
 
         Args:
-            since: engine time from which on it reports everything; what it replays from before may be stale.
+            since: engine time; the stream reports everything that happens after it. What it replays from before may be
+                out of date.
         """
         if not self._synced:
             self._since = since
 
-    def replayed(self) -> None:
-        """All that a stream replays has come: earlier times are those of a clock that was set back."""
+    def replay_finished(self) -> None:
+        """Record that a stream replays nothing any more: from now on an earlier time means a clock was set back."""
         self._since = None
 
     # Signals and inspects
@@ -109,24 +110,24 @@ class Tracker:
         known = self._state(id)
         state, change = apply_signal(known, signal, synced=self._synced, since=self._since)
         if state is known and not self._synced:
-            return  # stale, and no reason to doubt the listing
+            return  # replayed, and no reason to doubt the listing
         if state.origin is Origin.ENGINE:
-            self.audit.suspects.discard(id)  # what the engine has reported is read for that, and no more for an audit
+            self.audit.suspects.discard(id)  # the inspect is now for the engine's signal, not for an audit
         if change or not state.at_rest:
-            self.audit.touch(id)  # a change of an untracked container is ignored: an audit must still check it
+            self.audit.touch(id)  # not for an ignored change of an untracked container: an audit must still check it
         self._store(id, state)
         self._publish((change,) if change else ())
 
     def start_inspect(self, id: str) -> bool:
-        """Begin to inspect a container; return False if that is not wanted any more, or under way already."""
+        """Begin an inspect of a container; return False if none is wanted any more, or one is under way already."""
         state = self._state(id)
         if not state.wanted or state.inspecting is not None:
             return False
         self._states[id] = inspect_started(state)
         return True
 
-    def surprising(self, id: str, reading: Container | Dead | None) -> bool:
-        """Whether an inspect for an audit has read what neither is in the picture nor was reported meanwhile."""
+    def found_unreported(self, id: str, reading: Container | Dead | None) -> bool:
+        """Return whether an inspect for an audit found a change that the engine has not reported meanwhile."""
         state = self._states[id]
         if id not in self.audit.suspects:
             return False
@@ -136,10 +137,10 @@ class Tracker:
         return state.container is not None and not any(exits)
 
     def inspect_finished(self, id: str, reading: Container | Dead | None) -> None:
-        """Take what an inspect has read; None if nothing is known of the container."""
+        """Apply the reading of an inspect; the reading is None if the engine does not know the container."""
         former = self._states[id]
         state, changes = inspect_finished(former, reading, synced=self._synced, since=self._since)
-        suspect = self.audit.inspected(id)
+        suspect = self.audit.finish_inspect(id)
         self._store(id, state)
         asked = former.inspecting
         if suspect and asked is not None and asked.origin is Origin.RESYNC:
@@ -151,7 +152,7 @@ class Tracker:
             self._repack(reading)
 
     def inspect_failed(self, id: str) -> None:
-        """An inspect failed; it stays wanted: at once if something was reported meanwhile, else when it is retried."""
+        """Record that an inspect failed. It stays wanted: at once if a signal came meanwhile, else at the retry."""
         former = self._states[id]
         state, changes = inspect_failed(former, synced=self._synced, since=self._since)
         self._store(id, state, request=former.kept != ())
@@ -159,10 +160,10 @@ class Tracker:
 
     # Synchronisation and audit
 
-    def listed(self, listing: Listing) -> set[str]:
-        """Take the listing of a synchronisation and return what must be inspected before its end.
+    def apply_listing(self, listing: Listing) -> set[str]:
+        """Apply the listing of a synchronisation; return the containers that must be inspected before its end.
 
-        A container of which the stream reported something meanwhile is inspected whatever the listing says.
+        A container that the stream has reported meanwhile is inspected, whatever the listing says.
         """
         awaited = {id for id, state in self._states.items() if not state.at_rest}
         reported = self.audit.touched | awaited
@@ -173,44 +174,45 @@ class Tracker:
                 self._store(id, ContainerState.of(listed.container))
             else:
                 awaited.add(id)
-                self._inspect(id, InspectReason.DECIDES, self._found)
+                self._inspect(id, InspectReason.DECIDES, self._sync_origin)
         for id in [id for id, state in self._states.items() if state.container and id not in listing.containers]:
             if id in reported or listing.scope(id) in listing.failed:
                 continue
             if listing.absence_is_death:
-                self._store(id, UNKNOWN)
+                self._store(id, IDLE)
             else:
                 awaited.add(id)
-                self._inspect(id, InspectReason.DECIDES, self._found)
+                self._inspect(id, InspectReason.DECIDES, self._sync_origin)
         return awaited
 
     def finish_sync(self) -> None:
-        """End a synchronisation: publish all that came of it as one revision."""
+        """End a synchronisation: publish all its changes as one revision."""
         before = self._feed.snapshot
         self._synced = True
         codes, self._exit_codes = self._exit_codes, {}
         changes = [
-            Change(before._get(id), state.container, self._found, None, codes.get(id))
+            Change(before._get(id), state.container, self._sync_origin, None, codes.get(id))
             for id, state in self._states.items()
             if state.container is not before._get(id)
         ]
-        changes += [Change(c, None, self._found, None, codes.get(c.id)) for c in before if c.id not in self._states]
+        gone = [c for c in before if c.id not in self._states]
+        changes += [Change(c, None, self._sync_origin, None, codes.get(c.id)) for c in gone]
         self._commit(changes)
 
     def suspect(self, ids: Iterable[str], reason: InspectReason = InspectReason.DECIDES) -> None:
-        """Inspect containers for an audit: those that it found to differ, or some that it has no reason to doubt."""
+        """Inspect containers for an audit: those that differ, or some that it reads again without a reason to doubt."""
         for id in ids:
             if self._at_rest(id):
                 self.audit.suspects.add(id)
                 self._inspect(id, reason, Origin.RESYNC)
 
     def reread(self, among: Iterable[str]) -> None:
-        """Inspect those of these containers that were not read for the longest time, and are not about to be read."""
+        """Inspect some of these containers: those that were read longest ago and are not about to be read."""
         self.suspect(self.audit.longest_unread({id for id in among if self._at_rest(id)}), InspectReason.CHANGED)
 
     @property
-    def _found(self) -> Origin:
-        """How a synchronisation comes to know of a container."""
+    def _sync_origin(self) -> Origin:
+        """The origin of the changes that a synchronisation finds."""
         return Origin.RESYNC if self._feed.was_synced else Origin.SYNC
 
     def _state(self, id: str) -> ContainerState:
@@ -228,7 +230,7 @@ class Tracker:
             self.audit.remove(id)
             if state.newest is not None:
                 self._exited[id] = state.newest
-                if len(self._exited) > REMEMBERED:
+                if len(self._exited) > MAX_EXITED:
                     del self._exited[next(iter(self._exited))]
             return
         self._states[id] = state
@@ -246,7 +248,7 @@ class Tracker:
             self._commit([change])
 
     def _commit(self, changes: list[Change]) -> None:
-        """Publish changes as one revision: their events, EXITED first, and the picture to which they lead."""
+        """Publish changes as one revision: their events, EXITED first, and the picture that results."""
         found = [(change, *event) for change in changes for event in differences(change.before, change.after)]
         found.sort(key=lambda one: one[1] is not EventType.EXITED)
         now = self._now()
@@ -269,7 +271,7 @@ class Tracker:
         self._feed.publish(former._changed(pairs, revision=revision, as_of=now, synced=True), events)
 
     def _repack(self, reading: Container) -> None:
-        """Carry a new rucksack into the picture: neither an event nor a revision."""
+        """Put a new rucksack into the picture; this is neither an event nor a new revision."""
         former = self._feed.snapshot
         known = former._get(reading.id)
         if known is not None and known.rucksack is not reading.rucksack:

@@ -1,4 +1,4 @@
-"""The watcher: keeps one engine followed, from entering to leaving, whatever the engine does."""
+"""The watcher: follows one engine from entering to leaving, whatever the engine does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from random import Random
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Generic, Self, TypedDict
 
-from whalewatch._core.cancellation import cancellations, heed_cancellation
+from whalewatch._core.cancellation import cancel_requests, raise_if_cancelled
 from whalewatch._core.engine import Engine
 from whalewatch._core.errors import WhalewatchError
 from whalewatch._core.feed import Feed
@@ -36,8 +36,8 @@ else:
 
 log = logging.getLogger("whalewatch.watcher")
 
-CLOSING = 2.0
-"""Seconds that an engine adapter has to let go of its connections."""
+CLOSE_TIMEOUT = 2.0
+"""Seconds that an engine adapter has to close its connections."""
 
 
 def _utc_now() -> datetime:
@@ -45,7 +45,7 @@ def _utc_now() -> datetime:
 
 
 class WatcherOptions(TypedDict, total=False):
-    """The options of `Watcher`, as every engine's ``watch`` passes them on."""
+    """The options of `Watcher`, which the ``watch`` function of every engine passes on; `Watcher` describes them."""
 
     retry: Retry | None
     heartbeat: float
@@ -57,24 +57,34 @@ class WatcherOptions(TypedDict, total=False):
 
 
 class Watcher(Generic[E_co]):
-    """Follows one container engine: an initial synchronisation, then its event stream, again after every failure.
+    """Follows one container engine: a synchronisation, then the engine's event stream; all again after every failure.
 
-    Single-use. As an async context manager it works in the background from entering to leaving, which closes the engine
-    too; `run` does the same in the foreground. `portfolio`, `events`, `status` and `stats` may be used from any thread;
-    the rest belongs to the event loop in which the watcher runs.
+    A watcher can be used once. As an async context manager it works in the background from entering to leaving, and
+    leaving also closes the engine; `run` does the same in the foreground. `portfolio`, `events`, `status` and `stats`
+    may be used from any thread; everything else belongs to the event loop in which the watcher runs.
+
+    Example:
+        async with moby.watch() as watcher:
+            await watcher.ready(timeout=10)
+            for container in await watcher.portfolio.containers():
+                print(container.name)
 
     Args:
-        engine: what to follow; it is the watcher's from now on.
-        retry: how to try again after a failure; None never does: the first failure ends the watch with its error.
+        engine: the engine to follow; only this watcher may use it from now on.
+        retry: how to retry after a failure; None never retries: the first failure ends the watch with its error.
         heartbeat: seconds between calls that check whether the engine still answers.
-        audit: seconds between audits, jittered by a tenth: each compares one listing with the picture and renews the
-            event stream; None makes none but the one that confirms a synchronisation.
-        call_timeout: seconds that the engine has to answer a call. A listing has `heartbeat` seconds more; where the
-            engine reports progress, they begin anew with each part of it that arrives, for at most ten times as long.
-        concurrency: containers that are inspected at a time, without those that were not answered within an eighth of
-            `call_timeout`: at most eight times as many.
-        clock: gives the time of what the engine does not date, in aware UTC.
+        audit: seconds between audits, with a jitter of a tenth. Each audit compares a listing with the picture, and
+            renews the event stream. None makes only the audit that confirms each synchronisation.
+        call_timeout: seconds that the engine has to answer a call. A listing has `heartbeat` seconds more. If the
+            engine reports progress, this time starts again with each part of the listing that arrives; the whole may
+            take ten times as long.
+        concurrency: number of containers that are inspected at the same time. Calls that are not answered within an
+            eighth of `call_timeout` do not count, so there may be eight times as many.
+        clock: returns the time, in aware UTC, for changes that the engine does not date.
         random: for jitter.
+
+    Raises:
+        ValueError: `heartbeat`, `audit`, `call_timeout` or `concurrency` is not positive.
     """
 
     def __init__(
@@ -126,17 +136,17 @@ class Watcher(Generic[E_co]):
 
     @property
     def portfolio(self) -> Portfolio:
-        """The picture of what is alive; from any thread and event loop."""
+        """The queries about the containers that are alive; may be used from any thread and event loop."""
         return self._portfolio
 
     @property
     def status(self) -> Status:
-        """Where the watch stands; from any thread."""
+        """The current status of the watch; may be read from any thread."""
         return self._status
 
     @property
     def stats(self) -> Stats:
-        """Counters since the start; from any thread."""
+        """The counters since the start; may be read from any thread."""
         session = self._session
         return self._counters.stats(
             calls=MappingProxyType(dict(self._engine.calls)),
@@ -152,14 +162,18 @@ class Watcher(Generic[E_co]):
         types: Collection[EventType] | None = None,
         where: Callable[[ContainerEvent], bool] | None = None,
     ) -> Subscription:
-        """Subscribe to events; from any thread. What happens from this call on is delivered.
+        """Subscribe to events; may be called from any thread. Everything that happens after this call is delivered.
 
         Args:
-            replay: begin with STARTED for every container that is alive now; the live events follow without gap or
-                overlap.
-            buffer: events that may wait for the reader before they collapse to net differences.
-            types: only these; None for all.
-            where: only events for which this is true; called in the reader's task.
+            replay: whether to begin with STARTED for every container that is alive now; later events follow without
+                gap or overlap.
+            buffer: number of events that may wait for the reader before they collapse to net differences.
+            types: deliver only events of these types; None for all types.
+            where: deliver only events for which this function returns true; it is called in the reader's task.
+
+        Example:
+            async for event in watcher.events(types={EventType.EXITED}, replay=False):
+                print(event.container.name, event.exit_code)
 
         Raises:
             ValueError: `buffer` is less than 1.
@@ -173,9 +187,10 @@ class Watcher(Generic[E_co]):
             timeout: seconds; None waits as long as the watch lasts.
 
         Raises:
-            NotSynced: it had not come in time; chained from why the watch is disconnected.
-            EngineError: the error for which the watch ended before it.
-            WatchEnded: the watcher was closed before it.
+            NotSynced: there was none in time. Its ``__cause__`` is the error that disconnected the watch, if it is
+                disconnected.
+            EngineError: an error ended the watch before the first synchronisation.
+            WatchEnded: the watcher was closed before the first synchronisation.
         """
         feed = self._feed
         async with deadline(feed, timeout, f"no synchronisation with {self._engine.address}"):
@@ -184,17 +199,18 @@ class Watcher(Generic[E_co]):
             feed.raise_ended()
 
     def status_changes(self) -> AsyncIterator[Status]:
-        """Iterate over the status: as it is now, then after each change.
+        """Iterate over the status: the current one, then the new one after each change.
 
-        Of several changes since the last look only the latest is told. It ends after CLOSED.
+        If the status changes several times before the reader asks again, only the latest status is given. The iteration
+        ends after CLOSED.
         """
         return _StatusChanges(self)
 
     async def run(self) -> None:
-        """Follow the engine in the foreground until cancelled.
+        """Follow the engine in the foreground, until cancelled.
 
         Raises:
-            EngineError: the failure after which `retry` gave up.
+            EngineError: the failure after which `retry` stopped.
             RuntimeError: the watcher was used before.
         """
         self._use()
@@ -203,7 +219,7 @@ class Watcher(Generic[E_co]):
     async def __aenter__(self) -> Self:
         self._use()
         self._task = asyncio.create_task(self._watch(), name=f"whalewatch {self._engine.address}")
-        self._task.add_done_callback(_seen)
+        self._task.add_done_callback(_retrieve_exception)
         return self
 
     async def __aexit__(
@@ -214,30 +230,30 @@ class Watcher(Generic[E_co]):
         task.cancel()
         cancelled: asyncio.CancelledError | None = None
         while not task.done():
-            # Nothing must be left behind: a cancellation of ours waits for the task's end, and a task whose engine
-            # adapter swallowed its cancellation is sent another.
+            # No task must be left behind. If this task is cancelled, it still waits for the end of the other; and if an
+            # engine adapter swallows the cancellation of the other task, that task is cancelled again.
             try:
-                _, still = await asyncio.wait({task}, timeout=2 * CLOSING)
-                for one in still:
+                _, pending = await asyncio.wait({task}, timeout=2 * CLOSE_TIMEOUT)
+                for one in pending:
                     one.cancel()
             except asyncio.CancelledError as error:
                 cancelled = error
         if not self._feed.ended:
-            await self._finish(None)  # the task was cancelled before its first step, so that it never ran
+            await self._finish(None)  # the task was cancelled before its first step, so it never ran
         if cancelled is not None:
             raise cancelled
 
     def _use(self) -> None:
         if self._used:
-            msg = "a watcher is for one use: make a new one"
+            msg = "a watcher is for one use only: make a new one"
             raise RuntimeError(msg)
         self._used = True
 
     async def _watch(self) -> None:
         ended: WhalewatchError | None = None
-        before = cancellations()
+        before = cancel_requests()
         try:
-            # Delivers a cancellation that was asked for already, which would pass for one of the adapter's own.
+            # Raises a cancellation that was requested already; later it would look like one of the adapter.
             await asyncio.sleep(0)
             while True:
                 session = self._session = Session(
@@ -249,15 +265,15 @@ class Watcher(Generic[E_co]):
                     progress=self._progress,
                 )
                 error = await session.run()
-                # Failing just as we are cancelled, a task group tells the failure and keeps the cancellation to itself.
-                heed_cancellation(before)
+                # If a task group fails at the moment it is cancelled, it raises the failure and not the cancellation.
+                raise_if_cancelled(before)
                 delay = self._failed(session, error)
                 if delay is None:
                     ended = error
                     break
                 await asyncio.sleep(delay)
         except Exception as error:
-            # A fault of this library's, or of an application's own adapter: it must not look like a clean end.
+            # A fault of this library, or of an adapter of the application: it must not look like a clean end.
             log.exception("%s engine at %s: internal error", self._engine.type, self._engine.address)
             ended = WhalewatchError(f"internal error: {error!r}")
             raise
@@ -275,7 +291,7 @@ class Watcher(Generic[E_co]):
                 self._feed.end(ended)
 
     def _failed(self, session: Session, error: WhalewatchError) -> float | None:
-        """Take note of why a session ended; return the seconds until the next, None to give up."""
+        """Record why a session ended; return the seconds until the next one, None to stop."""
         self._session = None
         held = None
         if session.synced_at is not None:
@@ -289,7 +305,7 @@ class Watcher(Generic[E_co]):
             error,
             "giving up" if delay is None else f"trying again in {delay:.1f} s",
         )
-        self._feed.note_error(error)
+        self._feed.set_error(error)
         self._show(WatchState.DISCONNECTED, error=error)
         return delay
 
@@ -298,7 +314,7 @@ class Watcher(Generic[E_co]):
         if synced and self._feed.error is not None:
             log.info("%s engine at %s: in sync again", self._engine.type, self._engine.address)
         if synced:
-            self._feed.note_error(None)
+            self._feed.set_error(None)
         self._show(state, error=None if synced else self._feed.error)
 
     def _show(self, state: WatchState, *, error: WhalewatchError | None) -> None:
@@ -309,24 +325,24 @@ class Watcher(Generic[E_co]):
             error=error,
             source=self._engine.source,
         )
-        self._feed.changed.ring()
+        self._feed.changed.notify()
 
     async def _close_engine(self) -> None:
         try:
-            async with asyncio.timeout(CLOSING):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._engine.close()
         except Exception as error:  # noqa: BLE001 - whatever it is, the watch has ended anyway
             log.warning("%s engine at %s: not closed cleanly: %r", self._engine.type, self._engine.address, error)
 
 
-def _seen(task: Task[None]) -> None:
-    """The error of a background watch is told by `status`, `ready`, queries and subscriptions; asyncio need not."""
+def _retrieve_exception(task: Task[None]) -> None:
+    """Keep asyncio from logging the error of a background watch: `status`, `ready` and others report it."""
     if not task.cancelled():
         task.exception()
 
 
 class _StatusChanges(AsyncIterator[Status]):
-    """Not an async generator: cancelling a wait ends nothing."""
+    """Iterates over the status. It is not an async generator, because cancelling a wait must not end the iteration."""
 
     def __init__(self, watcher: Watcher) -> None:
         self._watcher = watcher

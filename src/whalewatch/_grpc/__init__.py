@@ -1,1 +1,1 @@
-"""gRPC over a Unix socket, as far as watching needs it: addresses and connection, of whatever engine."""
+"""gRPC over a Unix socket, as far as a watch needs it: addresses and connections of any engine."""

@@ -1,4 +1,4 @@
-"""Where a gRPC engine is: addresses as users give them."""
+"""The address of a gRPC engine, as users give it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Endpoint", "endpoint"]
 
 
 MAX_PATH = 107
-"""Bytes of the path of a Unix socket on Linux."""
+"""Most bytes that the path of a Unix socket may have on Linux."""
 
 
 @attrs.frozen
@@ -22,8 +22,8 @@ class Endpoint:
     """Where to connect.
 
     Attributes:
-        address: URL as it is shown.
-        path: of the Unix socket.
+        address: URL of the engine, as it is shown.
+        path: path of the Unix socket.
     """
 
     address: str
@@ -31,31 +31,31 @@ class Endpoint:
 
 
 def endpoint(address: str, *, engine: str, example: str) -> Endpoint:
-    """Understand an address: a URL ``unix:///path``, or a bare socket path.
+    """Read an address: a URL ``unix:///path``, or the path of a socket.
 
     Args:
-        address: as the user gave it.
+        address: the address that the user gave.
         engine: kind of engine, for messages.
-        example: an address that would be understood, for messages.
+        example: a valid address, for messages.
 
     Raises:
-        AddressError: it cannot be understood; says what would be.
+        AddressError: the address is not valid; the message gives a valid one.
     """
     shown = printable(address)
     if not address.isprintable():
-        msg = f"{shown!r} is no address of a {engine} engine: it has characters that cannot be printed"
+        msg = f"{shown!r} is not an address of a {engine} engine: it has characters that cannot be printed"
         raise AddressError(msg)
     if address.startswith(("/", "./", "../")):
         address = "unix://" + str(Path(address).absolute())
     scheme, found, path = address.partition("://")
     if not found:
-        msg = f"{shown!r} is no address of a {engine} engine: give a URL such as {example}, or the path of a socket"
+        msg = f"{shown!r} is not an address of a {engine} engine: give a URL such as {example}, or the path of a socket"
         raise AddressError(msg)
     if scheme != "unix":
         msg = f"{shown!r} has the wrong scheme for a {engine} engine: use unix, as in {example}"
         raise AddressError(msg)
     if not path.startswith("/"):
-        msg = f"{shown!r} names no absolute path of a socket: {example} is one"
+        msg = f"{shown!r} has no absolute path of a socket: give an address such as {example}"
         raise AddressError(msg)
     if len(os.fsencode(path)) > MAX_PATH:
         msg = f"{shown!r} is too long: the path of a socket has {MAX_PATH} bytes at most"

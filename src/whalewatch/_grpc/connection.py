@@ -1,4 +1,4 @@
-"""gRPC to one engine: every message bounded, every foreign exception translated."""
+"""gRPC to one engine: the size of every message is bounded, and every exception of gRPC is translated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
 from whalewatch._adapter.unix import listener, refusal, unreachable
-from whalewatch._core.cancellation import cancellations
+from whalewatch._core.cancellation import cancel_requests
 from whalewatch._core.errors import EngineError, EngineTimeout, EngineUnavailable, ProtocolViolation, UnsupportedEngine
 from whalewatch._core.text import printable
 from whalewatch._grpc.address import Endpoint
@@ -25,22 +25,22 @@ __all__ = ["Connection", "denied", "missing"]
 M = TypeVar("M", bound=Message)
 
 MAX_MESSAGE = 64 * 1024 * 1024
-"""Bytes of one answer at most: gRPC's own limit of 4 MiB is broken by a listing of some hundred containers."""
+"""Most bytes of one answer. The limit of gRPC itself, 4 MiB, is too small for a listing of some hundred containers."""
 
 OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE),
-    # A channel of its own is a connection of its own: else a new one inherits the backoff of those before.
+    # Each channel makes its own connection; otherwise a new channel inherits the backoff of earlier ones.
     ("grpc.use_local_subchannel_pool", 1),
-    # What may be tried again is for the watcher to decide.
+    # The watcher decides about retries.
     ("grpc.enable_retries", 0),
-    # By default a channel without calls is given up after half an hour, and here a lost connection is an outage.
+    # By default gRPC closes a channel without calls after half an hour, but here a lost connection is an outage.
     ("grpc.client_idle_timeout_ms", 2**31 - 1),
-    # gRPC would take the path of the socket, which a strict server refuses.
+    # By default gRPC sends the path of the socket, which a strict server refuses.
     ("grpc.default_authority", "localhost"),
     ("grpc.enable_http_proxy", 0),
 ]
 
-MEANING: dict[grpc.StatusCode, tuple[type[EngineError], str]] = {
+ERROR_BY_STATUS: dict[grpc.StatusCode, tuple[type[EngineError], str]] = {
     grpc.StatusCode.ABORTED: (EngineError, "aborted"),
     grpc.StatusCode.ALREADY_EXISTS: (EngineError, "it exists already"),
     grpc.StatusCode.CANCELLED: (EngineUnavailable, "cancelled by the engine"),
@@ -58,58 +58,64 @@ MEANING: dict[grpc.StatusCode, tuple[type[EngineError], str]] = {
     grpc.StatusCode.UNIMPLEMENTED: (UnsupportedEngine, "the engine does not know this call: is it of another kind?"),
     grpc.StatusCode.UNKNOWN: (EngineError, "failed"),
 }
-"""What becomes of each status that a call can end with, but OK."""
+"""For each status of a failed call: the error that is raised, and its message."""
 
 OTHER_PROTOCOL = "Failed parsing HTTP/2"
-"""What gRPC says, among other things, of an answer that is none of HTTP/2. Should it say so otherwise one day, its own
-words are passed on."""
+"""Part of gRPC's message if an answer is not HTTP/2. If a later release of gRPC words it differently, users see that
+message instead."""
 
 
 class Connection:
-    """A channel to one engine, for its whole life one connection.
+    """A channel to one engine; it uses one connection for its whole life.
 
-    Answers are taken as bytes and parsed here: gRPC only logs what a parser raises.
+    It receives answers as bytes and parses them itself, because gRPC only logs the errors of a parser.
 
     Must be made in a running event loop.
 
+    Args:
+        endpoint: where to connect.
+        engine: kind of engine, for messages.
+        remedy: what to do if the permission to connect is missing, for messages.
+        calls: counts the calls, by kind.
+
     Attributes:
-        client: the channel, for calls of the application's own.
+        client: the channel, for calls that the application makes itself.
     """
 
     def __init__(self, endpoint: Endpoint, *, engine: str, remedy: str, calls: Counter[str]) -> None:
         self._endpoint = endpoint
         self._engine = engine
         self._remedy = remedy
-        self._why_not: str | None = None
+        self._unreachable_reason: str | None = None
         self._answered = False
         self._calls = calls
         target = "unix:" + quote("/" + endpoint.path.lstrip("/"))
         self.client: grpc.aio.Channel = grpc.aio.insecure_channel(target, options=OPTIONS)
 
-    def told(self, message: str) -> str:
+    def message(self, text: str) -> str:
         """Name the engine and its address in front of a message."""
-        return f"{self._engine} engine at {self._endpoint.address}: {message}"
+        return f"{self._engine} engine at {self._endpoint.address}: {text}"
 
     async def get(self, kind: str, method: str, request: Message, answer: type[M], **metadata: str) -> M:
         """Make one call.
 
         Args:
-            kind: of the call, for counting and for messages.
+            kind: kind of call, for counting and for messages.
             method: path of the call, "/package.Service/Method".
-            request: what is sent.
-            answer: what is expected.
-            **metadata: to send along; underscores in names stand for hyphens.
+            request: the message to send.
+            answer: type of the expected answer.
+            **metadata: metadata to send; underscores in names stand for hyphens.
 
         Raises:
-            EngineError: as `MEANING` tells.
+            EngineError: one of the errors of `ERROR_BY_STATUS`.
         """
-        with self._translated(kind):
-            message = await self._call(kind, self.client.unary_unary(method), request, metadata)
+        with self._translate_errors(kind):
+            received = await self._call(kind, self.client.unary_unary(method), request, metadata)
             self._answered = True
-            return self.parsed(kind, answer, message)
+            return self.parse(kind, answer, received)
 
     async def find(self, kind: str, method: str, request: Message, answer: type[M], **metadata: str) -> M | None:
-        """Make one call as `get` does; None if there is no such thing."""
+        """Make one call as `get` does; return None if the engine answers "not found"."""
         try:
             return await self.get(kind, method, request, answer, **metadata)
         except EngineError as error:
@@ -121,18 +127,18 @@ class Connection:
     async def stream(
         self, kind: str, method: str, request: Message, **metadata: str
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Make a call with any number of answers, and read them as they come, unparsed. Leaving ends the call.
+        """Make a call with any number of answers, and yield them as they come, as bytes. Leaving ends the call.
 
-        When it is entered the call has been handed to gRPC, before any call that is made from then on; nobody knows
-        whether it has reached the engine.
+        Once entered, gRPC has accepted the call, before any call that is made later. Whether it has reached the engine
+        is not known.
         """
-        with self._translated(kind):
+        with self._translate_errors(kind):
             call = self._call(kind, self.client.unary_stream(method), request, metadata)
         try:
             yield self._answers(kind, call)
         finally:
             call.cancel()
-            # gRPC's call and its cancellation hold each other, and with them the socket, until somebody waits for it.
+            # gRPC's call and its cancellation refer to each other, and keep the socket open, until the call is awaited.
             with suppress(asyncio.CancelledError, grpc.aio.AioRpcError):
                 await call.wait_for_connection()
             del call
@@ -140,90 +146,92 @@ class Connection:
     async def _answers(self, kind: str, call: Any) -> AsyncIterator[bytes]:
         try:
             while True:
-                with self._translated(kind):
+                with self._translate_errors(kind):
                     answer = await call.read()
                 if answer is grpc.aio.EOF:
                     return
                 yield answer
         finally:
-            del call  # whoever keeps an error keeps this frame; see `_translated`
+            del call  # an error keeps this frame alive; see `_translate_errors`
 
-    def parsed(self, kind: str, answer: type[M], message: bytes) -> M:
-        """Parse a message.
+    def parse(self, kind: str, answer: type[M], received: bytes) -> M:
+        """Parse an answer.
 
         Raises:
-            ProtocolViolation: it is none of that type.
+            ProtocolViolation: it is not of the expected type.
         """
         try:
-            return answer.FromString(message)
+            return answer.FromString(received)
         except DecodeError as error:
-            shown = printable(message[:80])
-            raise ProtocolViolation(self.told(f"the answer to {kind} is no {answer.__name__}: {shown}")) from error
+            shown = printable(received[:80])
+            raise ProtocolViolation(self.message(f"the answer to {kind} is no {answer.__name__}: {shown}")) from error
 
     async def close(self) -> None:
-        """Let go of the connection, and of all calls under way; closing twice is fine."""
+        """Close the connection, and end all calls under way; closing twice is fine."""
         await self.client.close()
 
     def pid(self) -> int | None:
-        """The process that listens at the other end; None if nobody tells."""
+        """Return the PID of the process that listens at the other end; None if it cannot be known."""
         return listener(self._endpoint.path)
 
     def _call(self, kind: str, call: Any, request: Message, metadata: dict[str, str]) -> Any:
         if self._answered and self.client.get_state() is not grpc.ChannelConnectivity.READY:
-            # gRPC would connect anew by itself, to an engine that may be another one by now.
-            raise self._meaning(kind, grpc.StatusCode.UNAVAILABLE, "the connection was lost")
+            # gRPC would reconnect by itself, but the engine may be another one by now.
+            raise self._error(kind, grpc.StatusCode.UNAVAILABLE, "the connection was lost")
         self._calls[kind] += 1
         sent = tuple((name.replace("_", "-"), value) for name, value in metadata.items())
         return call(request.SerializeToString(), metadata=sent)
 
     @contextmanager
-    def _translated(self, kind: str) -> Iterator[None]:
-        """Turn whatever gRPC raises into an error of this library's."""
-        before = cancellations()
+    def _translate_errors(self, kind: str) -> Iterator[None]:
+        """Turn every exception of gRPC into an error of this library."""
+        before = cancel_requests()
         try:
             try:
                 yield
             except BaseException as error:
-                # Whoever keeps an error (a status, a task) would keep gRPC's frames, with them the call and its socket.
+                # A status or a task may keep the error, and so the frames of gRPC, the call and its socket.
                 clear_frames(error.__traceback__)
                 raise
         except EngineError:
             raise
         except grpc.aio.AioRpcError as error:
-            raise self._meaning(kind, error.code(), error.details() or "") from error
+            raise self._error(kind, error.code(), error.details() or "") from error
         except asyncio.CancelledError as error:
-            if cancellations() > before:
+            if cancel_requests() > before:
                 raise
-            # Nobody has asked this task to end: gRPC cancels the calls of a channel that is closed.
-            raise EngineUnavailable(self.told(f"the connection was closed during {kind}")) from error
+            # Nobody cancelled this task: gRPC cancels the calls of a channel that is closed.
+            raise EngineUnavailable(self.message(f"the connection was closed during {kind}")) from error
         except Exception as error:
-            raise EngineError(self.told(f"{kind} failed: {printable(repr(error))}")) from error
+            raise EngineError(self.message(f"{kind} failed: {printable(repr(error))}")) from error
 
-    def _meaning(self, kind: str, status: grpc.StatusCode, details: str) -> EngineError:
-        """Say what a status means, and what can be done about it."""
-        if status is grpc.StatusCode.UNAVAILABLE and (why := self._unreachable()):
-            return EngineUnavailable(self.told(why))
+    def _error(self, kind: str, status: grpc.StatusCode, details: str) -> EngineError:
+        """Return the error for a status; its message says what it means, and what can be done about it."""
+        if status is grpc.StatusCode.UNAVAILABLE and (reason := self._unreachable()):
+            return EngineUnavailable(self.message(reason))
         if status is grpc.StatusCode.UNAVAILABLE and OTHER_PROTOCOL in details:
-            return EngineUnavailable(self.told("what listens there does not speak gRPC: correct the address"))
-        type_, meaning = MEANING.get(status, (EngineError, "failed"))
-        said = printable(details) or "no reason given"
-        return type_(self.told(f"{kind}: {meaning} ({status.name}: {said})"))
+            return EngineUnavailable(self.message("what listens there does not speak gRPC: correct the address"))
+        type_, meaning = ERROR_BY_STATUS.get(status, (EngineError, "failed"))
+        reason = printable(details) or "no reason given"
+        return type_(self.message(f"{kind}: {meaning} ({status.name}: {reason})"))
 
     def _unreachable(self) -> str:
-        """Why the socket cannot be reached: gRPC tells one status for everything. "" if it can, by now.
+        """Return why the socket cannot be reached; "" if it can be reached by now. gRPC has one status for all reasons.
 
-        Tried once: of a connection that is lost, each call under way asks.
+        The socket is tried once, although each call under way asks when the connection is lost.
         """
-        if self._why_not is None:
+        if self._unreachable_reason is None:
             path, refused = self._endpoint.path, refusal(self._endpoint.path)
-            self._why_not = ""
+            self._unreachable_reason = ""
             if refused is not None:
-                self._why_not = unreachable(refused, path, self._remedy) or f"cannot connect ({printable(refused)})"
-        return self._why_not
+                self._unreachable_reason = (
+                    unreachable(refused, path, self._remedy) or f"cannot connect ({printable(refused)})"
+                )
+        return self._unreachable_reason
 
 
 def denied(error: EngineError) -> bool:
-    """Whether an error says that a call is not for us; others may be."""
+    """Return whether an error says that this call is not permitted; other calls may be."""
     cause = error.__cause__
     return isinstance(cause, grpc.aio.AioRpcError) and cause.code() in {
         grpc.StatusCode.PERMISSION_DENIED,
@@ -232,6 +240,6 @@ def denied(error: EngineError) -> bool:
 
 
 def missing(error: EngineError) -> bool:
-    """Whether an error says that there is no such thing."""
+    """Return whether an error says that the requested object was not found."""
     cause = error.__cause__
     return isinstance(cause, grpc.aio.AioRpcError) and cause.code() is grpc.StatusCode.NOT_FOUND

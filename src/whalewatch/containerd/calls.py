@@ -109,7 +109,7 @@ class Calls:
         try:
             async with self.connection.stream("containers", method, request, containerd_namespace=namespace) as found:
                 async for message in found:
-                    take(self.connection.parsed("containers", wire.ListContainerMessage, message).container)
+                    take(self.connection.parse("containers", wire.ListContainerMessage, message).container)
         except EngineError as error:
             if not missing(error):
                 raise

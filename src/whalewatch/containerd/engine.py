@@ -194,7 +194,7 @@ class ContainerdEngine:
             # The engine leaves these out already, unless the name of one is beyond its filters.
             return None if text(envelope.namespace) in self._ignored else signal(envelope)
         except (DecodeError, ValueError) as error:
-            return self._lost.report(connection.told(f"an event makes no sense: {printable(error)}"))
+            return self._lost.report(connection.message(f"an event makes no sense: {printable(error)}"))
 
     async def listing(self) -> Listing:
         """List what is alive, namespace by namespace.
@@ -217,7 +217,7 @@ class ContainerdEngine:
             except EngineError as error:
                 failed[namespace] = error
             except TimeoutError:
-                failed[namespace] = EngineTimeout(calls.connection.told(f"namespace {namespace!r} does not answer"))
+                failed[namespace] = EngineTimeout(calls.connection.message(f"namespace {namespace!r} does not answer"))
 
         async with asyncio.TaskGroup() as tasks:
             for namespace in namespaces:
@@ -264,7 +264,7 @@ class ContainerdEngine:
         if task is None or task.status == wire.CREATED:
             return None
         if alive(task) is None:
-            raise EngineTimeout(calls.connection.told(f"the shim of {printable(id)} does not answer"))
+            raise EngineTimeout(calls.connection.message(f"the shim of {printable(id)} does not answer"))
         found = await calls.container(namespace, own)
         if found is None:
             return None
@@ -274,7 +274,7 @@ class ContainerdEngine:
         return self._packed(namespace, read, found, task)
 
     def _packed(self, namespace: str, read: Container, found: wire.Container, task: wire.Task) -> Container:
-        return self._packer.packed(read, inspection(namespace, found, task)) if self._packer else read
+        return self._packer.pack(read, inspection(namespace, found, task)) if self._packer else read
 
     @property
     def _connected(self) -> Calls:

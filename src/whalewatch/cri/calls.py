@@ -27,7 +27,7 @@ class Calls:
             return await self.connection.get(kind, method, request, wire.VersionResponse)
         except UnsupportedEngine as error:
             raise UnsupportedEngine(
-                self.connection.told(
+                self.connection.message(
                     "it does not speak the CRI (runtime.v1): give the socket of a CRI engine, enable the CRI plugin "
                     "(see disabled_plugins in containerd's configuration), or upgrade what is older than containerd 1.6"
                 )

@@ -322,7 +322,7 @@ class CRIEngine:
 async def _introduce(connection: Connection) -> _Identity:
     answer = await Calls(connection).version()
     runtime, version = text(answer.runtime_name), text(answer.runtime_version).removeprefix("v")
-    missing = UnsupportedEngine(connection.told("source native needs containerd's own API, which is not there"))
+    missing = UnsupportedEngine(connection.message("source native needs containerd's own API, which is not there"))
     if runtime == CONTAINERD:
         try:
             server = await containerd.Calls(connection).server()

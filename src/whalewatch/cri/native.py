@@ -79,7 +79,7 @@ class Native:
             told = signal_of(envelope) if envelope.namespace == NAMESPACE.encode() else None
         except (DecodeError, ValueError) as error:
             why = f"an event makes no sense: {printable(error)}"
-            return self._link.lost.report(self._link.calls.connection.told(why))
+            return self._link.lost.report(self._link.calls.connection.message(why))
         if told is None:
             return None
         told = attrs.evolve(told, id=split(told.id)[1])
@@ -112,7 +112,7 @@ class Native:
         if task is None or alive(task) is False:
             return None
         if alive(task) is None:
-            raise EngineTimeout(self._link.calls.connection.told(f"the shim of {printable(id)} does not answer"))
+            raise EngineTimeout(self._link.calls.connection.message(f"the shim of {printable(id)} does not answer"))
         record = await self._record(id)
         return None if record is None else self._read_alive(record, task)
 
@@ -127,7 +127,9 @@ class Native:
             if (record := await find(id)) is not None:
                 return record
             await asyncio.sleep(pause)
-        raise EngineError(self._link.calls.connection.told(f"{printable(id)} runs, and the CRI does not know it yet"))
+        raise EngineError(
+            self._link.calls.connection.message(f"{printable(id)} runs, and the CRI does not know it yet")
+        )
 
     def _read_alive(self, record: Record, task: wire.Task) -> Container | None:
         process = process_id(task.pid)

@@ -83,7 +83,7 @@ class PodEvents:
             finally:
                 first.cancel()
                 await asyncio.gather(first, return_exceptions=True)
-        return calls.connection.told("the stream of pod events ends at once: is enable_pod_events off?")
+        return calls.connection.message("the stream of pod events ends at once: is enable_pod_events off?")
 
     async def signals(self) -> AsyncGenerator[Signal, None]:
         """Follow the events."""
@@ -100,7 +100,9 @@ class PodEvents:
                     if told is not None:
                         yield told
             except UnsupportedEngine as error:
-                raise UnsupportedEngine(self._link.calls.connection.told("it has no pod events")) from error.__cause__
+                raise UnsupportedEngine(
+                    self._link.calls.connection.message("it has no pod events")
+                ) from error.__cause__
 
     @asynccontextmanager
     async def _messages(self) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -143,7 +145,7 @@ class PodEvents:
             told = signal(event)
         except (DecodeError, ValueError) as error:
             why = f"an event makes no sense: {printable(error)}"
-            return self._link.lost.report(self._link.calls.connection.told(why))
+            return self._link.lost.report(self._link.calls.connection.message(why))
         if told is None:
             return None
         if told.type is not SignalType.STARTED:

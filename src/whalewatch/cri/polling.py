@@ -62,7 +62,7 @@ class Polling:
             async with asyncio.timeout(LOOK_TIMEOUT):
                 await self._link.records.look()
         except TimeoutError:
-            raise EngineTimeout(self._link.calls.connection.told(f"no listing within {LOOK_TIMEOUT:g} s")) from None
+            raise EngineTimeout(self._link.calls.connection.message(f"no listing within {LOOK_TIMEOUT:g} s")) from None
 
     def _differences(self) -> Iterator[Signal]:
         """What has changed since the last look; each difference is taken for reported once the next is asked for."""

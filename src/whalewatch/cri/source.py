@@ -62,4 +62,4 @@ class Link:
 
     def packed(self, container: Container, record: Record, info: Mapping[str, Any]) -> Container:
         """Fill the rucksack of a container, if the application wants that."""
-        return self.packer.packed(container, inspection(record, info)) if self.packer else container
+        return self.packer.pack(container, inspection(record, info)) if self.packer else container

@@ -76,7 +76,7 @@ class Verbose:
             return None
 
     def _runs(self, id: str, status: wire.ContainerStatus | wire.PodSandboxStatus) -> bool:
-        told = self._link.calls.connection.told
+        told = self._link.calls.connection.message
         if text(status.id) != id:
             raise ProtocolViolation(told(f"asked about {printable(id)}, it tells of {printable(text(status.id))!r}"))
         if isinstance(status, wire.PodSandboxStatus):

@@ -56,7 +56,7 @@ class Connection:
         try:
             connector = _connector(endpoint)
         except aiodocker.DockerError as error:
-            raise EngineUnavailable(self.told(printable(error.message))) from error
+            raise EngineUnavailable(self.message(printable(error.message))) from error
         self._session = aiohttp.ClientSession(
             connector=connector, timeout=UNTIMED, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
         )
@@ -67,9 +67,9 @@ class Connection:
         self.client.api_version = f"v{version}"
         self._prefix = f"/v{version}"
 
-    def told(self, message: str) -> str:
+    def message(self, text: str) -> str:
         """Name the engine and its address in front of a message."""
-        return f"{self._engine} engine at {self._endpoint.address}: {message}"
+        return f"{self._engine} engine at {self._endpoint.address}: {text}"
 
     async def get(self, kind: str, path: str) -> tuple[Any, str]:
         """Get a JSON document, and the API version that the engine says it speaks ("" if it says none).
@@ -85,7 +85,7 @@ class Connection:
                 document = json.loads(body.decode("utf-8", "replace"))
             except (ValueError, RecursionError) as error:
                 shown = printable(body[:80])
-                raise ProtocolViolation(self.told(f"the answer to {kind} is not JSON: {shown}")) from error
+                raise ProtocolViolation(self.message(f"the answer to {kind} is not JSON: {shown}")) from error
             return document, response.headers.get("Api-Version", "")
 
     async def find(self, kind: str, path: str) -> Any:
@@ -95,7 +95,7 @@ class Connection:
         except _Missing:
             return None
         if document is None:
-            raise ProtocolViolation(self.told(f"the answer to {kind} is null"))
+            raise ProtocolViolation(self.message(f"the answer to {kind} is null"))
         return document
 
     async def ping(self) -> None:
@@ -141,7 +141,7 @@ class Connection:
             size += len(chunk)
             self.listed_bytes += len(chunk) * (kind == "list")
             if size > MAX_BODY:
-                raise ProtocolViolation(self.told(f"the answer to {kind} is larger than {MAX_BODY >> 20} MiB"))
+                raise ProtocolViolation(self.message(f"the answer to {kind} is larger than {MAX_BODY >> 20} MiB"))
             chunks.append(chunk)
         return b"".join(chunks)
 
@@ -153,18 +153,18 @@ class Connection:
             said = body[:200].decode("utf-8", "replace")
         said = printable(said).strip() or "no reason given"
         if status == HTTPStatus.NOT_FOUND and kind == "inspect":
-            return _Missing(self.told(said))
+            return _Missing(self.message(said))
         if status == HTTPStatus.BAD_REQUEST and "client version" in said:
-            return UnsupportedEngine(self.told(f"{said}: this library speaks other versions of the Engine API"))
+            return UnsupportedEngine(self.message(f"{said}: this library speaks other versions of the Engine API"))
         if status == HTTPStatus.BAD_REQUEST and "HTTPS" in said:
-            return UnsupportedEngine(self.told(f"{said}: use https://, or tls="))
+            return UnsupportedEngine(self.message(f"{said}: use https://, or tls="))
         if status in {401, 403}:
             return EngineUnavailable(
-                self.told(f"access denied ({status}: {said}): something in front of it refuses {kind}")
+                self.message(f"access denied ({status}: {said}): something in front of it refuses {kind}")
             )
         if status in {301, 302, 307, 308, 404, 405}:
-            return UnsupportedEngine(self.told(f"{status} for {kind} ({said}): is this a {self._engine} engine?"))
-        return EngineError(self.told(f"{kind} failed with {status}: {said}"))
+            return UnsupportedEngine(self.message(f"{status} for {kind} ({said}): is this a {self._engine} engine?"))
+        return EngineError(self.message(f"{kind} failed with {status}: {said}"))
 
     def _translated(self, kind: str, error: Exception) -> EngineError:
         """Say what an exception of the libraries below means, and what can be done about it."""
@@ -177,9 +177,9 @@ class Connection:
         elif isinstance(error, aiodocker.DockerError):
             reason = printable(error.message)
         elif isinstance(error, TimeoutError):
-            return EngineTimeout(self.told(f"no answer to {kind}"))
+            return EngineTimeout(self.message(f"no answer to {kind}"))
         elif isinstance(error, aiohttp.ClientResponseError):
-            return UnsupportedEngine(self.told(f"the answer to {kind} is not HTTP as expected ({printable(error)})"))
+            return UnsupportedEngine(self.message(f"the answer to {kind} is not HTTP as expected ({printable(error)})"))
         elif at.path and isinstance(cause, OSError) and (known := unreachable(cause, at.path, self._remedy)):
             reason = known
         elif isinstance(cause, OSError) and cause.errno == errno.ECONNREFUSED:
@@ -187,8 +187,8 @@ class Connection:
         elif isinstance(error, (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError)):
             reason = f"connection lost during {kind} ({printable(cause) or type(error).__name__})"
         else:
-            return EngineError(self.told(f"{kind} failed: {printable(repr(error))}"))
-        return EngineUnavailable(self.told(reason))
+            return EngineError(self.message(f"{kind} failed: {printable(repr(error))}"))
+        return EngineUnavailable(self.message(reason))
 
 
 class _Missing(EngineError):

@@ -155,13 +155,13 @@ class MobyEngine:
         try:
             info, api = await connection.get("info", "/info")
             if not api:
-                raise UnsupportedEngine(connection.told("it tells no version of its API: is this a Docker engine?"))
+                raise UnsupportedEngine(connection.message("it tells no version of its API: is this a Docker engine?"))
             connection.use_version(self._negotiated(connection, api))
             text(info["ID"]), text(info["ServerVersion"])
             return info, moment(info["SystemTime"])
         except (ProtocolViolation, KeyError, TypeError, ValueError, OverflowError) as error:
             raise UnsupportedEngine(
-                connection.told(f"the answer to info is none of a Docker engine's ({printable(error)})")
+                connection.message(f"the answer to info is none of a Docker engine's ({printable(error)})")
             ) from error
 
     def _negotiated(self, connection: Connection, api: str) -> str:
@@ -169,10 +169,10 @@ class MobyEngine:
         try:
             major, minor = (int(part) for part in api.split("."))
         except ValueError as error:
-            raise UnsupportedEngine(connection.told(f"its API version {printable(api)!r} makes no sense")) from error
+            raise UnsupportedEngine(connection.message(f"its API version {printable(api)!r} makes no sense")) from error
         if (major, minor) < OLDEST_API:
             raise UnsupportedEngine(
-                connection.told(f"its API version {major}.{minor} is too old: 1.41 is needed, Docker 20.10 or later")
+                connection.message(f"its API version {major}.{minor} is too old: 1.41 is needed, Docker 20.10 or later")
             )
         return ".".join(str(part) for part in min((major, minor), NEWEST_API))
 
@@ -197,7 +197,7 @@ class MobyEngine:
     def _read(self, connection: Connection, line: bytes | None) -> Signal | None:
         """Understand a line of the stream; LOST for what cannot be understood."""
         if line is None:
-            return self._lost.report(connection.told("an event is too long to be read"))
+            return self._lost.report(connection.message("an event is too long to be read"))
         try:
             event = json.loads(line.decode("utf-8", "replace"))
             told = signal(event)
@@ -206,7 +206,7 @@ class MobyEngine:
             key = (event.get("timeNano", event.get("time")), told.id, event["Action"])
         except (ValueError, RecursionError, LookupError, TypeError, AttributeError, OverflowError) as error:
             why = f"an event makes no sense ({printable(repr(error))}): {printable(line[:200])}"
-            return self._lost.report(connection.told(why))
+            return self._lost.report(connection.message(why))
         if self._seen.seen_before(key):
             return None
         if told.timestamp is not None and (self._newest is None or told.timestamp > self._newest):
@@ -220,7 +220,7 @@ class MobyEngine:
         connection = self._connected
         items, _ = await connection.get("list", "/containers/json")
         if not isinstance(items, list):
-            raise ProtocolViolation(connection.told(f"its listing is no list: {printable(items)}"))
+            raise ProtocolViolation(connection.message(f"its listing is no list: {printable(items)}"))
         seen, unreadable = {}, 0
         for item in items:
             try:
@@ -234,7 +234,7 @@ class MobyEngine:
             if seen_as is not None:
                 seen[id] = seen_as
         if unreadable:
-            log.warning("%s", connection.told(f"{unreadable} of {len(items)} listed containers cannot be read"))
+            log.warning("%s", connection.message(f"{unreadable} of {len(items)} listed containers cannot be read"))
         return Listing(containers=seen, absence_is_death=not unreadable)
 
     async def inspect(self, id: str, /) -> Container | Dead | None:
@@ -247,13 +247,13 @@ class MobyEngine:
             found = container(inspection, self.address)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ProtocolViolation(
-                connection.told(f"its answer about {printable(id)} makes no sense ({printable(repr(error))})")
+                connection.message(f"its answer about {printable(id)} makes no sense ({printable(repr(error))})")
             ) from error
         if not isinstance(found, Container):
             return found
         if "exitCode" in found.labels:
             self._masked.add(id)
-        return self._packer.packed(found, inspection)
+        return self._packer.pack(found, inspection)
 
     @property
     def _connected(self) -> Connection:
