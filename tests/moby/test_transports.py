@@ -201,9 +201,9 @@ async def test_tls_connections_that_ended_are_not_kept(hanging: tuple[Watcher, C
                 assert response.connection is not None
                 assert response.connection.protocol is not None
                 made.add(response.connection.protocol)
-                assert response.connection.protocol in connector.given
+                assert response.connection.protocol in connector.transports
         del response
-        await eventually(lambda: gc.collect() and not made & {*connector.given})
+        await eventually(lambda: gc.collect() and not made & {*connector.transports})
 
 
 @asynccontextmanager

@@ -302,18 +302,19 @@ def watch(
         address: URL ``unix:///path``, or path of a socket; None is `/run/containerd/containerd.sock`.
         ignore: namespaces to leave out. See `ContainerdEngine`.
         pack: makes the ``rucksack`` of a container. See `ContainerdEngine`.
-        retry: how to try again after a failure. By default for ever, jittered, with growing pauses; None never tries
-            again: the first failure ends the watch.
+        retry: how to retry after a failure. By default the watcher retries for ever, after growing delays with jitter.
+            None never retries: the first failure ends the watch.
         heartbeat: seconds between checks that the engine still answers; 10 by default.
         audit: seconds between audits, which compare a listing with the picture and renew the event stream; 300 by
-            default, None for none but the one that confirms a synchronisation.
-        call_timeout: seconds that the engine has to answer a call; 5 by default. A listing has `heartbeat` more.
-        concurrency: containers that are inspected at a time; 8 by default.
-        clock: gives the time of what the engine does not date, in aware UTC.
+            default. None makes only the audit that confirms each synchronisation.
+        call_timeout: seconds that the engine has to answer a call; 5 by default. A listing has `heartbeat` seconds
+            more.
+        concurrency: number of containers that are inspected at the same time; 8 by default.
+        clock: returns the time, in aware UTC, for changes that the engine does not date.
         random: for jitter (`random.Random`).
 
     Raises:
         AddressError: the address cannot be used.
-        ValueError: an option makes no sense.
+        ValueError: an option has a value that is not allowed.
     """
     return Watcher(ContainerdEngine(address, ignore=ignore, pack=pack), **options)

@@ -1,4 +1,4 @@
-"""Where a Docker engine is: addresses as users give them, and Docker's own rules where they give none."""
+"""The address of a Docker engine: as users give it, or found by Docker's own rules if they give none."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from whalewatch._core.text import printable
 __all__ = ["Endpoint", "default_endpoint", "endpoint"]
 
 DEFAULT_PORT, DEFAULT_TLS_PORT = 2375, 2376
-"""As Docker's own client assumes."""
+"""Ports that Docker's own client assumes."""
 
 
 @attrs.frozen
@@ -28,11 +28,11 @@ class Endpoint:
     """Where and how to connect.
 
     Attributes:
-        address: URL as it is shown, without a password.
-        url: URL for requests: the host is a dummy for sockets and ssh.
-        path: of the Unix socket, None for the others.
-        ssh: URL for an ssh connection, None for the others.
-        tls: for https.
+        address: URL of the engine as it is shown, without a password.
+        url: URL for requests; its host is a dummy for sockets and ssh.
+        path: path of the Unix socket; None for other transports.
+        ssh: URL for an ssh connection; None for other transports.
+        tls: TLS context for https; None for other transports.
     """
 
     address: str
@@ -43,24 +43,25 @@ class Endpoint:
 
 
 def endpoint(address: str, tls: ssl.SSLContext | None = None, *, engine: str = "Docker") -> Endpoint:
-    """Understand an address: a URL (unix, tcp, http, https, ssh), or a bare socket path.
+    """Read an address: a URL (unix, tcp, http, https, ssh), or the path of a socket.
 
     Raises:
-        AddressError: it cannot be understood; says what would be.
+        AddressError: the address is not valid; the message gives a valid one.
     """
-    shown = printable(sub("(?s)^([a-z]+://)?.*@", r"\1…@", address))  # what stands before the last @ may be a password
+    shown = printable(sub("(?s)^([a-z]+://)?.*@", r"\1…@", address))  # the text before the last @ may be a password
     if not address.isprintable():
-        msg = f"{shown!r} is no address of a {engine} engine: it has characters that cannot be printed"
+        msg = f"{shown!r} is not an address of a {engine} engine: it has characters that cannot be printed"
         raise AddressError(msg)
     if address.startswith(("/", "./", "../")):
         address = "unix://" + str(Path(address).absolute())
     scheme, found, rest = address.partition("://")
     if not found:
-        msg = f"{shown!r} is no address of a {engine} engine: give a URL such as unix:///run/docker.sock or tcp://host:2375"
+        example = "unix:///run/docker.sock or tcp://host:2375"
+        msg = f"{shown!r} is not an address of a {engine} engine: give a URL such as {example}"
         raise AddressError(msg)
     if scheme == "unix":
         if not rest.startswith("/"):
-            msg = f"{shown!r} names no absolute path of a socket: unix:///run/docker.sock is one"
+            msg = f"{shown!r} has no absolute path of a socket: give an address such as unix:///run/docker.sock"
             raise AddressError(msg)
         return Endpoint(address, "http://localhost", path=rest)
     if scheme not in {"tcp", "http", "https", "ssh"}:
@@ -70,15 +71,15 @@ def endpoint(address: str, tls: ssl.SSLContext | None = None, *, engine: str = "
 
 
 def _remote(scheme: str, address: str, shown: str, tls: ssl.SSLContext | None) -> Endpoint:
-    """Understand an address with a host in it."""
+    """Read an address with a host."""
     try:
         parts = urlsplit(address)
         host, port = parts.hostname, parts.port
-    except ValueError:  # whose text may quote a part of a password
-        msg = f"{shown!r} is no address: its host or its port makes no sense"
+    except ValueError:  # not chained: its text may quote a part of a password
+        msg = f"{shown!r} is not an address: its host or its port is not valid"
         raise AddressError(msg) from None
     if not host:
-        msg = f"{shown!r} names no host"
+        msg = f"{shown!r} has no host: give an address such as tcp://host:2375"
         raise AddressError(msg)
     host = f"[{host}]" if ":" in host else host
     if scheme == "ssh":
@@ -94,11 +95,11 @@ def _remote(scheme: str, address: str, shown: str, tls: ssl.SSLContext | None) -
 def default_endpoint(environ: Mapping[str, str] = os.environ, home: Path | None = None) -> Endpoint:
     """Find the engine as Docker's own client does: DOCKER_HOST, then the current context, then the well-known sockets.
 
-    Also honoured: DOCKER_TLS_VERIFY and DOCKER_CERT_PATH with DOCKER_HOST, DOCKER_CONTEXT, DOCKER_CONFIG and
-    XDG_RUNTIME_DIR (for a rootless engine).
+    These variables count too: DOCKER_TLS_VERIFY and DOCKER_CERT_PATH with DOCKER_HOST, DOCKER_CONTEXT, DOCKER_CONFIG
+    and XDG_RUNTIME_DIR (for a rootless engine).
 
     Raises:
-        AddressError: what is configured cannot be used; says where it is configured.
+        AddressError: the configured address cannot be used; the message says where it is configured.
     """
     config = _config(environ, home)
     if host := environ.get("DOCKER_HOST"):
@@ -121,7 +122,7 @@ def default_endpoint(environ: Mapping[str, str] = os.environ, home: Path | None 
 
 
 def _config(environ: Mapping[str, str], home: Path | None) -> Path:
-    """The folder of Docker's own client; a user without a home has none there."""
+    """Return the configuration folder of Docker's own client; for a user without a home, one that does not exist."""
     if configured := environ.get("DOCKER_CONFIG"):
         return Path(configured)
     try:
@@ -131,7 +132,7 @@ def _config(environ: Mapping[str, str], home: Path | None) -> Path:
 
 
 def _first_socket(candidates: Sequence[Path]) -> Path:
-    """The first socket that is there; the first candidate, for the error message, if none is."""
+    """Return the first socket that exists; if none does, the first candidate, for the error message."""
     for path in candidates:
         try:
             if path.is_socket():
@@ -142,7 +143,7 @@ def _first_socket(candidates: Sequence[Path]) -> Path:
 
 
 def _of_context(context: str, config: Path) -> Endpoint:
-    # The CLI files a context under the SHA-256 of its name.
+    # The CLI stores a context in a folder named by the SHA-256 of the context's name.
     folder = hashlib.sha256(context.encode()).hexdigest()
     meta = config / "contexts" / "meta" / folder / "meta.json"
     where = f"Docker context {printable(context)!r}"
@@ -155,7 +156,7 @@ def _of_context(context: str, config: Path) -> Endpoint:
         docker = found["Endpoints"]["docker"]
         host, verify = str(docker["Host"]), not docker.get("SkipTLSVerify", False)
     except (KeyError, TypeError, AttributeError) as error:
-        msg = f"{where}: {meta} names no Docker endpoint"
+        msg = f"{where}: {meta} has no Docker endpoint"
         raise AddressError(msg) from error
     certificates = config / "contexts" / "tls" / folder / "docker"
     tls = _tls(certificates, verify=verify) if certificates.is_dir() else None
@@ -178,19 +179,19 @@ def _read(path: Path, default: dict[str, Any] | None = None) -> dict[str, Any]:
         msg = f"{path} cannot be read: {error}"
         raise AddressError(msg) from error
     if not isinstance(found, dict):
-        msg = f"{path} holds no JSON object"
+        msg = f"{path} has no JSON object in it"
         raise AddressError(msg)
     return found
 
 
 def _tls(folder: Path, *, verify: bool) -> ssl.SSLContext:
-    """Make a TLS context from the files that Docker keeps in one folder: ca.pem, cert.pem, key.pem, each optional."""
+    """Make a TLS context from the files in one folder of Docker: ca.pem, cert.pem, key.pem, each optional."""
     try:
         ca, cert = folder / "ca.pem", folder / "cert.pem"
         context = ssl.create_default_context(cafile=str(ca) if ca.exists() else None)
         if cert.exists():
-            context.load_cert_chain(cert, folder / "key.pem", password="")  # an encrypted key is no reason to prompt
-    except OSError as error:  # ssl.SSLError is one
+            context.load_cert_chain(cert, folder / "key.pem", password="")  # never prompt for an encrypted key
+    except OSError as error:  # includes ssl.SSLError
         msg = f"the TLS files in {folder} cannot be used: {error}"
         raise AddressError(msg) from error
     if not verify:

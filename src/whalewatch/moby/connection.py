@@ -1,4 +1,4 @@
-"""HTTP to one engine: every answer bounded, every foreign exception translated."""
+"""HTTP to one engine: the size of every answer is bounded, and every exception of other libraries is translated."""
 
 from __future__ import annotations
 
@@ -25,25 +25,31 @@ from whalewatch.moby.address import Endpoint
 __all__ = ["Connection"]
 
 MAX_BODY = 64 * 1024 * 1024
-"""Bytes of an answer that are read at most: a listing of 10,000 containers takes some 15 MB."""
+"""Most bytes that are read of one answer. A listing of 10,000 containers has some 15 MB."""
 
 MAX_LINE = 4 * 1024 * 1024
-"""Bytes of one event at most: events carry all labels of a container."""
+"""Most bytes of one event. An event contains all labels of a container."""
 
-UNTIMED = aiohttp.ClientTimeout(total=None)  # the watcher puts its own time-out on every call
+NO_TIMEOUT = aiohttp.ClientTimeout(total=None)  # the watcher puts its own time-out on every call
 
 
 class Connection:
-    """A client to one engine. aiodocker carries the transport; requests are made here, beside it, on the same session.
+    """A client to one engine. aiodocker provides the transport; this class makes its own requests on the same session.
 
-    aiodocker reads answers of any size, fails on text that is not UTF-8 with an exception of Python's own, and its
-    event reader loses errors; so this class reads for itself.
+    aiodocker reads answers of any size, raises a plain Python exception if a text is not UTF-8, and its event reader
+    loses errors. So this class reads answers itself.
 
     Must be made in a running event loop.
 
+    Args:
+        endpoint: where to connect.
+        engine: kind of engine, for messages.
+        remedy: what to do if the permission to connect is missing, for messages.
+        calls: counts the requests, by kind.
+
     Attributes:
-        client: aiodocker's, for calls of the application's own.
-        listed_bytes: how much of listings has arrived.
+        client: the client of aiodocker, for calls that the application makes itself.
+        listed_bytes: number of bytes of listings that have arrived.
     """
 
     def __init__(self, endpoint: Endpoint, *, engine: str, remedy: str, calls: Counter[str]) -> None:
@@ -58,12 +64,12 @@ class Connection:
         except aiodocker.DockerError as error:
             raise EngineUnavailable(self.message(printable(error.message))) from error
         self._session = aiohttp.ClientSession(
-            connector=connector, timeout=UNTIMED, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
+            connector=connector, timeout=NO_TIMEOUT, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
         )
         self.client: aiodocker.Docker = aiodocker.Docker(url=endpoint.url, connector=connector, session=self._session)
 
     def use_version(self, version: str) -> None:
-        """Speak this version of the Engine API from now on ("1.45")."""
+        """Use this version of the Engine API from now on, such as "1.45"."""
         self.client.api_version = f"v{version}"
         self._prefix = f"/v{version}"
 
@@ -72,10 +78,10 @@ class Connection:
         return f"{self._engine} engine at {self._endpoint.address}: {text}"
 
     async def get(self, kind: str, path: str) -> tuple[Any, str]:
-        """Get a JSON document, and the API version that the engine says it speaks ("" if it says none).
+        """Get a JSON document, and the API version that the engine reports; "" if it reports none.
 
         Raises:
-            EngineError: as `_translated` and `_refused` tell.
+            EngineError: the request failed; see `_translated` and `_refused`.
         """
         async with self._request(kind, path) as response:
             body = await self._read(kind, response)
@@ -89,7 +95,7 @@ class Connection:
             return document, response.headers.get("Api-Version", "")
 
     async def find(self, kind: str, path: str) -> Any:
-        """Get a JSON document, or None if there is no such thing."""
+        """Get a JSON document, or None if the engine answers "not found"."""
         try:
             document, _ = await self.get(kind, path)
         except _Missing:
@@ -99,7 +105,7 @@ class Connection:
         return document
 
     async def ping(self) -> None:
-        """Ask whether it still answers."""
+        """Make a request that proves that the engine still answers."""
         async with self._request("ping", "/_ping") as response:
             body = await self._read("ping", response)
             if response.status != HTTPStatus.OK:
@@ -107,20 +113,20 @@ class Connection:
 
     @asynccontextmanager
     async def lines(self, kind: str, path: str) -> AsyncIterator[AsyncIterator[bytes | None]]:
-        """Open an endless answer and read its lines; None for a line that was too long to be kept."""
+        """Open an endless answer and read its lines; None for a line that is longer than `MAX_LINE`."""
         async with self._request(kind, path) as response:
             if response.status != HTTPStatus.OK:
                 raise self._refused(kind, response.status, await self._read(kind, response))
             yield _lines(response.content)
 
     async def close(self) -> None:
-        """Let go of all connections; closing twice is fine."""
+        """Close all connections; closing twice is fine."""
         if isinstance(self._session.connector, TLSConnector):
             self._session.connector.abort()
         await self._session.close()
 
     def pid(self) -> int | None:
-        """The process that listens at the other end of a Unix socket; None if nobody tells."""
+        """Return the PID of the process that listens at the other end of a Unix socket; None if it cannot be known."""
         return None if self._endpoint.path is None else listener(self._endpoint.path)
 
     @asynccontextmanager
@@ -146,31 +152,31 @@ class Connection:
         return b"".join(chunks)
 
     def _refused(self, kind: str, status: int, body: bytes) -> EngineError:
-        """Say what an answer other than 200 means."""
+        """Return the error for an answer other than 200."""
         try:
-            said = json.loads(body.decode("utf-8", "replace"))["message"]
+            reason = json.loads(body.decode("utf-8", "replace"))["message"]
         except (ValueError, RecursionError, LookupError, TypeError):
-            said = body[:200].decode("utf-8", "replace")
-        said = printable(said).strip() or "no reason given"
+            reason = body[:200].decode("utf-8", "replace")
+        reason = printable(reason).strip() or "no reason given"
         if status == HTTPStatus.NOT_FOUND and kind == "inspect":
-            return _Missing(self.message(said))
-        if status == HTTPStatus.BAD_REQUEST and "client version" in said:
-            return UnsupportedEngine(self.message(f"{said}: this library speaks other versions of the Engine API"))
-        if status == HTTPStatus.BAD_REQUEST and "HTTPS" in said:
-            return UnsupportedEngine(self.message(f"{said}: use https://, or tls="))
+            return _Missing(self.message(reason))
+        if status == HTTPStatus.BAD_REQUEST and "client version" in reason:
+            return UnsupportedEngine(self.message(f"{reason}: this library speaks other versions of the Engine API"))
+        if status == HTTPStatus.BAD_REQUEST and "HTTPS" in reason:
+            return UnsupportedEngine(self.message(f"{reason}: use https://, or tls="))
         if status in {401, 403}:
             return EngineUnavailable(
-                self.message(f"access denied ({status}: {said}): something in front of it refuses {kind}")
+                self.message(f"access denied ({status}: {reason}): something in front of it refuses {kind}")
             )
         if status in {301, 302, 307, 308, 404, 405}:
-            return UnsupportedEngine(self.message(f"{status} for {kind} ({said}): is this a {self._engine} engine?"))
-        return EngineError(self.message(f"{kind} failed with {status}: {said}"))
+            return UnsupportedEngine(self.message(f"{status} for {kind} ({reason}): is this a {self._engine} engine?"))
+        return EngineError(self.message(f"{kind} failed with {status}: {reason}"))
 
     def _translated(self, kind: str, error: Exception) -> EngineError:
-        """Say what an exception of the libraries below means, and what can be done about it."""
-        at = self._endpoint
-        cause = getattr(error, "os_error", error)  # older releases of aiohttp have none for certificates
-        # The engine's refusal of a certificate comes as an OSError with the number of the TLS error, caused by one.
+        """Return the error for an exception of another library; its message says what can be done about it."""
+        path = self._endpoint.path
+        cause = getattr(error, "os_error", error)  # older releases of aiohttp have no os_error for certificates
+        # If the engine refuses a certificate, the error is an OSError with the number of a TLS error, caused by one.
         refusals = (ssl.SSLError, ssl.CertificateError, aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch)
         if any(isinstance(one, refusals) for one in (error, cause, error.__cause__)):
             reason = f"TLS refused ({printable(cause)}): check the CA, the client certificate and its key"
@@ -180,7 +186,7 @@ class Connection:
             return EngineTimeout(self.message(f"no answer to {kind}"))
         elif isinstance(error, aiohttp.ClientResponseError):
             return UnsupportedEngine(self.message(f"the answer to {kind} is not HTTP as expected ({printable(error)})"))
-        elif at.path and isinstance(cause, OSError) and (known := unreachable(cause, at.path, self._remedy)):
+        elif path and isinstance(cause, OSError) and (known := unreachable(cause, path, self._remedy)):
             reason = known
         elif isinstance(cause, OSError) and cause.errno == errno.ECONNREFUSED:
             reason = "connection refused: the engine is not running"
@@ -192,48 +198,48 @@ class Connection:
 
 
 class _Missing(EngineError):
-    """404 for one container; never leaves this module."""
+    """The answer 404 for one container; it never leaves this module."""
 
 
 class TLSConnector(aiohttp.TCPConnector):
-    """A connector that can let go of its connections at once, of those too that were given back to it.
+    """A connector that can close all its connections at once, including the idle ones.
 
-    Else each that was given back waits half a minute for the goodbye of an engine that may hang, and in older releases
-    of aiohttp all others do too.
+    aiohttp waits half a minute until the engine confirms that an idle TLS connection is closed, and the engine may
+    hang. Older releases of aiohttp wait like this for all other connections too.
 
     Attributes:
-        given: the transports of all connections that have not ended, by their protocols, which live as long: not every
-            event loop has transports that take weak references.
+        transports: the transports of all connections that have not ended. The keys are their protocols, which live as
+            long: not every event loop allows weak references to transports.
     """
 
     def __init__(self, tls: ssl.SSLContext) -> None:
         super().__init__(ssl=tls, limit=0)
-        self.given: WeakKeyDictionary[asyncio.BaseProtocol, asyncio.Transport] = WeakKeyDictionary()
+        self.transports: WeakKeyDictionary[asyncio.BaseProtocol, asyncio.Transport] = WeakKeyDictionary()
 
     async def connect(self, *args: Any, **kwargs: Any) -> aiohttp.connector.Connection:
         connection = await super().connect(*args, **kwargs)
         if connection.protocol is not None and connection.transport is not None:
-            self.given[connection.protocol] = connection.transport
+            self.transports[connection.protocol] = connection.transport
         return connection
 
     def abort(self) -> None:
-        for transport in [*self.given.values()]:
+        for transport in [*self.transports.values()]:
             transport.abort()
 
 
 def _connector(endpoint: Endpoint) -> aiohttp.BaseConnector:
-    """A connector of any number of connections: the application may hold as many as it likes, and we need ours."""
+    """Make a connector without a limit: the application may use many connections, and the watcher needs its own."""
     if endpoint.path is not None:
         return aiohttp.UnixConnector(endpoint.path, limit=0)
     if endpoint.ssh is not None:
-        from aiodocker.ssh import SSHConnector  # noqa: PLC0415 - ssh is an extra of aiodocker's
+        from aiodocker.ssh import SSHConnector  # noqa: PLC0415 - ssh is an extra of aiodocker
 
-        return SSHConnector(endpoint.ssh)  # which takes no limit: it stays at aiohttp's 100
+        return SSHConnector(endpoint.ssh)  # it takes no limit argument, so the limit is 100, the default of aiohttp
     return aiohttp.TCPConnector(limit=0) if endpoint.tls is None else TLSConnector(endpoint.tls)
 
 
 async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes | None]:
-    """Split a stream into lines; None in place of one longer than `MAX_LINE`, whose bytes are not kept."""
+    """Split a stream into lines. Yield None for a line that is longer than `MAX_LINE`, without keeping its bytes."""
     pieces: list[bytes] = []
     size = 0
     async for chunk in stream.iter_any():

@@ -22,47 +22,48 @@ from whalewatch._core.text import printable
 from whalewatch._core.watcher import Watcher, WatcherOptions
 from whalewatch.moby.address import default_endpoint, endpoint
 from whalewatch.moby.connection import Connection
-from whalewatch.moby.reading import container, listed, moment, signal, text
+from whalewatch.moby.reading import container as read_container
+from whalewatch.moby.reading import listed, moment, signal, text
 
 __all__ = ["MobyEngine", "watch"]
 
 log: logging.Logger = logging.getLogger("whalewatch.moby")
 
 OLDEST_API, NEWEST_API = (1, 41), (1, 54)
-"""The versions of the Engine API whose answers are known here."""
+"""The oldest and the newest version of the Engine API that this adapter knows."""
 
 MARGIN = timedelta(seconds=3)
-"""How far before the moment of connecting the event stream begins: what has been read already is told apart by its
-time."""
+"""How long before the moment of connecting the event stream begins. Events of changes that were read already are
+recognised by their times."""
 
 FILTERS = {
     "type": ["container", "network"],
     "event": [
         *("start", "die", "destroy", "pause", "unpause", "rename", "connect", "disconnect"),
-        # Without its value, health_status would turn the whole filter into a prefix match.
+        # Without a value, health_status would turn the whole filter into a prefix match.
         *(f"health_status: {value}" for value in ("starting", "healthy", "unhealthy")),
     ],
 }
-"""The events that are asked for; the engine's own filter comes before its buffer."""
+"""The events to subscribe to. The engine filters before it buffers, so other events do not fill its buffer."""
 
 Pack = Callable[[Container, Mapping[str, Any]], Any]
-"""Makes the rucksack of a container, from the container and the JSON of the Engine API."""
+"""A function that returns the rucksack of a container, from the container and the inspect JSON of the Engine API."""
 
 
 class MobyEngine:
     """Adapter to a Docker engine.
 
-    The event stream is asked for from a moment *before* the listing, by the engine's own clock: replay and
-    registration are one step within the engine, so that nothing falls between the two, however late the registration
-    is.
+    The adapter subscribes to events from a moment *before* the listing, by the engine's own clock. In the engine,
+    replaying old events and registering the subscriber are one step. So no event is lost between the two, however late
+    the registration is.
 
     Args:
         address: URL (``unix://``, ``tcp://``, ``http://``, ``https://``, ``ssh://``) or path of a socket; None finds
             the engine as Docker's own client does: DOCKER_HOST (with DOCKER_TLS_VERIFY and DOCKER_CERT_PATH),
             DOCKER_CONTEXT or the current context (of DOCKER_CONFIG or ~/.docker), then the well-known sockets.
-        tls: for ``tcp://`` and ``https://``: with it, tcp is TLS.
-        pack: makes the ``rucksack`` of a container from the engine's inspection data (the JSON of the Engine API);
-            called on the watcher's loop whenever it is read, must not block.
+        tls: TLS context for ``tcp://`` and ``https://``; with it, ``tcp://`` uses TLS.
+        pack: returns the ``rucksack`` of a container, from the container and its inspect JSON (Engine API). It is
+            called in the watcher's event loop each time the container is read, and must not block.
 
     Raises:
         AddressError: the address cannot be used.
@@ -86,7 +87,7 @@ class MobyEngine:
     def _forget(self) -> None:
         self._newest: datetime | None = None
         self._seen, self._lost = EventDeduplicator(), LostEvents(log)
-        # Containers with a label of that name, which the engine lets overwrite the exit code of its events.
+        # Containers with a label "exitCode": in events, the engine lets it overwrite the real exit code.
         self._masked: set[str] = set()
 
     @property
@@ -96,40 +97,49 @@ class MobyEngine:
 
     @property
     def pid(self) -> int | None:
-        """Process that listens on the engine's Unix socket; None for other transports, and before the first connection.
+        """PID of the process that listens on the engine's Unix socket.
 
-        Under systemd's socket activation it is None too, because systemd listens there.
+        None for other transports, before the first connection, and with systemd's socket activation, because then
+        systemd is the process that listens.
         """
         return self._pid
 
     @property
     def client(self) -> aiodocker.Docker | None:
-        """The client of the current connection, for calls of the application's own; None before the first."""
+        """Client of the current connection, for the application's own calls; None before the first connection."""
         return self._connection.client if self._connection else None
 
     @property
     def calls(self) -> Mapping[str, int]:
-        """Requests made so far: "info", "list", "inspect", "events", "ping"."""
+        """Number of requests so far, by kind: "info", "list", "inspect", "events", "ping"."""
         return self._calls
 
     @property
     def progress(self) -> int:
-        """Bytes of listings that have arrived over the current connection."""
+        """Number of bytes of listings that have arrived over the current connection."""
         return self._connection.listed_bytes if self._connection else 0
 
     async def id(self) -> str:
-        """The engine's own identifier; not unique with Docker 20.10, where two engines of one host share it."""
-        return str((await self._known())["ID"])
+        """Return the engine's own identifier. With Docker 20.10, two engines of one host have the same one.
+
+        Raises:
+            EngineError: the engine cannot be asked.
+        """
+        return str((await self._engine_info())["ID"])
 
     async def version(self) -> str:
-        """The engine's version, such as "26.1.5"."""
-        return str((await self._known())["ServerVersion"])
+        """Return the engine's version, such as "26.1.5".
 
-    async def _known(self) -> Mapping[str, Any]:
-        if self._info is None:  # by a connection of its own: a watcher may be connecting, or never will
+        Raises:
+            EngineError: the engine cannot be asked.
+        """
+        return str((await self._engine_info())["ServerVersion"])
+
+    async def _engine_info(self) -> Mapping[str, Any]:
+        if self._info is None:  # use another connection: a watcher may be connecting, or may never connect
             connection = self._new()
             try:
-                self._info, _ = await self._introduced(connection)
+                self._info, _ = await self._identify(connection)
             finally:
                 await connection.close()
         return self._info
@@ -143,29 +153,31 @@ class MobyEngine:
         )
 
     async def connect(self) -> None:
-        """Make a new connection; learn the engine's identity, clock and version of the API."""
+        """Make a new connection; read the engine's identity and clock, and agree on a version of the API."""
         await self.close()
         self._forget()
         connection = self._connection = self._new()
-        self._info, self._clock = await self._introduced(connection)
+        self._info, self._clock = await self._identify(connection)
         self._pid = connection.pid()
 
-    async def _introduced(self, connection: Connection) -> tuple[Mapping[str, Any], datetime | None]:
-        """Learn the engine's identity and clock, and settle the version of the API."""
+    async def _identify(self, connection: Connection) -> tuple[Mapping[str, Any], datetime | None]:
+        """Read the engine's identity and clock, and set the version of the API."""
         try:
             info, api = await connection.get("info", "/info")
             if not api:
-                raise UnsupportedEngine(connection.message("it tells no version of its API: is this a Docker engine?"))
+                raise UnsupportedEngine(
+                    connection.message("it reports no API version: is this a Docker engine?")
+                )
             connection.use_version(self._negotiated(connection, api))
             text(info["ID"]), text(info["ServerVersion"])
             return info, moment(info["SystemTime"])
         except (ProtocolViolation, KeyError, TypeError, ValueError, OverflowError) as error:
             raise UnsupportedEngine(
-                connection.message(f"the answer to info is none of a Docker engine's ({printable(error)})")
+                connection.message(f"the answer to info is not that of a Docker engine ({printable(error)})")
             ) from error
 
     def _negotiated(self, connection: Connection, api: str) -> str:
-        """The newest version of the API that both sides know."""
+        """Return the newest version of the API that both sides know."""
         try:
             major, minor = (int(part) for part in api.split("."))
         except ValueError as error:
@@ -177,11 +189,11 @@ class MobyEngine:
         return ".".join(str(part) for part in min((major, minor), NEWEST_API))
 
     async def ping(self) -> None:
-        """Ask ``/_ping``: it touches no container."""
+        """Request ``/_ping``, which reads no container."""
         await self._connected.ping()
 
     async def signals(self) -> AsyncIterator[Signal]:
-        """Follow ``/events``, filtered by the engine itself: its buffer for each reader is bounded."""
+        """Follow ``/events``. The engine filters them itself, because its buffer for each reader is bounded."""
         connection = self._connected
         since = max((m for m in (self._clock, self._newest) if m is not None), default=None)
         path = f"/events?filters={quote(json.dumps(FILTERS))}"
@@ -190,61 +202,69 @@ class MobyEngine:
         async with connection.lines("events", path) as lines:
             yield Signal(SignalType.SUBSCRIBED, timestamp=self._clock)
             async for line in lines:
-                told = self._read(connection, line)
-                if told is not None:
-                    yield told
+                received = self._read(connection, line)
+                if received is not None:
+                    yield received
 
     def _read(self, connection: Connection, line: bytes | None) -> Signal | None:
-        """Understand a line of the stream; LOST for what cannot be understood."""
+        """Read a line of the stream; return LOST if it cannot be understood, None if it is of no interest."""
         if line is None:
             return self._lost.report(connection.message("an event is too long to be read"))
         try:
             event = json.loads(line.decode("utf-8", "replace"))
-            told = signal(event)
-            if told is None:
+            received = signal(event)
+            if received is None:
                 return None
-            key = (event.get("timeNano", event.get("time")), told.id, event["Action"])
+            key = (event.get("timeNano", event.get("time")), received.id, event["Action"])
         except (ValueError, RecursionError, LookupError, TypeError, AttributeError, OverflowError) as error:
             why = f"an event makes no sense ({printable(repr(error))}): {printable(line[:200])}"
             return self._lost.report(connection.message(why))
         if self._seen.seen_before(key):
             return None
-        if told.timestamp is not None and (self._newest is None or told.timestamp > self._newest):
-            self._newest = told.timestamp
-        if told.type is SignalType.EXITED and told.id in self._masked:
-            told = Signal(told.type, told.id, told.timestamp)
-        return told
+        if received.timestamp is not None and (self._newest is None or received.timestamp > self._newest):
+            self._newest = received.timestamp
+        if received.type is SignalType.EXITED and received.id in self._masked:
+            received = Signal(received.type, received.id, received.timestamp)
+        return received
 
     async def listing(self) -> Listing:
-        """List what runs. Docker's own default leaves out what is created or exited, and nothing else."""
+        """List the containers that are alive. By default Docker leaves out those that are created or exited, no others.
+
+        Raises:
+            EngineError: the engine cannot be asked, or its answer cannot be understood.
+        """
         connection = self._connected
         items, _ = await connection.get("list", "/containers/json")
         if not isinstance(items, list):
-            raise ProtocolViolation(connection.message(f"its listing is no list: {printable(items)}"))
-        seen, unreadable = {}, 0
+            raise ProtocolViolation(connection.message(f"its listing is not a list: {printable(items)}"))
+        containers, unreadable = {}, 0
         for item in items:
             try:
-                id, seen_as = listed(item)
+                id, container = listed(item)
             except (KeyError, TypeError, ValueError, AttributeError):
                 unreadable += 1
-                named = item.get("Id") if isinstance(item, dict) else None
-                if not isinstance(named, str):
+                item_id = item.get("Id") if isinstance(item, dict) else None
+                if not isinstance(item_id, str):
                     continue
-                id, seen_as = named, ListedContainer()  # its inspect decides
-            if seen_as is not None:
-                seen[id] = seen_as
+                id, container = item_id, ListedContainer()  # its inspect decides
+            if container is not None:
+                containers[id] = container
         if unreadable:
             log.warning("%s", connection.message(f"{unreadable} of {len(items)} listed containers cannot be read"))
-        return Listing(containers=seen, absence_is_death=not unreadable)
+        return Listing(containers=containers, absence_is_death=not unreadable)
 
     async def inspect(self, id: str, /) -> Container | Dead | None:
-        """Read one container; `Dead` if it has no process, None if it is gone or has never run."""
+        """Read one container; return `Dead` if it has no process, None if it was removed or has never run.
+
+        Raises:
+            EngineError: the engine cannot be asked, or its answer cannot be understood.
+        """
         connection = self._connected
         inspection = await connection.find("inspect", f"/containers/{quote(id, safe='')}/json")
         if inspection is None:
             return None
         try:
-            found = container(inspection, self.address)
+            found = read_container(inspection, self.address)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ProtocolViolation(
                 connection.message(f"its answer about {printable(id)} makes no sense ({printable(repr(error))})")
@@ -262,7 +282,7 @@ class MobyEngine:
         return self._connection
 
     async def close(self) -> None:
-        """Let go of all connections; closing twice is fine."""
+        """Close all connections; closing twice is fine."""
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
@@ -277,22 +297,27 @@ def watch(
 ) -> Watcher[MobyEngine]:
     """Make a watcher for a Docker engine.
 
+    Example:
+        async with moby.watch() as watcher:
+            print(await watcher.portfolio.containers())
+
     Args:
         address: URL or path of a socket; None finds the engine as Docker's own client does. See `MobyEngine`.
-        tls: for ``tcp://`` and ``https://``.
-        pack: makes the ``rucksack`` of a container. See `MobyEngine`.
-        retry: how to try again after a failure. By default for ever, jittered, with growing pauses; None never tries
-            again: the first failure ends the watch.
+        tls: TLS context for ``tcp://`` and ``https://``; None uses TLS for ``https://`` only. See `MobyEngine`.
+        pack: returns the ``rucksack`` of a container. See `MobyEngine`.
+        retry: how to retry after a failure. By default the watcher retries for ever, after growing delays with jitter.
+            None never retries: the first failure ends the watch.
         heartbeat: seconds between checks that the engine still answers; 10 by default.
         audit: seconds between audits, which compare a listing with the picture and renew the event stream; 300 by
-            default, None for none but the one that confirms a synchronisation.
-        call_timeout: seconds that the engine has to answer a call; 5 by default. A listing has `heartbeat` more.
-        concurrency: containers that are inspected at a time; 8 by default.
-        clock: gives the time of what the engine does not date, in aware UTC.
+            default. None makes only the audit that confirms each synchronisation.
+        call_timeout: seconds that the engine has to answer a call; 5 by default. A listing has `heartbeat` seconds
+            more.
+        concurrency: number of containers that are inspected at the same time; 8 by default.
+        clock: returns the time, in aware UTC, for changes that the engine does not date.
         random: for jitter (`random.Random`).
 
     Raises:
         AddressError: the address cannot be used.
-        ValueError: an option makes no sense.
+        ValueError: an option has a value that is not allowed.
     """
     return Watcher(MobyEngine(address, tls=tls, pack=pack), **options)

@@ -1,4 +1,4 @@
-"""What the Engine API's JSON means, in the terms of this library. Pure."""
+"""Turn the JSON of the Engine API into values of this library. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from whalewatch._core.model import Container, FrozenMapping, Health, IPAddress, 
 __all__ = ["container", "listed", "moment", "signal"]
 
 PROJECT = "com.docker.compose.project"
-"""Label by which Docker Compose and its kin name the project of a container."""
+"""Label with which Docker Compose and similar tools mark the project of a container."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -27,8 +27,8 @@ CONTAINER_ACTIONS = {
     "rename": SignalType.CHANGED,
 }
 
-LONGEST_ID = 255
-"""Characters that can be asked about; an id has 64."""
+MAX_ID_LENGTH = 255
+"""Most characters of an id that an inspect can ask about; Docker's ids have 64."""
 
 NOT_ALIVE = {"created", "restarting", "removing", "exited", "dead"}
 """States of a container without a process."""
@@ -37,12 +37,12 @@ HEALTH = {health.value: health for health in Health}
 
 
 def container(inspection: Mapping[str, Any], engine: str) -> Container | Dead | None:
-    """Read the answer to an inspect; None if the container has never run.
+    """Read the answer to an inspect; return None if the container has never run.
 
-    A container that waits to be restarted says Running and has the PID 0: alive is what has a PID.
+    A container is alive if it has a PID. One that waits to be restarted has the state Running, but the PID 0.
 
     Raises:
-        KeyError, TypeError, ValueError, AttributeError: it is not what the Engine API promises.
+        KeyError, TypeError, ValueError, AttributeError: the answer does not follow the Engine API.
     """
     state = inspection["State"]
     pid = number(state["Pid"])
@@ -52,7 +52,7 @@ def container(inspection: Mapping[str, Any], engine: str) -> Container | Dead | 
         facts = _facts(inspection, engine, None)
         exit_code, oom = number(state["ExitCode"]), state.get("OOMKilled")
     except (KeyError, TypeError, ValueError, AttributeError):
-        return None  # that it has no process is certain all the same
+        return None  # its last facts cannot be read, but it certainly has no process
     return Dead(facts, exit_code, oom if isinstance(oom, bool) else None) if facts.started_at is not None else None
 
 
@@ -62,7 +62,7 @@ def _facts(inspection: Mapping[str, Any], engine: str, pid: int | None) -> Conta
     labels: FrozenMapping[str] = FrozenMapping({str(k): str(v) for k, v in (config.get("Labels") or {}).items()})
     network = inspection.get("NetworkSettings") or {}
     paused = bool(state.get("Paused"))
-    # Docker reports "unhealthy" while a container is paused, because nothing is checked then.
+    # Docker reports "unhealthy" while a container is paused, because its check does not run then.
     health = None if paused or pid is None else HEALTH.get((state.get("Health") or {}).get("Status", ""))
     privileged = (inspection.get("HostConfig") or {}).get("Privileged")
     return Container(
@@ -83,35 +83,35 @@ def _facts(inspection: Mapping[str, Any], engine: str, pid: int | None) -> Conta
 
 
 def listed(item: Mapping[str, Any]) -> tuple[str, ListedContainer | None]:
-    """Read one item of a listing: its id, and None if it says that it is not alive.
+    """Read one item of a listing: its id, and the container, or None if it is not alive.
 
-    It tells no PID, so an inspect has to; the facts that it does tell show whether one is due.
+    An item has no PID, so an inspect has to read it. The facts of an item show whether an inspect is needed.
 
     Raises:
-        KeyError, TypeError, ValueError, AttributeError: it has no id, or is not what the Engine API promises.
+        KeyError, TypeError, ValueError, AttributeError: the item has no id, or does not follow the Engine API.
     """
     id, state = text(item["Id"]), item.get("State")
     if state in NOT_ALIVE:
         return id, None
-    # A container that another one links to bears further names, with a slash inside.
+    # A container that another one links to has additional names, which contain a slash.
     names = [text(name).removeprefix("/") for name in item.get("Names") or ()]
     facts: dict[str, Any] = {
         "labels": FrozenMapping[str]({str(k): str(v) for k, v in (item.get("Labels") or {}).items()}),
         "paused": state == "paused",
     }
-    own = next((name for name in names if "/" not in name), None)
-    if own is not None:
-        facts["name"] = own
+    name = next((name for name in names if "/" not in name), None)
+    if name is not None:
+        facts["name"] = name
     return id, ListedContainer(facts=FrozenMapping(facts))
 
 
 def signal(event: Mapping[str, Any]) -> Signal | None:
-    """Read one event; None if it is of no interest.
+    """Read one event; return None if it is of no interest.
 
-    Only Type, Action and Actor are looked at: the older fields are gone from Engine API 1.52 on.
+    It reads only Type, Action and Actor: since Engine API 1.52 the older fields do not exist any more.
 
     Raises:
-        KeyError, TypeError, ValueError, AttributeError: it is not what the Engine API promises.
+        KeyError, TypeError, ValueError, AttributeError: the event does not follow the Engine API.
     """
     kind, action, actor = event["Type"], event["Action"], event["Actor"]
     type_: SignalType | None
@@ -125,8 +125,8 @@ def signal(event: Mapping[str, Any]) -> Signal | None:
         return None
     if not id or type_ is None:
         return None
-    if len(text(id)) > LONGEST_ID or not id.isprintable():
-        raise ValueError(f"{id!r:.80} cannot be asked about")
+    if len(text(id)) > MAX_ID_LENGTH or not id.isprintable():
+        raise ValueError(f"{id!r:.80} is not a valid id")
     nanoseconds = event["timeNano"] if "timeNano" in event else number(event["time"]) * 1_000_000_000
     exit_code = _exit_code(actor["Attributes"].get("exitCode")) if type_ is SignalType.EXITED else None
     return Signal(
@@ -135,26 +135,26 @@ def signal(event: Mapping[str, Any]) -> Signal | None:
         EPOCH + timedelta(microseconds=number(nanoseconds) // 1000),
         exit_code=exit_code,
         likely_exiting=action
-        == "disconnect",  # Docker 26 takes a container off its networks just before it tells of its death
+        == "disconnect",  # Docker 26 disconnects a container from its networks just before it reports its exit
     )
 
 
 def number(value: object) -> int:
     """Check that something is a whole number."""
     if not isinstance(value, int):
-        raise TypeError(f"{value!r:.40} is no number")
+        raise TypeError(f"{value!r:.40} is not a number")
     return value
 
 
 def text(value: object) -> str:
     """Check that something is text."""
     if not isinstance(value, str):
-        raise TypeError(f"{value!r:.40} is no text")
+        raise TypeError(f"{value!r:.40} is not text")
     return value
 
 
 def moment(value: object) -> datetime | None:
-    """Read an RFC 3339 time, to the microsecond; None for Go's zero time, and for nothing."""
+    """Read an RFC 3339 time, to the microsecond; return None for Go's zero time, and if there is none."""
     if not isinstance(value, str) or value.startswith("0001-") or not value:
         return None
     return datetime.fromisoformat(value).astimezone(UTC)
@@ -174,7 +174,7 @@ def _ports(published: Mapping[str, Any], exposed: Mapping[str, Any]) -> Iterator
     for spec in sorted({*published, *exposed}):
         number, _, protocol = spec.partition("/")
         if not fullmatch("[0-9]{1,5}", number):
-            continue  # an engine takes any text for an exposed port, also from an image, which must hide no container
+            continue  # an engine accepts any text as an exposed port; such a text must not hide the container
         for binding in published.get(spec) or [unpublished]:
             host_ip, host_port = binding.get("HostIp"), binding.get("HostPort")
             yield Port(
