@@ -765,7 +765,7 @@ async def test_watchers_that_are_kept_keep_no_socket(fake: FakeContainerd) -> No
 async def test_many_namespaces_that_hang_take_no_longer_than_one(
     fake: FakeContainerd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("whalewatch.containerd.engine.PATIENCE", 2.0)
+    monkeypatch.setattr("whalewatch.containerd.engine.LISTING_TIMEOUT", 2.0)
     for number in range(20):
         fake.run("job", f"batch{number}")
     fake.run("web")  # listed last

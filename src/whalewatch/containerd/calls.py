@@ -1,4 +1,4 @@
-"""The calls to containerd that are made here, all of them reading."""
+"""The calls that this adapter makes to containerd; all of them only read."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ __all__ = ["Calls"]
 
 SERVICES = "/containerd.services"
 
-ANYTHING = wire.Empty()
+EMPTY = wire.Empty()
 
-PATIENCE = 2.5
-"""Seconds that the tasks of a namespace may take: containerd waits 2 s for a shim that hangs."""
+TASKS_TIMEOUT = 2.5
+"""Seconds that listing the tasks of a namespace may take: containerd waits 2 s for a shim that hangs."""
 
 
 class Calls:
-    """Calls over one connection; every one of them raises `EngineError`."""
+    """Calls over one connection; each raises `EngineError` if it fails."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self._streams_listings = True
 
     async def version(self, kind: str = "version") -> str:
-        """The version of containerd: of all calls the one that touches least."""
+        """Return the version of containerd; of all calls this one costs the engine least."""
         method = f"{SERVICES}.version.v1.Version/Version"
-        answer = await self.connection.get(kind, method, ANYTHING, wire.VersionResponse)
+        answer = await self.connection.get(kind, method, EMPTY, wire.VersionResponse)
         return answer.version.decode("utf-8", "replace")
 
     async def server(self) -> wire.ServerResponse:
-        """Who it is: its identity, and from 1.7 on its PID."""
+        """Return the identity of containerd, and from 1.7 on its PID."""
         method = f"{SERVICES}.introspection.v1.Introspection/Server"
-        return await self.connection.get("introspection", method, ANYTHING, wire.ServerResponse)
+        return await self.connection.get("introspection", method, EMPTY, wire.ServerResponse)
 
     async def namespaces(self) -> list[str]:
-        """The names of all namespaces."""
+        """Return the names of all namespaces."""
         method = f"{SERVICES}.namespaces.v1.Namespaces/List"
         request = wire.ListNamespacesRequest()
         answer = await self.connection.get("namespaces", method, request, wire.ListNamespacesResponse)
         return [one.name.decode("utf-8", "replace") for one in answer.namespaces]
 
     async def tasks(self, namespace: str) -> list[wire.Task] | None:
-        """All tasks of a namespace; none if there is no such namespace, None if shims hang.
+        """Return all tasks of a namespace; an empty list if it does not exist, None if shims hang.
 
-        containerd asks one shim after the other, so that a few that hang would hold up the whole listing.
+        containerd asks one shim after the other, so a few that hang would delay the whole listing.
         """
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TASKS_TIMEOUT):
                 return await self._tasks(namespace)
         except TimeoutError:
             return None
@@ -65,7 +65,7 @@ class Calls:
         return list(answer.tasks) if answer is not None else []
 
     async def task(self, namespace: str, id: str) -> wire.Task | None:
-        """One task; None if there is none of that id."""
+        """Return one task; None if there is none with this id."""
         method = f"{SERVICES}.tasks.v1.Tasks/Get"
         request = wire.GetTaskRequest(container_id=id.encode())
         answer = await self.connection.find(
@@ -74,7 +74,7 @@ class Calls:
         return answer.process if answer is not None else None
 
     async def container(self, namespace: str, id: str) -> wire.Container | None:
-        """One container; None if there is none of that id."""
+        """Return one container; None if there is none with this id."""
         method = f"{SERVICES}.containers.v1.Containers/Get"
         request = wire.GetContainerRequest(id=id.encode())
         answer = await self.connection.find(
@@ -82,15 +82,15 @@ class Calls:
         )
         return answer.container if answer is not None else None
 
-    async def containers(self, namespace: str, take: Callable[[wire.Container], None]) -> None:
-        """Take all containers of a namespace, one by one; none if there is no such namespace.
+    async def containers(self, namespace: str, receive: Callable[[wire.Container], None]) -> None:
+        """Call `receive` with each container of a namespace; with none if the namespace does not exist.
 
-        They carry their specs, and all of them at once are soon too much for one message. An engine that does not know
-        the streamed listing is asked for the plain one.
+        Containers include their specs, so all of them together are soon too large for one message. If an engine does
+        not have the streamed listing, use the plain one.
         """
         if self._streams_listings:
             try:
-                await self._stream_containers(namespace, take)
+                await self._stream_containers(namespace, receive)
             except UnsupportedEngine:
                 self._streams_listings = False
             else:
@@ -101,21 +101,21 @@ class Calls:
             "containers", method, request, wire.ListContainersResponse, containerd_namespace=namespace
         )
         for container in answer.containers if answer is not None else ():
-            take(container)
+            receive(container)
 
-    async def _stream_containers(self, namespace: str, take: Callable[[wire.Container], None]) -> None:
+    async def _stream_containers(self, namespace: str, receive: Callable[[wire.Container], None]) -> None:
         method = f"{SERVICES}.containers.v1.Containers/ListStream"
         request = wire.ListContainersRequest()
         try:
             async with self.connection.stream("containers", method, request, containerd_namespace=namespace) as found:
                 async for message in found:
-                    take(self.connection.parse("containers", wire.ListContainerMessage, message).container)
+                    receive(self.connection.parse("containers", wire.ListContainerMessage, message).container)
         except EngineError as error:
             if not missing(error):
                 raise
 
     def events(self, filters: list[str]) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """Subscribe to the events that match any of the filters; the envelopes come unparsed."""
+        """Subscribe to the events that match any of the filters; yield the envelopes as bytes."""
         method = f"{SERVICES}.events.v1.Events/Subscribe"
         request = wire.SubscribeRequest(filters=[one.encode() for one in filters])
         return self.connection.stream("events", method, request)

@@ -43,35 +43,37 @@ log: logging.Logger = logging.getLogger("whalewatch.containerd")
 DEFAULT_ADDRESS = "unix:///run/containerd/containerd.sock"
 
 IGNORED = ("moby", "k8s.io")
-"""Namespaces of Docker and of the CRI: both engines know more of their containers than containerd does."""
+"""Namespaces of Docker and of the CRI: these engines know more about their containers than containerd does."""
 
-BREADTH = 8
-"""Namespaces that are listed at the same time, without those that are slow."""
+LISTED_AT_ONCE = 8
+"""Number of namespaces that are listed at the same time; slow ones do not count."""
 
-PATIENCE = 10.0
-"""Seconds that the listing of namespaces may take: less than the watcher gives to the whole by default, so that those
-that hang do not hide the others."""
+LISTING_TIMEOUT = 10.0
+"""Seconds that the listing of all namespaces may take. This is less than the watcher allows for it by default, so that
+namespaces that hang do not hide the others."""
 
 Pack = Callable[[Container, Inspection], Any]
-"""Makes the rucksack of a container, from the container and an `Inspection`."""
+"""A function that returns the rucksack of a container, from the container and its `Inspection`."""
 
 
 class ContainerdEngine:
     """Adapter to containerd.
 
-    The containers of all namespaces but the ignored ones are seen; namespaces may come and go. In namespace "default"
-    a container has its own id and name, elsewhere both are prefixed, as in "namespace/id". The name is that of nerdctl
-    (label ``nerdctl/name``), else the id. Nothing is ever written to containerd.
+    It sees the containers of all namespaces except the ignored ones; namespaces may appear and disappear. A container
+    of the namespace "default" has its own id and name; in other namespaces both have a prefix, as in "namespace/id".
+    The name is the one that nerdctl gave (label ``nerdctl/name``); without that label, it is the id. The adapter never
+    writes to containerd.
 
-    Events are live only, and containerd does not tell when a subscription exists. So the subscription is sent first,
-    then a call on the same connection is answered, and only then the listing begins: a server takes up calls in the
-    order in which they come. As that is no proof, the watcher lists once more after its synchronisation.
+    containerd does not replay events, and does not report when a subscription exists. So the adapter sends the
+    subscription first, then waits for the answer to another call on the same connection, and only then lists: a server
+    begins calls in the order in which they come. As this is no proof, the watcher lists once more after its
+    synchronisation.
 
     Args:
         address: URL ``unix:///path``, or path of a socket; None is `/run/containerd/containerd.sock`.
-        ignore: namespaces to leave out.
-        pack: makes the ``rucksack`` of a container from an `Inspection`; called on the watcher's loop whenever one is
-            read, from a listing too; must not block.
+        ignore: namespaces to ignore.
+        pack: returns the ``rucksack`` of a container, from the container and its `Inspection`. It is called in the
+            watcher's event loop each time the container is read, also from a listing, and must not block.
 
     Raises:
         AddressError: the address cannot be used.
@@ -86,13 +88,13 @@ class ContainerdEngine:
     ) -> None:
         if isinstance(ignore, str):
             msg = f"ignore takes a collection of namespaces, such as {(ignore,)!r}"
-            raise ValueError(msg)  # noqa: TRY004 - as all options that make no sense
-        given = DEFAULT_ADDRESS if address is None else address
-        self._endpoint = endpoint(given, engine="containerd", example=DEFAULT_ADDRESS)
+            raise ValueError(msg)  # noqa: TRY004 - as for all options with a value that is not allowed
+        address = DEFAULT_ADDRESS if address is None else address
+        self._endpoint = endpoint(address, engine="containerd", example=DEFAULT_ADDRESS)
         self._ignored = frozenset(ignore)
         self._packer = Packer(pack, log)
         self._calls: Counter[str] = Counter()
-        self._connected_by: Calls | None = None
+        self._current_calls: Calls | None = None
         self._id: str | None = None
         self._version: str | None = None
         self._pid: int | None = None
@@ -106,114 +108,124 @@ class ContainerdEngine:
 
     @property
     def pid(self) -> int | None:
-        """Process of containerd, as it tells itself (1.7 and later) or as the kernel does.
-
-        None before the first connection.
-        """
+        """PID of containerd, reported by itself (1.7 and later) or by the kernel; None before the first connection."""
         return self._pid
 
     @property
     def client(self) -> grpc.aio.Channel | None:
-        """The channel of the current connection, for calls of the application's own; None before the first."""
-        return self._connected_by.connection.client if self._connected_by else None
+        """Channel of the current connection, for the application's own calls; None before the first connection."""
+        return self._current_calls.connection.client if self._current_calls else None
 
     @property
     def calls(self) -> Mapping[str, int]:
-        """Calls made so far.
+        """Number of calls so far, by kind.
 
-        "version" and "introspection" for each connection, "events" and "ping" for each subscription, "namespaces" for
-        each listing with "tasks" and "containers" for each namespace, "task" and "container" for each inspect.
+        Each connection makes the calls "version" and "introspection"; each subscription "events" and "ping"; each
+        listing "namespaces", and for each namespace "tasks" and "containers"; each inspect "task" and "container".
         """
         return self._calls
 
     @property
     def progress(self) -> int:
-        """Containers and namespaces listed so far."""
+        """Number of containers and namespaces listed so far."""
         return self._progress
 
     async def id(self) -> str:
-        """The engine's own identifier, which it keeps over restarts."""
+        """Return the engine's own identifier, which stays the same when it restarts.
+
+        Raises:
+            EngineError: the engine cannot be asked.
+        """
         if self._id is None:
-            await self._introduce_apart()
+            await self._identify_separately()
         assert self._id is not None
         return self._id
 
     async def version(self) -> str:
-        """The engine's version, such as "1.7.24"."""
+        """Return the engine's version, such as "1.7.24".
+
+        Raises:
+            EngineError: the engine cannot be asked.
+        """
         if self._version is None:
-            await self._introduce_apart()
+            await self._identify_separately()
         assert self._version is not None
         return self._version
 
-    async def _introduce_apart(self) -> None:
-        """Learn who it is by a connection of its own: a watcher may be connecting, or never will."""
+    async def _identify_separately(self) -> None:
+        """Read the engine's identity over another connection: a watcher may be connecting, or may never connect."""
         calls = self._new()
         try:
-            await self._introduce(calls)
+            await self._identify(calls)
         finally:
             await calls.connection.close()
 
     def _new(self) -> Calls:
-        remedy = "run as root, or let the user's group have the socket (gid under [grpc] in containerd's configuration)"
+        remedy = (
+            "run as root, or give the socket to a group of the user (gid under [grpc] in containerd's configuration)"
+        )
         return Calls(Connection(self._endpoint, engine="containerd", remedy=remedy, calls=self._calls))
 
     async def connect(self) -> None:
-        """Make a new connection; learn the engine's identity."""
+        """Make a new connection, and read the engine's identity."""
         await self.close()
         self._seen, self._lost = EventDeduplicator(), LostEvents(log)
-        calls = self._connected_by = self._new()
-        await self._introduce(calls)
+        calls = self._current_calls = self._new()
+        await self._identify(calls)
 
-    async def _introduce(self, calls: Calls) -> None:
+    async def _identify(self, calls: Calls) -> None:
         version = await calls.version()
         server = await calls.server()
         self._version, self._id = version, text(server.uuid)
         self._pid = server.pid or calls.connection.pid()
 
     async def ping(self) -> None:
-        """Ask for the version: that touches no container."""
+        """Ask for the version, which reads no container."""
         await self._connected.version("ping")
 
     async def signals(self) -> AsyncIterator[Signal]:
-        """Follow the events of all namespaces, filtered by the engine itself."""
+        """Follow the events of all namespaces; the engine filters them itself."""
         calls = self._connected
         async with calls.events(filters(self._ignored)) as envelopes:
             await calls.version("ping")
             yield Signal(SignalType.SUBSCRIBED)
             async for message in envelopes:
-                told = self._read(calls.connection, message)
-                if told is not None:
-                    yield told
+                received = self._read(calls.connection, message)
+                if received is not None:
+                    yield received
 
     def _read(self, connection: Connection, message: bytes) -> Signal | None:
-        """Understand an event; LOST for what cannot be understood."""
+        """Read an event; return LOST if it cannot be understood, None if it is of no interest."""
         if self._seen.seen_before(message):
             return None
         try:
             envelope = wire.Envelope.FromString(message)
-            # The engine leaves these out already, unless the name of one is beyond its filters.
+            # The engine leaves these namespaces out already, unless its filters cannot express the name.
             return None if text(envelope.namespace) in self._ignored else signal(envelope)
         except (DecodeError, ValueError) as error:
             return self._lost.report(connection.message(f"an event makes no sense: {printable(error)}"))
 
     async def listing(self) -> Listing:
-        """List what is alive, namespace by namespace.
+        """List the containers that are alive, in all namespaces.
 
-        That a container is missing is no proof of its death: containerd leaves out tasks whose shim does not answer.
+        A container that is missing in the listing may be alive: containerd leaves out tasks whose shim does not answer.
+
+        Raises:
+            EngineError: no namespace could be listed.
         """
         calls = self._connected
         namespaces = [name for name in await calls.namespaces() if name not in self._ignored]
-        seen: dict[str, ListedContainer] = {}
+        containers: dict[str, ListedContainer] = {}
         failed: dict[str, EngineError] = {}
-        free = asyncio.Semaphore(BREADTH)
-        until = asyncio.get_running_loop().time() + PATIENCE
+        slots = asyncio.Semaphore(LISTED_AT_ONCE)
+        deadline = asyncio.get_running_loop().time() + LISTING_TIMEOUT
 
-        async def look_at(namespace: str) -> None:
+        async def list_namespace(namespace: str) -> None:
             try:
-                async with asyncio.timeout_at(until):
-                    await free.acquire()
-                    with release_when_slow(free, PATIENCE):
-                        seen.update(await self._seen_in(namespace, calls))
+                async with asyncio.timeout_at(deadline):
+                    await slots.acquire()
+                    with release_when_slow(slots, LISTING_TIMEOUT):
+                        containers.update(await self._list_namespace(namespace, calls))
             except EngineError as error:
                 failed[namespace] = error
             except TimeoutError:
@@ -221,70 +233,73 @@ class ContainerdEngine:
 
         async with asyncio.TaskGroup() as tasks:
             for namespace in namespaces:
-                tasks.create_task(look_at(namespace), name=f"whalewatch listing of {namespace}")
+                tasks.create_task(list_namespace(namespace), name=f"whalewatch listing of {namespace}")
         if failed and len(failed) == len(namespaces):
             raise next(iter(failed.values()))
-        return Listing(containers=seen, absence_is_death=False, failed=failed, scope=namespace_of)
+        return Listing(containers=containers, absence_is_death=False, failed=failed, scope=namespace_of)
 
-    async def _seen_in(self, namespace: str, calls: Calls) -> dict[str, ListedContainer]:
-        """What is alive in one namespace.
+    async def _list_namespace(self, namespace: str, calls: Calls) -> dict[str, ListedContainer]:
+        """List the containers of one namespace that are alive.
 
-        The tasks are asked for first: a container that is made meanwhile has no task yet, and its start is told.
+        List the tasks first: a container that is created after that is not among them, but its start is reported.
         """
         listed = await calls.tasks(namespace)
         tasks = {task.id: task for task in listed or () if alive(task) is not False}
         self._progress += 1
-        seen: dict[str, ListedContainer] = {}
+        containers: dict[str, ListedContainer] = {}
 
-        def take(found: wire.Container) -> None:
+        def receive(found: wire.Container) -> None:
             self._progress += 1
-            if listed is None:  # shims hang: each container is left to an inspect
-                seen[within(namespace, text(found.id))] = ListedContainer()
+            if listed is None:  # shims hang: an inspect has to read each container
+                containers[within(namespace, text(found.id))] = ListedContainer()
                 return
             task = tasks.get(found.id)
             if task is None:
                 return
             read = container(namespace, found, task, self.address)
-            # A task of which nothing is known is left to an inspect.
-            seen[read.id] = ListedContainer(self._packed(namespace, read, found, task) if alive(task) else None)
+            # If the shim did not answer, an inspect has to read the container.
+            containers[read.id] = ListedContainer(self._pack(namespace, read, found, task) if alive(task) else None)
 
-        await calls.containers(namespace, take)
-        return seen
+        await calls.containers(namespace, receive)
+        return containers
 
     async def inspect(self, id: str, /) -> Container | Dead | None:
-        """Read one container; `Dead` if its task has stopped.
+        """Read one container; return `Dead` if its task has stopped.
 
-        None if it is gone, has no task, or belongs to a namespace that is ignored.
+        Return None if it was removed, has no task, or belongs to an ignored namespace.
+
+        Raises:
+            EngineError: the engine or the container's shim cannot be asked.
         """
         calls = self._connected
-        namespace, own = split(id)
+        namespace, name = split(id)
         if namespace in self._ignored:
             return None
-        task = await calls.task(namespace, own)
+        task = await calls.task(namespace, name)
         if task is None or task.status == wire.CREATED:
             return None
         if alive(task) is None:
             raise EngineTimeout(calls.connection.message(f"the shim of {printable(id)} does not answer"))
-        found = await calls.container(namespace, own)
+        found = await calls.container(namespace, name)
         if found is None:
             return None
         read = container(namespace, found, task, self.address)
         if not alive(task):
             return Dead(read, task.exit_status)
-        return self._packed(namespace, read, found, task)
+        return self._pack(namespace, read, found, task)
 
-    def _packed(self, namespace: str, read: Container, found: wire.Container, task: wire.Task) -> Container:
+    def _pack(self, namespace: str, read: Container, found: wire.Container, task: wire.Task) -> Container:
         return self._packer.pack(read, inspection(namespace, found, task)) if self._packer else read
 
     @property
     def _connected(self) -> Calls:
-        if self._connected_by is None:
+        if self._current_calls is None:
             raise EngineUnavailable(f"containerd engine at {self.address}: not connected")
-        return self._connected_by
+        return self._current_calls
 
     async def close(self) -> None:
-        """Let go of the connection; closing twice is fine."""
-        calls, self._connected_by = self._connected_by, None
+        """Close the connection; closing twice is fine."""
+        calls, self._current_calls = self._current_calls, None
         if calls is not None:
             await calls.connection.close()
 
@@ -298,10 +313,14 @@ def watch(
 ) -> Watcher[ContainerdEngine]:
     """Make a watcher for containerd.
 
+    Example:
+        async with containerd.watch(ignore=()) as watcher:
+            print(await watcher.portfolio.containers())
+
     Args:
         address: URL ``unix:///path``, or path of a socket; None is `/run/containerd/containerd.sock`.
-        ignore: namespaces to leave out. See `ContainerdEngine`.
-        pack: makes the ``rucksack`` of a container. See `ContainerdEngine`.
+        ignore: namespaces to ignore; by default those of Docker and of the CRI, "moby" and "k8s.io".
+        pack: returns the ``rucksack`` of a container. See `ContainerdEngine`.
         retry: how to retry after a failure. By default the watcher retries for ever, after growing delays with jitter.
             None never retries: the first failure ends the watch.
         heartbeat: seconds between checks that the engine still answers; 10 by default.

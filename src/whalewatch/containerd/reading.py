@@ -1,4 +1,4 @@
-"""What containerd's messages mean, in the terms of this library. Pure."""
+"""Turn the messages of containerd into values of this library. Pure."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from whalewatch._wire import containerd_pb2 as wire
 __all__ = ["Inspection", "alive", "container", "filters", "inspection", "namespace_of", "signal", "split", "text"]
 
 PROJECT = "com.docker.compose.project"
-"""Label by which compose tools name the project of a container."""
+"""Label with which compose tools mark the project of a container."""
 
 NAME = "nerdctl/name"
-"""Label by which nerdctl names a container; containerd itself knows ids only."""
+"""Label with which nerdctl names a container; containerd itself has only ids."""
 
 DEFAULT = "default"
-"""The namespace that goes without saying."""
+"""The namespace that is not shown in ids and names."""
 
 MAX_NAME = 255
-"""Bytes of an id or of the name of a namespace; containerd allows 76. What is longer cannot be asked about: the answer
-repeats it in a header, which gRPC refuses."""
+"""Most bytes of an id, or of the name of a namespace; containerd allows 76. A longer one cannot be asked about: the
+answer repeats it in a header, which gRPC refuses."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -48,12 +48,15 @@ EVENTS: Mapping[bytes, type[Event]] = {
     b"/containers/update": wire.ContainerUpdate,
     b"/containers/delete": wire.ContainerDelete,
 }
-"""What is asked for and read, by topic."""
+"""The events to subscribe to, by topic."""
 
 
 @attrs.frozen(kw_only=True)
 class Inspection:
-    """What containerd tells of one container that is alive; text that is not UTF-8 has replacement characters."""
+    """What containerd reports about one container that is alive.
+
+    Bytes that are not UTF-8 are replaced by replacement characters.
+    """
 
     namespace: str
     """Namespace of the container."""
@@ -64,55 +67,55 @@ class Inspection:
     status: str
     """Status of the task: "RUNNING", "PAUSED" or "PAUSING"."""
     image: str
-    """Name of the image, as it was given when the container was created."""
+    """Name of the image, as given when the container was created."""
     labels: Mapping[str, str]
     """All labels."""
     runtime: str
     """Runtime, such as "io.containerd.runc.v2"."""
     spec: bytes = attrs.field(repr=False)
-    """The OCI runtime specification as it was stored, usually JSON."""
+    """The OCI runtime specification as stored in containerd, usually JSON."""
     snapshotter: str
     """Snapshotter, such as "overlayfs"."""
     snapshot_key: str
     """Key of the snapshot that is the container's root file system."""
     created_at: datetime | None
-    """Creation of the container in UTC, not the start of its task; None if it is not told."""
+    """When the container was created, in UTC; its task may start later. None if it is not known."""
     updated_at: datetime | None
-    """Last change of the container's metadata in UTC; None if it is not told."""
+    """When the container's metadata changed last, in UTC; None if it is not known."""
     extensions: Mapping[str, bytes]
-    """Extensions, serialised, by name."""
+    """The serialised extensions, by name."""
     sandbox: str
-    """Identifier of the sandbox it belongs to, "" without one (containerd 1.7 and later)."""
+    """Identifier of the sandbox that it belongs to (containerd 1.7 and later); "" if it belongs to none."""
 
 
 def split(id: str) -> tuple[str, str]:
-    """Take a container's id apart: its namespace, and its id there. containerd allows a slash in neither."""
-    namespace, slash, own = id.rpartition("/")
-    return (namespace, own) if slash else (DEFAULT, id)
+    """Split a container's id into its namespace and its id there. containerd allows a slash in neither."""
+    namespace, slash, name = id.rpartition("/")
+    return (namespace, name) if slash else (DEFAULT, id)
 
 
 def namespace_of(id: str) -> str:
-    """The namespace of a container's id."""
+    """Return the namespace of a container's id."""
     return split(id)[0]
 
 
 def within(namespace: str, name: str) -> str:
-    """An id or a name as it is shown."""
+    """Return an id or a name as it is shown: with its namespace, unless that is `DEFAULT`."""
     return name if namespace == DEFAULT else f"{namespace}/{name}"
 
 
 def alive(task: wire.Task) -> bool | None:
-    """Whether a task has an initial process; None if its shim did not answer.
+    """Return whether a task has an initial process; None if its shim did not answer.
 
-    A task that has stopped keeps its PID, so the status decides.
+    A stopped task keeps its PID, so the status decides.
     """
     return None if task.status == wire.UNKNOWN else task.status in {wire.RUNNING, wire.PAUSED, wire.PAUSING}
 
 
 def container(namespace: str, found: wire.Container, task: wire.Task, engine: str) -> Container:
-    """Read a container with the task that is alive in it.
+    """Read a container together with its task, which is alive.
 
-    PAUSING is not paused yet: if the freezing succeeds, an event tells; if it is given up, none does.
+    PAUSING is not paused yet: if the pause succeeds, an event reports it; if it fails, no event does.
     """
     id, labels = text(found.id), _labels(found)
     return Container(
@@ -128,7 +131,7 @@ def container(namespace: str, found: wire.Container, task: wire.Task, engine: st
 
 
 def inspection(namespace: str, found: wire.Container, task: wire.Task) -> Inspection:
-    """Read all that is told of a container, for applications."""
+    """Read everything that containerd reports about a container, for applications."""
     return Inspection(
         namespace=namespace,
         id=text(found.id),
@@ -148,71 +151,74 @@ def inspection(namespace: str, found: wire.Container, task: wire.Task) -> Inspec
 
 
 def filters(ignored: Iterable[str]) -> list[str]:
-    """What to ask for when subscribing: any of these filters has to match, with all of its conditions."""
+    """Return the filters of a subscription: an event has to match all conditions of one of them."""
     others = "".join(f",namespace!={json.dumps(namespace)}" for namespace in sorted(ignored))
     return [f"topic=={json.dumps(topic.decode())}{others}" for topic in EVENTS]
 
 
 def signal(envelope: wire.Envelope) -> Signal | None:
-    """Read one event; None if it is of no interest.
+    """Read one event; return None if it is of no interest.
 
-    All times are the envelope's: per shim they are in order, which the time of an exit is not (a process may end before
-    its shim tells that it has started).
+    All times are those of the envelopes, which are in order for each shim. The time within an exit event is not in
+    order: a process may end before its shim reports that it has started.
 
     Raises:
-        DecodeError, ValueError: it is not what containerd promises.
+        DecodeError, ValueError: the event does not follow the API of containerd.
     """
     kind = EVENTS.get(envelope.topic)
     if kind is None:
         return None
     name = envelope.event.type_url.rpartition(b"/")[2]
     if name != b"containerd.events." + kind.DESCRIPTOR.name.encode():
-        raise ValueError(f"{envelope.topic!r} brings a {name!r:.60}")
+        raise ValueError(f"an event of topic {envelope.topic!r} has the type {name!r:.60}")
     event = kind.FromString(envelope.event.value)
-    own = event.id if isinstance(event, wire.ContainerUpdate | wire.ContainerDelete) else event.container_id
-    if not (_askable(envelope.namespace) and _askable(own)):
-        raise ValueError(f"{envelope.topic!r} names {envelope.namespace!r:.60}, {own!r:.60}, which nobody can bear")
-    id = within(text(envelope.namespace), text(own))
-    told_at = moment(envelope.timestamp)
+    container_id = event.id if isinstance(event, wire.ContainerUpdate | wire.ContainerDelete) else event.container_id
+    if not (_is_valid(envelope.namespace) and _is_valid(container_id)):
+        names = f"namespace {envelope.namespace!r:.60} and container {container_id!r:.60}"
+        raise ValueError(f"an event of topic {envelope.topic!r} has {names}, which are not valid names")
+    id = within(text(envelope.namespace), text(container_id))
+    reported_at = moment(envelope.timestamp)
     match event:
         case wire.TaskStart():
-            return Signal(SignalType.STARTED, id, told_at, pid=event.pid or None)
+            return Signal(SignalType.STARTED, id, reported_at, pid=event.pid or None)
         case wire.TaskPaused():
-            return Signal(SignalType.PAUSED, id, told_at)
+            return Signal(SignalType.PAUSED, id, reported_at)
         case wire.TaskResumed():
-            return Signal(SignalType.UNPAUSED, id, told_at)
+            return Signal(SignalType.UNPAUSED, id, reported_at)
         case wire.ContainerUpdate():
-            return Signal(SignalType.CHANGED, id, told_at)
+            return Signal(SignalType.CHANGED, id, reported_at)
         case wire.ContainerDelete():
-            # Told by containerd itself, so that it may overtake the exit, which the shim tells: without a time it does
-            # not make that look late. If the exit was lost, or the container was removed beside a living task, an
-            # inspect finds that out.
+            # containerd itself reports this, and the shim reports the exit, which may arrive later. So this signal has
+            # no time: otherwise the exit would look late. If the exit was lost, or the container was removed while its
+            # task is alive, an inspect finds out.
             return Signal(SignalType.CHANGED, id, likely_exiting=True)
         case _:
-            return _exit(event, own, id, told_at)
+            return _exit(event, container_id, id, reported_at)
 
 
-def _exit(event: wire.TaskExit | wire.TaskDelete, own: bytes, id: str, told_at: datetime | None) -> Signal | None:
-    """Read the exit or deletion of a process; None if it is no initial process.
+def _exit(
+    event: wire.TaskExit | wire.TaskDelete, container_id: bytes, id: str, reported_at: datetime | None
+) -> Signal | None:
+    """Read the exit or deletion of a process; return None if it is not an initial process.
 
-    A process that was executed in a container exits by the same topic, under an id of its own. If that is the
-    container's, the PID tells them apart. Only what has stopped can be deleted, so a deletion stands in for a lost
-    exit; of an initial process it bears no id.
+    The exit of a process that was executed in a container has the same topic, but its own process id. If that is the
+    same as the container's id, the PID distinguishes them. Only a stopped process can be deleted, so a deletion can
+    replace a lost exit; the deletion of an initial process has no process id.
     """
-    if event.id != own and (event.id or not isinstance(event, wire.TaskDelete)):
+    if event.id != container_id and (event.id or not isinstance(event, wire.TaskDelete)):
         return None
     if not event.pid:
-        return Signal(SignalType.CHANGED, id, told_at)  # of which run, nobody says
-    return Signal(SignalType.EXITED, id, told_at, pid=event.pid, exit_code=event.exit_status)
+        return Signal(SignalType.CHANGED, id, reported_at)  # it is not known which run has exited
+    return Signal(SignalType.EXITED, id, reported_at, pid=event.pid, exit_code=event.exit_status)
 
 
-def _askable(name: bytes) -> bool:
-    """Whether a namespace or an id can be asked about: gRPC refuses headers that it could not send or take."""
+def _is_valid(name: bytes) -> bool:
+    """Return whether a namespace or an id can be asked about: gRPC refuses other names in headers."""
     return 0 < len(name) <= MAX_NAME and name.isascii() and name.decode().isprintable() and b"/" not in name
 
 
 def moment(timestamp: wire.Timestamp) -> datetime | None:
-    """Read a time, to the microsecond; None for none, Go's zero time, and what is out of range."""
+    """Read a time, to the microsecond; return None if it is missing, Go's zero time, or out of range."""
     if timestamp.seconds <= 0:
         return None
     try:
@@ -222,7 +228,7 @@ def moment(timestamp: wire.Timestamp) -> datetime | None:
 
 
 def text(value: bytes) -> str:
-    """Decode text, which may be hostile."""
+    """Decode text, which may be hostile: replace bytes that are not UTF-8."""
     return value.decode("utf-8", "replace")
 
 

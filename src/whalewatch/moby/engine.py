@@ -165,9 +165,7 @@ class MobyEngine:
         try:
             info, api = await connection.get("info", "/info")
             if not api:
-                raise UnsupportedEngine(
-                    connection.message("it reports no API version: is this a Docker engine?")
-                )
+                raise UnsupportedEngine(connection.message("it reports no API version: is this a Docker engine?"))
             connection.use_version(self._negotiated(connection, api))
             text(info["ID"]), text(info["ServerVersion"])
             return info, moment(info["SystemTime"])
