@@ -126,13 +126,11 @@ async def client(docker: FakeDocker) -> AsyncIterator[Client]:
 
 
 async def test_ping_tells_the_api_version(client: Client) -> None:
-    for method in ("GET", "HEAD"):
+    for method, body in (("GET", "OK"), ("HEAD", "")):
         async with client.session.request(method, "/_ping") as response:
-            assert response.status == 200
-            assert response.headers["Api-Version"] == "1.45"
-            assert response.headers["Ostype"] == "linux"
-            assert response.headers["Server"] == "Docker/26.1.5 (linux)"
-            assert await response.text() == ("OK" if method == "GET" else "")
+            headers = [response.headers[name] for name in ("Api-Version", "Ostype", "Server")]
+            assert (response.status, headers) == (200, ["1.45", "linux", "Docker/26.1.5 (linux)"])
+            assert await response.text() == body
 
 
 async def test_version_and_info(client: Client, docker: FakeDocker) -> None:
@@ -170,10 +168,9 @@ async def test_listing_and_inspection_tell_the_same(client: Client, docker: Fake
         restart="always",
     )
     (item,) = await client.get("/containers/json")
-    assert item["Id"] == container_id
-    assert item["Names"] == ["/web"]
-    assert item["Labels"] == {"tier": "front", "com.docker.compose.project": "shop"}
-    assert item["State"] == "running"
+    labels = {"tier": "front", "com.docker.compose.project": "shop"}
+    told = (item["Id"], item["Names"], item["Labels"], item["State"])
+    assert told == (container_id, ["/web"], labels, "running")
     assert _at_once(item["Status"]) == "Up Less than a second (healthy)"
     assert item["Ports"][0] == {"IP": "0.0.0.0", "PrivatePort": 80, "PublicPort": 8080, "Type": "tcp"}
     assert item["HostConfig"] == {"NetworkMode": "shop_net"}
@@ -181,15 +178,12 @@ async def test_listing_and_inspection_tell_the_same(client: Client, docker: Fake
 
     for name in (container_id, "web", container_id[:12]):
         data = await client.get(f"/containers/{name}/json")
-        assert data["Id"] == container_id
-    assert data["Name"] == "/web"
-    assert data["State"]["Status"] == "running"
+        assert (data["Id"], data["Name"], data["Config"]["Labels"]) == (container_id, "/web", labels)
     assert data["State"]["Pid"] == docker.container("web").pid > 0
-    assert data["State"]["Health"]["Status"] == "healthy"
-    assert data["State"]["FinishedAt"] == "0001-01-01T00:00:00Z"
+    state = (data["State"]["Status"], data["State"]["Health"]["Status"], data["State"]["FinishedAt"])
+    assert state == ("running", "healthy", "0001-01-01T00:00:00Z")
     assert data["HostConfig"]["Privileged"] is True
     assert data["HostConfig"]["RestartPolicy"] == {"Name": "always", "MaximumRetryCount": 0}
-    assert data["Config"]["Labels"] == item["Labels"]
     assert data["NetworkSettings"]["Ports"]["80/tcp"][0] == {"HostIp": "0.0.0.0", "HostPort": "8080"}
     assert data["NetworkSettings"]["Ports"]["81/udp"] is None
     network = data["NetworkSettings"]["Networks"]["shop_net"]
@@ -205,14 +199,18 @@ async def test_default_listing_has_what_lives_or_restarts(client: Client, docker
     docker.exit("restarting", 3)
     docker.run("exited")
     docker.exit("exited", 4)
-    listed = {item["Names"][0]: item for item in await client.get("/containers/json")}
-    assert set(listed) == {"/running", "/paused", "/restarting"}
-    assert _at_once(listed["/paused"]["Status"]) == "Up Less than a second (Paused)"
-    assert _at_once(listed["/restarting"]["Status"]) == "Restarting (3) Less than a second ago"
-    everything = {item["Names"][0]: item for item in await client.get("/containers/json?all=1")}
-    assert len(everything) == 5
-    assert _at_once(everything["/exited"]["Status"]) == "Exited (4) Less than a second ago"
-    assert everything["/created"]["Status"] == "Created"
+
+    async def listed(path: str) -> dict[str, str]:
+        return {item["Names"][0]: _at_once(item["Status"]) for item in await client.get(path)}
+
+    alive = {
+        "/running": "Up Less than a second",
+        "/paused": "Up Less than a second (Paused)",
+        "/restarting": "Restarting (3) Less than a second ago",
+    }
+    assert await listed("/containers/json") == alive
+    dead = {"/exited": "Exited (4) Less than a second ago", "/created": "Created"}
+    assert await listed("/containers/json?all=1") == alive | dead
 
 
 async def test_list_filters(client: Client, docker: FakeDocker) -> None:
@@ -247,13 +245,6 @@ async def test_health_is_a_field_from_1_52_on() -> None:
         assert listed["/web"]["Health"] == {"Status": "unhealthy", "FailingStreak": 1}
         assert listed["/db"]["Health"]["Status"] == "none"
         assert "Health" not in (await client.get("/v1.51/containers/json"))[0]
-
-
-async def test_ten_thousand_containers_list(client: Client, docker: FakeDocker) -> None:
-    with docker.faults.silently():
-        for number in range(10_000):
-            docker.run(f"c{number}")
-    assert len(await client.get("/containers/json")) == 10_000
 
 
 # ---- operations over the wire, and the events they cause
@@ -306,34 +297,32 @@ async def test_networks_images_and_volumes(client: Client, docker: FakeDocker) -
     stream = await client.subscribe()
     container_id = docker.run("web")
     await stream.take(3)
-    assert (await client.call("POST", "/networks/create", json={"Name": "net"}))[0] == 201
-    assert (await client.call("POST", "/networks/create", json={"Name": "net"}))[0] == 409
+
+    async def status(method: str, path: str, body: Any = None) -> int:
+        return (await client.call(method, path, json=body))[0]
+
     wanted = {"Container": "web", "EndpointConfig": {"IPAMConfig": {"IPv4Address": "10.0.0.7"}}}
-    assert (await client.call("POST", "/networks/net/connect", json=wanted))[0] == 200
-    assert (await client.call("POST", "/networks/net/connect", json=wanted))[0] == 403
+    assert await status("POST", "/networks/create", {"Name": "net"}) == 201
+    assert await status("POST", "/networks/create", {"Name": "net"}) == 409
+    assert await status("POST", "/networks/net/connect", wanted) == 200
+    assert await status("POST", "/networks/net/connect", wanted) == 403
     networks = (await client.get("/containers/web/json"))["NetworkSettings"]["Networks"]
     assert networks["net"]["IPAddress"] == "10.0.0.7"
-    assert (await client.call("DELETE", "/networks/net"))[0] == 403
-    assert (await client.call("POST", "/networks/net/disconnect", json={"Container": container_id}))[0] == 200
-    assert (await client.call("POST", "/networks/net/disconnect", json={"Container": "web"}))[0] == 500
-    assert (await client.call("DELETE", "/networks/net"))[0] == 204
+    assert await status("DELETE", "/networks/net") == 403
+    assert await status("POST", "/networks/net/disconnect", {"Container": container_id}) == 200
+    assert await status("POST", "/networks/net/disconnect", {"Container": "web"}) == 500
+    assert await status("DELETE", "/networks/net") == 204
     assert {network["Name"] for network in await client.get("/networks")} == {"bridge", "host", "none"}
-    assert (await client.call("POST", "/images/tiny/tag?repo=other"))[0] == 201
-    assert (await client.call("POST", "/images/nope/tag?repo=other"))[0] == 404
-    assert (await client.call("POST", "/volumes/create", json={"Name": "vol"}))[0] == 201
-    assert (await client.call("DELETE", "/volumes/vol"))[0] == 204
-    assert (await client.call("DELETE", "/volumes/vol"))[0] == 404
+    assert await status("POST", "/images/tiny/tag?repo=other") == 201
+    assert await status("POST", "/images/nope/tag?repo=other") == 404
+    assert await status("POST", "/volumes/create", {"Name": "vol"}) == 201
+    assert await status("DELETE", "/volumes/vol") == 204
+    assert await status("DELETE", "/volumes/vol") == 404
     events = await stream.take(8)
-    assert [_short(event) for event in events] == [
-        "network create",
-        "network connect",
-        "network disconnect",
-        "network disconnect",
-        "network destroy",
-        "image tag",
-        "volume create",
-        "volume destroy",
-    ]
+    assert ", ".join(_short(event) for event in events) == (
+        "network create, network connect, network disconnect, network disconnect, network destroy, "
+        "image tag, volume create, volume destroy"
+    )
     assert events[1]["Actor"]["Attributes"] == {"container": container_id, "name": "net", "type": "bridge"}
 
 
@@ -441,10 +430,8 @@ async def test_health_is_told_on_change_only(client: Client, docker: FakeDocker)
     docker.run("web", health="starting")
     for health in ("healthy", "healthy", "unhealthy", "unhealthy"):
         docker.set_health("web", health)
-    assert [_short(event) for event in await history(client)][3:] == [
-        "health_status: healthy",
-        "health_status: unhealthy",
-    ]
+    told = [_short(event) for event in await history(client)][3:]
+    assert told == ["health_status: healthy", "health_status: unhealthy"]
     assert (await client.get("/containers/web/json"))["State"]["Health"]["FailingStreak"] == 2
 
 
@@ -491,18 +478,6 @@ async def test_time_stamps_increase_strictly(client: Client, docker: FakeDocker)
     stamps = [event["timeNano"] for event in await history(client)]
     assert stamps == sorted(set(stamps))
     assert len(stamps) == 100
-
-
-async def test_the_header_is_sent_before_the_subscription_exists(client: Client, docker: FakeDocker) -> None:
-    gate = docker.faults.pause_at("subscribe")
-    response = await client.session.get("/events")  # returns once the header is here
-    await gate.reached()
-    docker.emit("container", "start", "lost")
-    assert docker.subscribers == 0
-    gate.release()
-    await docker.until(lambda: docker.subscribers)
-    docker.emit("container", "start", "seen")
-    assert (await client.keep(response).next())["Actor"]["ID"] == "seen"
 
 
 async def test_since_replays_inclusively_and_goes_on(client: Client, docker: FakeDocker) -> None:
@@ -587,12 +562,6 @@ async def test_five_thousand_events_pass_a_prompt_reader(client: Client, docker:
     assert docker.dropped == 0
 
 
-async def test_a_client_that_leaves_is_forgotten(client: Client, docker: FakeDocker) -> None:
-    stream = await client.subscribe()
-    stream.response.close()
-    await docker.until(lambda: not docker.subscribers)
-
-
 # ---- faults of events
 
 
@@ -600,121 +569,44 @@ def _action(name: str) -> Any:
     return lambda event: event["Action"] == name
 
 
-async def test_dropped_events_are_gone_from_the_ring_too(client: Client, docker: FakeDocker) -> None:
+async def test_dropped_and_silent_events_are_gone_from_the_ring_too(client: Client, docker: FakeDocker) -> None:
     stream = await client.subscribe()
     with docker.faults.drop(_action("a"), count=1):
-        for action in ("a", "a", "b"):
-            docker.emit("container", action, "x")
+        docker.emit("container", "a", "x")
+        docker.emit("container", "b", "x")
     with docker.faults.drop(_action("c"), from_ring=False):
         docker.emit("container", "c", "x")
-    docker.emit("container", "c", "x")
-    assert await stream.actions(3) == ["a", "b", "c"]
-    assert [_short(event) for event in await history(client)] == ["a", "b", "c", "c"]
-
-
-async def test_duplicated_events(client: Client, docker: FakeDocker) -> None:
-    stream = await client.subscribe()
-    docker.faults.duplicate(_action("a"), count=1)
-    for action in ("a", "a", "b"):
-        docker.emit("container", action, "x")
-    events = await stream.take(4)
-    assert [event["Action"] for event in events] == ["a", "a", "a", "b"]
-    assert events[0] == events[1] != events[2]
-
-
-async def test_delayed_events_keep_their_time_stamps(client: Client, docker: FakeDocker) -> None:
-    stream = await client.subscribe()
-    docker.faults.delay(0.02, _action("late"))
-    for action in ("late", "a", "late"):
-        docker.emit("container", action, "x")
-    events = await stream.take(3)
-    assert [event["Action"] for event in events] == ["a", "late", "late"]
-    assert events[1]["timeNano"] < events[0]["timeNano"] < events[2]["timeNano"]
-
-
-async def test_undoing_a_delay_delivers_at_once(client: Client, docker: FakeDocker) -> None:
-    stream = await client.subscribe()
-    docker.faults.delay(3600.0)
-    for action in ("a", "b"):
-        docker.emit("container", action, "x")
-    docker.faults.clear()
-    docker.emit("container", "c", "x")
-    assert await stream.actions(3) == ["a", "b", "c"]
-
-
-async def test_reordered_events(client: Client, docker: FakeDocker) -> None:
-    stream = await client.subscribe()
-    with docker.faults.reorder(3):
-        for action in "abcde":
-            docker.emit("container", action, "x")
-        assert await stream.actions(3) == ["c", "b", "a"]
-    assert await stream.actions(2) == ["e", "d"]
-
-
-async def test_garbage_in_the_stream(client: Client, docker: FakeDocker) -> None:
-    stream = await client.subscribe(filters={"type": ["container"]})
-    docker.emit_raw(b"\xff\xfe garbage\n")
-    docker.emit("container", "a", "x")
-    assert await stream.line() == b"\xff\xfe garbage\n"
-    assert await stream.actions(1) == ["a"]
-
-
-async def test_silence(client: Client, docker: FakeDocker) -> None:
     with docker.faults.silently():
         docker.run("web")
-    docker.kill("web")
-    assert [_short(event) for event in await history(client)] == ["kill", "network disconnect", "die"]
+    docker.emit("container", "d", "x")
+    assert await stream.actions(2) == ["b", "d"]
+    assert [_short(event) for event in await history(client)] == ["b", "c", "d"]
 
 
 # ---- faults of calls
 
 
-async def test_a_hanging_call_is_answered_when_it_is_undone(client: Client, docker: FakeDocker) -> None:
-    docker.run("one")
-    docker.run("two")
-    fault = docker.faults.hang("inspect", "one")
-    hanging = asyncio.create_task(client.get("/containers/one/json"))
-    await docker.until(lambda: docker.requests["inspect"])
-    assert (await client.get("/containers/two/json"))["Name"] == "/two"
-    assert not hanging.done()
-    fault.undo()
+async def test_faults_of_calls_can_be_limited_to_a_container(client: Client, docker: FakeDocker) -> None:
+    one, two = docker.run("one"), docker.run("two")
+    with docker.faults.fail("inspect", 503, "go away", id="one"), docker.faults.fail("pause", id=two):
+        assert await client.call("GET", f"/containers/{one}/json") == (503, {"message": "go away"})
+        assert (await client.get("/containers/two/json"))["Name"] == "/two"
+        assert (await client.call("POST", "/containers/two/pause"))[0] == 500
+        assert docker.container("two").status == "running"
+    with docker.faults.hang("inspect", "one"):
+        seen = docker.requests["inspect"]
+        hanging = asyncio.create_task(client.get("/containers/one/json"))
+        await docker.until(lambda: docker.requests["inspect"] > seen)
+        assert (await client.get("/containers/two/json"))["Name"] == "/two"
+        assert not hanging.done()
     assert (await hanging)["Name"] == "/one"
-
-
-async def test_failing_calls(client: Client, docker: FakeDocker) -> None:
-    docker.run("web")
-    docker.faults.fail("inspect", 503, "go away", id="web", count=1)
-    assert await client.call("GET", f"/containers/{docker.container('web').id}/json") == (503, {"message": "go away"})
-    assert (await client.call("GET", "/containers/web/json"))[0] == 200
-    with docker.faults.fail("list"):
-        assert (await client.call("GET", "/containers/json"))[0] == 500
-    assert (await client.call("GET", "/containers/json"))[0] == 200
+    with docker.faults.pause_after("inspect", "two") as gate:
+        held = asyncio.create_task(client.get("/containers/two/json"))
+        await gate.reached()
+        assert (await client.get("/containers/one/json"))["Name"] == "/one"
+    assert (await held)["Name"] == "/two"
     docker.faults.fail("events", 500)
     assert (await client.call("GET", "/events"))[0] == 500
-    with pytest.raises(ValueError, match="no kind of call"):
-        docker.faults.fail("lists")
-
-
-async def test_a_failing_operation_does_nothing(client: Client, docker: FakeDocker) -> None:
-    docker.run("web")
-    with docker.faults.fail("pause"):
-        assert (await client.call("POST", "/containers/web/pause"))[0] == 500
-    assert docker.container("web").status == "running"
-
-
-async def test_slow_calls(client: Client, docker: FakeDocker) -> None:
-    loop = asyncio.get_running_loop()
-    before = loop.time()
-    with docker.faults.slow("list", 0.05):
-        await client.get("/containers/json")
-    assert loop.time() - before >= 0.05
-
-
-async def test_garbled_answers(client: Client, docker: FakeDocker) -> None:
-    docker.faults.garble("list", b"{nonsense", count=1)
-    async with client.session.get("/containers/json") as response:
-        assert (response.status, await response.read()) == (200, b"{nonsense")
-    assert await client.get("/containers/json") == []
 
 
 async def test_answers_that_are_cut_in_the_middle(client: Client, docker: FakeDocker) -> None:
@@ -742,110 +634,28 @@ async def test_a_stale_listing(client: Client, docker: FakeDocker) -> None:
     assert [item["Names"] for item in await client.get("/containers/json")] == [["/two"]]
 
 
-async def test_a_gate_before_the_state_is_read(client: Client, docker: FakeDocker) -> None:
-    gate = docker.faults.pause_at("list")
-    listing = asyncio.create_task(client.get("/containers/json"))
-    await gate.reached()
-    docker.run("web")
-    assert gate.held == 1
-    gate.release()
-    assert len(await listing) == 1
-    assert len(await client.get("/containers/json")) == 1  # the gate is open for good
-
-
-async def test_a_gate_after_the_state_was_read(client: Client, docker: FakeDocker) -> None:
-    docker.run("web")
-    with docker.faults.pause_after("inspect", "web") as gate:
-        inspection = asyncio.create_task(client.get("/containers/web/json"))
-        await gate.reached()
-        docker.exit("web")
-    assert (await inspection)["State"]["Running"] is True
-
-
-async def test_a_gate_lets_calls_go_one_by_one(client: Client, docker: FakeDocker) -> None:
-    gate = docker.faults.pause_at("ping")
-    calls = [asyncio.create_task(client.get("/_ping")) for _ in range(3)]
-    await gate.reached(3)
-    gate.step()
-    await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
-    assert sum(call.done() for call in calls) == 1
-    gate.step(2)
-    assert await asyncio.gather(*calls) == ["OK"] * 3
-
-
-async def test_a_gate_after_the_subscription(client: Client, docker: FakeDocker) -> None:
-    gate = docker.faults.pause_after("events")
-    stream = await client.subscribe()
-    await gate.reached()
-    docker.emit("container", "a", "x")
-    assert docker.unsent == 1
-    gate.release()
-    assert await stream.actions(1) == ["a"]
-
-
 # ---- faults of connections
 
 
-async def test_cut_streams_end_in_the_middle(client: Client, docker: FakeDocker) -> None:
-    stream = await client.subscribe()
-    docker.faults.cut_streams()
-    with pytest.raises(aiohttp.ClientPayloadError):
-        await stream.line()
-    assert (await client.call("GET", "/_ping"))[0] == 200
-
-
-async def test_ended_streams_end_properly(client: Client, docker: FakeDocker) -> None:
-    stream = await client.subscribe()
-    docker.emit("container", "a", "x")
-    docker.faults.end_streams()
-    assert await stream.actions(1) == ["a"]
-    assert await stream.line() == b""
-
-
-async def test_a_killed_engine_refuses_and_forgets(client: Client, docker: FakeDocker) -> None:
-    docker.run("one")
-    stream = await client.subscribe()
-    gate = docker.faults.pause_at("info")
-    call = asyncio.create_task(client.get("/info"))
-    await gate.reached()
-    docker.faults.refuse()
-    with pytest.raises(aiohttp.ClientPayloadError):
-        await stream.line()
-    with pytest.raises(aiohttp.ClientError):
-        await call
-    with pytest.raises(aiohttp.ClientConnectorError) as refused:
-        await client.get("/_ping")
-    assert isinstance(refused.value.os_error, ConnectionRefusedError)  # the file is still there
-    docker.faults.clear()
-    docker.kill("one")
-    await docker.faults.accept()
-    assert await history(client) == []
-    docker.start("one")
-    assert [_short(event) for event in await history(client)] == ["network connect", "start"]
-
-
-@pytest.mark.parametrize("keep", [True, False])
-async def test_a_restarted_engine(client: Client, docker: FakeDocker, *, keep: bool) -> None:
+@pytest.mark.parametrize("how", ["killed", "restarted", "without live-restore"])
+async def test_an_engine_that_ends_forgets_its_ring(client: Client, docker: FakeDocker, how: str) -> None:
     docker.run("one")
     pid = docker.container("one").pid
-    await docker.faults.restart(keep_containers=keep)
+    if how == "killed":
+        docker.faults.refuse()
+        with pytest.raises(aiohttp.ClientConnectorError) as refused:
+            await client.get("/_ping")
+        assert isinstance(refused.value.os_error, ConnectionRefusedError)  # the file is still there
+        docker.rename("one", "other")
+        docker.rename("other", "one")
+        await docker.faults.accept()
+    else:
+        await docker.faults.restart(keep_containers=how == "restarted")
     assert await history(client) == []
     state = (await client.get("/containers/one/json"))["State"]
-    assert (state["Running"], state["Pid"]) == ((True, pid) if keep else (False, 0))
-
-
-async def test_a_frozen_engine_is_silent_and_then_goes_on(client: Client, docker: FakeDocker) -> None:
-    stream = await client.subscribe()
-    frozen = docker.faults.freeze()
-    call = asyncio.create_task(client.get("/containers/json"))
-    reading = asyncio.create_task(stream.take(3))
-    await docker.until(lambda: docker.requests["list"])
-    docker.run("web")
-    done, _ = await asyncio.wait({call, reading}, timeout=0.05)
-    assert not done
-    frozen.undo()
-    assert len(await call) == 1
-    assert [_short(event) for event in await reading] == ["create", "network connect", "start"]
+    assert (state["Running"], state["Pid"]) == ((False, 0) if how == "without live-restore" else (True, pid))
+    docker.rename("one", "told")
+    assert [_short(event) for event in await history(client)] == ["rename"]
 
 
 async def test_a_frozen_engine_restarts_nothing() -> None:
@@ -928,16 +738,6 @@ async def test_it_serves_at_a_given_path_and_over_tcp(tmp_path: Any) -> None:
                     assert len(await response.json()) == 1
                 await docker.faults.restart()  # the same port again
     assert list(tmp_path.iterdir()) == []
-
-
-async def test_it_is_entered_once() -> None:
-    docker = FakeDocker()
-    with pytest.raises(RuntimeError, match="chosen when it is entered"):
-        _ = docker.address
-    async with docker:
-        pass
-    with pytest.raises(RuntimeError, match="only once"):
-        await docker.__aenter__()
 
 
 async def test_ids_are_repeatable_with_a_seed() -> None:
