@@ -65,29 +65,19 @@ def pod(**more: Any) -> wire.PodSandbox:
         (b'{"pid": 4711, "sandboxID": "s1"}', 4711),
         (b'{"pid": 1}', 1),
         (b'{"pid": 2147483647}', 2147483647),
+        (json.dumps({"runtimeSpec": {"env": ["x" * 1000] * 1000}, "pid": 7}).encode(), 7),
         # Stopped, or without a process:
-        (b'{"pid": 0}', None),
-        (b"{}", None),
-        # Nonsense of all kinds:
-        (b'{"pid": -1}', None),
-        (b'{"pid": 2147483648}', None),
-        (b'{"pid": 1e3}', None),
-        (b'{"pid": true}', None),
-        (b'{"pid": "4711"}', None),
-        (b'{"pid": null}', None),
-        (b'{"pid": [4711]}', None),
-        (b'{"Pid": 4711}', None),
-        (b'{"process": {"pid": 4711}}', None),
-        (b'{"pid": ' + b"9" * 5000 + b"}", None),
-        (b'{"pid": NaN}', None),
-        (b'{"pid": 4711', None),
-        (b"[4711]", None),
-        (b"4711", None),
-        (b"null", None),
-        (b"", None),
-        (b"pid: 4711", None),
-        (b'{"pid": 4711, "x": "\xff"}', None),
-        (b"\xff\xfe\x00", None),
+        *((told, None) for told in (b'{"pid": 0}', b"{}")),
+        # Numbers that are none, or no PID:
+        *((b'{"pid": %s}' % told, None) for told in (b"-1", b"2147483648", b"1e3", b"9" * 5000, b"NaN")),
+        *((b'{"pid": %s}' % told, None) for told in (b"true", b'"4711"', b"null", b"[4711]")),
+        # Told elsewhere, or not as JSON:
+        *((told, None) for told in (b'{"Pid": 4711}', b'{"process": {"pid": 4711}}', b"[4711]", b"4711", b"null")),
+        *(
+            (told, None)
+            for told in (b'{"pid": 4711', b"", b"pid: 4711", b'{"pid": 4711, "x": "\xff"}', b"\xff\xfe\x00")
+        ),
+        # Too deep, or too long:
         (b"[" * 100_000, None),
         (b'{"pid": 4711, "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", None),
         (b'{"pid": 4711, "x": "' + b"x" * reading.MAX_INFO + b'"}', None),
@@ -98,11 +88,6 @@ def test_pid_is_read_from_sound_information_only(told: bytes, expected: int | No
     assert pid(verbose(info(told))) == expected
 
 
-def test_large_information_is_read() -> None:
-    told = json.dumps({"runtimeSpec": {"env": ["x" * 1000] * 1000}, "pid": 7}).encode()
-    assert pid(verbose(info(told))) == 7
-
-
 def test_information_under_another_key_or_none_is_none() -> None:
     assert verbose([]) == {}
     assert verbose([wire.Entry(key=b"Info", value=b'{"pid": 1}')]) == {}
@@ -111,39 +96,31 @@ def test_information_under_another_key_or_none_is_none() -> None:
 
 # ---- containers and sandboxes
 
+POD = {"io.kubernetes.pod.name": "shop", "io.kubernetes.pod.namespace": "prod", "io.kubernetes.pod.uid": "u1"}
+
+WEB = {"io.kubernetes.container.name": "web"}
+
+SANDBOX = {"io.kubernetes.sandbox": ""}
+
 
 def test_container_bears_its_name_and_the_labels_of_its_pod() -> None:
     labels = pod_labels(sandbox_record(pod()).labels)
     record = container_record(listed(labels=entries(tier="1"), annotations=entries(hash="2")), labels)
     read = container(record, "unix:///x", 4711)
     assert (read.id, read.name, read.pid, read.project, read.engine) == ("c1", "web", 4711, "", "unix:///x")
-    assert read.labels == {
-        "tier": "1",
-        "io.kubernetes.annotation/hash": "2",
-        "io.kubernetes.pod.name": "shop",
-        "io.kubernetes.pod.namespace": "prod",
-        "io.kubernetes.pod.uid": "u1",
-        "io.kubernetes.container.name": "web",
-    }
+    assert read.labels == {"tier": "1", "io.kubernetes.annotation/hash": "2"} | POD | WEB
 
 
 def test_sandbox_bears_the_name_of_its_pod_and_a_mark() -> None:
     record = sandbox_record(pod(labels=entries(app="shop"), annotations=entries(a="b")))
     assert (record.name, record.sandbox, record.running, record.image) == ("shop", True, True, "")
-    assert record.labels == {
-        "app": "shop",
-        "io.kubernetes.annotation/a": "b",
-        "io.kubernetes.pod.name": "shop",
-        "io.kubernetes.pod.namespace": "prod",
-        "io.kubernetes.pod.uid": "u1",
-        "io.kubernetes.sandbox": "",
-    }
+    assert record.labels == {"app": "shop", "io.kubernetes.annotation/a": "b"} | POD | SANDBOX
 
 
 def test_container_cannot_pretend_to_be_in_another_pod_or_a_sandbox() -> None:
-    own = {"io.kubernetes.pod.uid": "other", "io.kubernetes.sandbox": "", "io.kubernetes.container.name": "other"}
+    own = {"io.kubernetes.pod.uid": "other", "io.kubernetes.container.name": "other"} | SANDBOX
     record = container_record(listed(labels=entries(**own)), {"io.kubernetes.pod.uid": "u1"})
-    assert record.labels == {"io.kubernetes.pod.uid": "u1", "io.kubernetes.container.name": "web"}
+    assert record.labels == {"io.kubernetes.pod.uid": "u1"} | WEB
     forged = sandbox_record(pod(labels=entries(**own)))
     assert forged.labels["io.kubernetes.pod.uid"] == "u1"
 
@@ -154,58 +131,40 @@ def test_container_of_an_unknown_pod_keeps_what_it_says_of_itself() -> None:
 
 
 def test_what_has_no_name_has_its_id() -> None:
-    assert container_record(wire.Container(id=b"c1"), {}).name == "c1"
+    nameless = container_record(wire.Container(id=b"c1"), {})
+    assert (nameless.name, dict(nameless.labels)) == ("c1", {})
     assert sandbox_record(wire.PodSandbox(id=b"s1")).name == "s1"
-    assert "io.kubernetes.container.name" not in container_record(wire.Container(id=b"c1"), {}).labels
 
 
 def test_labels_tell_what_metadata_leave_out() -> None:
-    told = {
-        "io.kubernetes.pod.name": "shop",
-        "io.kubernetes.pod.namespace": "prod",
-        "io.kubernetes.pod.uid": "u1",
-        "io.kubernetes.container.name": "web",
+    told = entries(**POD | WEB)
+    container_told = container_record(wire.Container(id=b"c1", labels=told), {})
+    assert (container_told.name, dict(container_told.labels)) == ("web", POD | WEB)
+    pod_told = sandbox_record(wire.PodSandbox(id=b"s1", labels=told))
+    assert (pod_told.name, pod_labels(pod_told.labels)) == ("shop", POD)
+    partly = sandbox_record(wire.PodSandbox(metadata=wire.PodSandboxMetadata(uid=b"u2"), labels=told))
+    assert partly.labels == POD | WEB | {"io.kubernetes.pod.uid": "u2"} | SANDBOX
+    assert pod_labels(sandbox_record(wire.PodSandbox(id=b"s1")).labels) == dict.fromkeys(POD, "")
+
+
+def test_only_what_runs_and_only_a_ready_sandbox_is_alive() -> None:
+    states = {
+        0: False,
+        wire.CONTAINER_RUNNING: True,
+        wire.CONTAINER_EXITED: False,
+        wire.CONTAINER_UNKNOWN: None,
+        9: False,
     }
-    container_told = container_record(wire.Container(id=b"c1", labels=entries(**told)), {})
-    assert (container_told.name, dict(container_told.labels)) == ("web", told)
-    pod_told = sandbox_record(wire.PodSandbox(id=b"s1", labels=entries(**told)))
-    assert (pod_told.name, pod_labels(pod_told.labels)) == ("shop", pod_labels(told))
-    partly = wire.PodSandboxMetadata(uid=b"u2")
-    assert sandbox_record(wire.PodSandbox(metadata=partly, labels=entries(**told))).labels == told | {
-        "io.kubernetes.pod.uid": "u2",
-        "io.kubernetes.sandbox": "",
-    }
-    assert pod_labels(sandbox_record(wire.PodSandbox(id=b"s1")).labels) == dict.fromkeys(pod_labels(told), "")
+    assert {state: container_record(listed(state=state), {}).running for state in states} == states
+    states = {0: True, wire.SANDBOX_NOTREADY: False, 9: False}
+    assert {state: sandbox_record(pod(state=state)).running for state in states} == states
 
 
-@pytest.mark.parametrize(
-    ("state", "running"),
-    [
-        (0, False),
-        (wire.CONTAINER_RUNNING, True),
-        (wire.CONTAINER_EXITED, False),
-        (wire.CONTAINER_UNKNOWN, None),
-        (9, False),
-    ],
-)
-def test_only_what_runs_is_alive(state: int, running: bool | None) -> None:
-    assert container_record(listed(state=state), {}).running is running
-
-
-@pytest.mark.parametrize(("state", "running"), [(0, True), (wire.SANDBOX_NOTREADY, False), (9, False)])
-def test_only_a_ready_sandbox_is_alive(state: int, running: bool) -> None:
-    assert sandbox_record(pod(state=state)).running is running
-
-
-def test_image_is_the_one_that_the_user_named() -> None:
+def test_image_is_the_one_that_the_user_named_whatever_it_is_named_now() -> None:
     spec = wire.ImageSpec(image=b"sha256:1234", user_specified_image=b"nginx:1")
     assert container_record(listed(image=spec), {}).image == "nginx:1"
     record = container_record(listed(), {})
     assert record.image == "sha256:1234"
-
-
-def test_image_stays_as_it_was_named_whatever_it_is_named_now() -> None:
-    record = container_record(listed(), {})
     for now in (wire.ImageSpec(), wire.ImageSpec(image=b"other:2")):
         status = wire.ContainerStatus(id=b"c1", image=now, started_at=7 * SECOND)
         assert container(record, "", 1, status=status).image == "sha256:1234"
@@ -218,12 +177,8 @@ def test_start_is_told_by_a_status_only() -> None:
     assert container(record, "", 1, status=status).started_at == datetime(1970, 1, 1, 0, 0, 7, 1, tzinfo=UTC)
 
 
-@pytest.mark.parametrize("nothing", [0, -1, -6795364578871345152, -(2**63)])
-def test_no_time_is_none(nothing: int) -> None:
-    assert moment(nothing) is None
-
-
-def test_the_last_time_of_the_wire_can_be_read() -> None:
+def test_no_time_is_none_and_the_last_one_of_the_wire_can_be_read() -> None:
+    assert {moment(nothing) for nothing in (0, -1, -6795364578871345152, -(2**63))} == {None}
     told = moment(2**63 - 1)
     assert told is not None
     assert told.year == 2262
@@ -231,11 +186,9 @@ def test_the_last_time_of_the_wire_can_be_read() -> None:
 
 def test_hostile_text_is_read_with_replacements() -> None:
     bad = [wire.Entry(key=b"\xffk", value=b"\xfe")]
-    record = container_record(
-        listed(metadata=wire.ContainerMetadata(name=b"w\xff"), labels=bad, image=wire.ImageSpec(image=b"\xff")), {}
-    )
-    assert (record.name, record.image) == ("w\ufffd", "\ufffd")
-    assert record.labels["\ufffdk"] == "\ufffd"
+    named = wire.ContainerMetadata(name=b"w\xff")
+    record = container_record(listed(metadata=named, labels=bad, image=wire.ImageSpec(image=b"\xff")), {})
+    assert (record.name, record.image, record.labels["\ufffdk"]) == ("w\ufffd", "\ufffd", "\ufffd")
 
 
 def test_inspection_tells_all_that_is_listed_and_the_information() -> None:
@@ -253,7 +206,7 @@ def test_records_differ_by_what_may_not_change() -> None:
     assert container_record(listed(), {}) == first
     assert container_record(listed(created_at=6 * SECOND), {}) != first
     assert container_record(listed(labels=entries(a="1")), {}) != first
-    assert first.labels == FrozenMapping({"io.kubernetes.container.name": "web"})
+    assert first.labels == FrozenMapping(WEB)
 
 
 # ---- events
@@ -264,15 +217,18 @@ def event(kind: int, **more: Any) -> wire.ContainerEventResponse:
     return wire.ContainerEventResponse(**(fields | more))
 
 
-AT = datetime(1970, 1, 1, 0, 0, 9, tzinfo=UTC)
-
-
 def test_events_are_signals() -> None:
-    assert signal(event(wire.CONTAINER_CREATED_EVENT)) is None
-    assert signal(event(wire.CONTAINER_STARTED_EVENT)) == Signal(SignalType.STARTED, "c1", AT)
-    assert signal(event(wire.CONTAINER_STOPPED_EVENT)) == Signal(SignalType.EXITED, "c1", AT)
-    assert signal(event(wire.CONTAINER_DELETED_EVENT)) == Signal(SignalType.CHANGED, "c1", likely_exiting=True)
-    assert signal(event(9)) is None
+    at = datetime(1970, 1, 1, 0, 0, 9, tzinfo=UTC)
+    signals = {
+        wire.CONTAINER_CREATED_EVENT: None,
+        wire.CONTAINER_STARTED_EVENT: Signal(SignalType.STARTED, "c1", at),
+        wire.CONTAINER_STOPPED_EVENT: Signal(SignalType.EXITED, "c1", at),
+        wire.CONTAINER_DELETED_EVENT: Signal(SignalType.CHANGED, "c1", likely_exiting=True),
+        9: None,
+    }
+    assert {kind: signal(event(kind)) for kind in signals} == signals
+    with pytest.raises(ValueError, match="no container"):
+        signal(wire.ContainerEventResponse())
 
 
 def test_stop_tells_the_exit_code_of_this_container_if_it_has_exited() -> None:
@@ -288,11 +244,6 @@ def test_stop_tells_the_exit_code_of_this_container_if_it_has_exited() -> None:
     assert code(status(b"c1", 0)) == 0
     assert code(status(b"c0", 1)) is None
     assert code(status(b"c1", 0, wire.CONTAINER_RUNNING)) is None
-
-
-def test_event_of_no_container_makes_no_sense() -> None:
-    with pytest.raises(ValueError, match="no container"):
-        signal(wire.ContainerEventResponse())
 
 
 def test_event_tells_whether_it_is_about_a_sandbox() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.checker import Checked
 from tests.support.followed import eventually
+from tests.support.outage import lost
 from whalewatch import (
     AddressError,
     EngineError,
@@ -59,6 +60,29 @@ async def following(engine: FakeCRI, **options: Any) -> AsyncIterator[Checked]:
             await asyncio.wait({reader})
         if not reader.cancelled():
             reader.result()
+
+
+@asynccontextmanager
+async def connected(engine: FakeCRI, source: Any = None, **options: Any) -> AsyncIterator[cri.CRIEngine]:
+    """Connect without a watcher."""
+    adapter = cri.CRIEngine(engine.address, source=source, **options)
+    await adapter.connect()
+    try:
+        yield adapter
+    finally:
+        await adapter.close()
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[FakeCRI]:
+    async with FakeCRI() as running:
+        yield running
+
+
+@pytest.fixture
+async def containerd() -> AsyncIterator[Containerd]:
+    async with Containerd() as running:
+        yield running
 
 
 def bare(engine: FakeCRI) -> str:
@@ -122,31 +146,21 @@ async def test_source_is_chosen_to_fit_the_engine(
     assert [r.levelno for r in told] == ([logging.INFO] if source == "poll" else [])
 
 
-async def test_missing_pod_events_are_told_once_and_never_an_outage(caplog: pytest.LogCaptureFixture) -> None:
+async def test_missing_pod_events_are_told_once_and_looked_for_again(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "whalewatch.cri")
-    async with FakeCRI(pod_events="ended") as engine:
-        watcher = cri.watch(engine.address, **QUICK)
+    async with FakeCRI(pod_events="ended") as engine, connected(engine) as adapter:
         for events in ("ended", "unimplemented", "ended"):  # whatever the engine says about it
             engine._state.events.mode = events
-            await watcher.engine.connect()
-            assert watcher.engine.source == "poll"
-        await watcher.engine.close()
-    assert len(caplog.records) == 1
-
-
-async def test_engine_that_learns_pod_events_is_followed_by_them_after_it_comes_back() -> None:
-    async with FakeCRI(pod_events="ended") as engine:
-        adapter = cri.CRIEngine(engine.address)
-        await adapter.connect()
-        assert adapter.source == "poll"
+            await adapter.connect()
+            assert adapter.source == "poll"
+        assert len(caplog.records) == 1
         engine._state.events.mode = "broadcast"
         await adapter.connect()
         assert adapter.source == "pod-events"
-        await adapter.close()
 
 
-async def test_stream_that_keeps_ending_late_without_an_event_is_given_up_for_polling() -> None:
-    async with FakeCRI() as engine, following(engine) as check:
+async def test_stream_that_keeps_ending_late_without_an_event_is_given_up_for_polling(engine: FakeCRI) -> None:
+    async with following(engine) as check:
         watcher = check.watcher
         for _ in range(2):
             await engine.until(lambda: engine.subscribers)
@@ -164,67 +178,65 @@ async def test_stream_that_keeps_ending_late_without_an_event_is_given_up_for_po
         assert watcher.stats.outages == 2
 
 
-async def test_connections_that_are_lost_do_not_speak_against_pod_events() -> None:
-    async with FakeCRI() as engine:
-        adapter = cri.CRIEngine(engine.address)
-        for _ in range(4):
-            await adapter.connect()
-            assert adapter.source == "pod-events"
-            stream = adapter.signals()
+async def test_connections_that_are_lost_do_not_speak_against_pod_events(engine: FakeCRI) -> None:
+    adapter = cri.CRIEngine(engine.address)
+    for _ in range(4):
+        await adapter.connect()
+        assert adapter.source == "pod-events"
+        stream = adapter.signals()
+        await anext(stream)
+        await engine.faults.restart()
+        with pytest.raises(EngineUnavailable):
             await anext(stream)
-            await engine.faults.restart()
-            with pytest.raises(EngineUnavailable):
-                await anext(stream)
-        await adapter.close()
+    await adapter.close()
 
 
 @pytest.mark.parametrize("refusal", ["UNIMPLEMENTED", "UNKNOWN", "PERMISSION_DENIED"])
 async def test_stream_that_keeps_being_refused_late_is_given_up_for_polling(
-    refusal: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    engine: FakeCRI, refusal: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO, "whalewatch.cri")
     monkeypatch.setattr(pod_events, "PROBE", 0.0)  # no engine is as fast as that
-    async with FakeCRI() as engine:
-        late = engine.faults.pause_at("events")
-        engine.faults.fail("events", refusal)
-        async with following(engine) as check:
-            watcher = check.watcher
-            for lost in (1, 2):
-                await eventually(lambda: watcher.status.state is WatchState.SYNCED)
-                assert watcher.status.source == "pod-events"
-                await outages(watcher, lost, lambda: late.step(late.held))
-            await watcher.portfolio.in_sync(PATIENCE)
-            assert watcher.status.source == "poll"
-            pod = engine.run_pod("shop")
-            await check.until(lambda: story(check) == [("started", pod)])
-            assert watcher.stats.outages == 2
-            late.undo()
+    late = engine.faults.pause_at("events")
+    engine.faults.fail("events", refusal)
+    async with following(engine) as check:
+        watcher = check.watcher
+        for lost in (1, 2):
+            await eventually(lambda: watcher.status.state is WatchState.SYNCED)
+            assert watcher.status.source == "pod-events"
+            await outages(watcher, lost, lambda: late.step(late.held))
+        await watcher.portfolio.in_sync(PATIENCE)
+        assert watcher.status.source == "poll"
+        pod = engine.run_pod("shop")
+        await check.until(lambda: story(check) == [("started", pod)])
+        assert watcher.stats.outages == 2
+        late.undo()
     assert len([r for r in caplog.records if "listing every" in r.getMessage()]) == 1
 
 
-async def test_end_of_two_streams_that_overlap_speaks_once_against_pod_events() -> None:
-    async with FakeCRI() as engine:
-        adapter = cri.CRIEngine(engine.address)
-        for source in ("pod-events", "pod-events", "poll", "pod-events"):  # which have another chance
-            await adapter.connect()
-            assert adapter.source == source
-            if source == "poll":
-                continue
-            streams = [adapter.signals(), adapter.signals()]
-            for stream in streams:
-                await anext(stream)
-            await eventually(lambda: engine.subscribers == 2)
-            engine.faults.end_streams()
-            for stream in streams:
-                assert await anext(stream, None) is None
-        await adapter.close()
+async def test_end_of_two_streams_that_overlap_speaks_once_against_pod_events(engine: FakeCRI) -> None:
+    adapter = cri.CRIEngine(engine.address)
+    for source in ("pod-events", "pod-events", "poll", "pod-events"):  # which have another chance
+        await adapter.connect()
+        assert adapter.source == source
+        if source == "poll":
+            continue
+        streams = [adapter.signals(), adapter.signals()]
+        for stream in streams:
+            await anext(stream)
+        await eventually(lambda: engine.subscribers == 2)
+        engine.faults.end_streams()
+        for stream in streams:
+            assert await anext(stream, None) is None
+    await adapter.close()
 
 
 async def test_restarts_of_an_engine_that_is_idle_do_not_speak_against_its_pod_events(
+    engine: FakeCRI,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("whalewatch.cri.engine.LASTING", 0.0)
-    async with FakeCRI() as engine, following(engine) as check:
+    async with following(engine) as check:
         watcher = check.watcher
         for restarts in range(1, 5):
             await eventually(lambda: engine.subscribers == 1)
@@ -236,61 +248,54 @@ async def test_restarts_of_an_engine_that_is_idle_do_not_speak_against_its_pod_e
 
 
 @pytest.mark.parametrize("refusal", ["UNIMPLEMENTED", "PERMISSION_DENIED", "UNAUTHENTICATED"])
-async def test_containerd_that_lets_nobody_but_the_cri_through_is_polled(refusal: str) -> None:
-    async with Containerd() as engine:
-        engine.native.faults.fail("server", refusal)
-        async with following(engine) as check:
+async def test_containerd_that_lets_nobody_but_the_cri_through_is_polled(containerd: Containerd, refusal: str) -> None:
+    containerd.native.faults.fail("server", refusal)
+    async with following(containerd) as check:
+        assert check.watcher.status.source == "poll"
+        assert {c.id for c in check.watcher.portfolio.snapshot()} == {containerd.pod, containerd.web}
+    adapter = cri.CRIEngine(containerd.address, source="native")
+    with pytest.raises(UnsupportedEngine, match="needs containerd's own API"):
+        await adapter.connect()
+    await adapter.close()
+
+
+@pytest.mark.parametrize(
+    ("events", "fault", "source", "error", "why"),
+    [
+        ("broadcast", (), "native", UnsupportedEngine, "needs containerd's own API"),
+        ("ended", (), "pod-events", UnsupportedEngine, "ends at once"),
+        ("unimplemented", (), "pod-events", UnsupportedEngine, "does not know this call"),
+        ("broadcast", ("version", "UNAVAILABLE"), None, EngineUnavailable, "told to fail"),
+        ("broadcast", ("events", "UNAVAILABLE"), None, EngineUnavailable, "told to fail"),
+        (
+            "broadcast",
+            ("version", "UNIMPLEMENTED"),
+            None,
+            UnsupportedEngine,
+            r"the CRI \(runtime.v1\).*disabled_plugins",
+        ),
+    ],
+)
+async def test_engine_that_cannot_be_followed_so_is_refused_with_a_reason(
+    events: Any, fault: tuple[str, str], source: Any, error: type[EngineError], why: str
+) -> None:
+    async with FakeCRI(pod_events=events) as engine:
+        if fault:
+            engine.faults.fail(*fault)
+        adapter = cri.CRIEngine(engine.address, source=source)
+        with pytest.raises(error, match=why):
+            await adapter.connect()
+        assert adapter.source == (source or "")
+        await adapter.close()
+        engine.faults.clear()
+        async with following(engine, source="poll") as check:
             assert check.watcher.status.source == "poll"
-            assert {c.id for c in check.watcher.portfolio.snapshot()} == {engine.pod, engine.web}
-        adapter = cri.CRIEngine(engine.address, source="native")
-        with pytest.raises(UnsupportedEngine, match="needs containerd's own API"):
-            await adapter.connect()
-        await adapter.close()
 
 
-async def test_forced_source_is_taken_or_refused_with_a_reason() -> None:
-    for source, events, why in (
-        ("native", "broadcast", "needs containerd's own API"),
-        ("pod-events", "ended", "ends at once"),
-        ("pod-events", "unimplemented", "does not know this call"),
-    ):
-        async with FakeCRI(pod_events=events) as engine:  # type: ignore[arg-type]
-            async with cri.watch(engine.address, source=source, retry=None) as watcher:  # type: ignore[arg-type]
-                with pytest.raises(UnsupportedEngine, match=why):
-                    await watcher.ready(PATIENCE)
-            async with following(engine, source="poll") as check:
-                assert check.watcher.status.source == "poll"
-
-
-async def test_probe_of_an_engine_that_is_lost_is_an_outage_and_no_choice() -> None:
-    for kind in ("version", "events"):
-        async with FakeCRI() as engine:
-            engine.faults.fail(kind, "UNAVAILABLE")
-            adapter = cri.CRIEngine(engine.address)
-            with pytest.raises(EngineUnavailable):
-                await adapter.connect()
-            assert adapter.source == ""
-            await adapter.close()
-
-
-async def test_engine_without_the_cri_is_told_with_a_remedy() -> None:
-    async with FakeCRI() as engine:
-        engine.faults.fail("version", "UNIMPLEMENTED")
-        adapter = cri.CRIEngine(engine.address)
-        with pytest.raises(UnsupportedEngine, match=r"does not speak the CRI \(runtime.v1\).*disabled_plugins"):
-            await adapter.connect()
-        await adapter.close()
-
-
-def test_address_has_no_default() -> None:
-    for nothing in (None, ""):
+def test_addresses_and_options_that_make_no_sense_are_refused() -> None:
+    for nothing in ((), (None,), ("",)):
         with pytest.raises(AddressError, match=r"no default.*/run/containerd/containerd.sock.*/run/crio/crio.sock"):
-            cri.watch(nothing)
-    with pytest.raises(AddressError, match="no default"):
-        cri.watch()
-
-
-def test_options_that_make_no_sense_are_refused() -> None:
+            cri.watch(*nothing)
     with pytest.raises(ValueError, match="native, pod-events, poll"):
         cri.watch("/run/x.sock", source="events")  # type: ignore[arg-type]
     for poll in (0, -1, float("nan")):
@@ -320,320 +325,238 @@ EACH = pytest.mark.parametrize("source", ["native", "pod-events", "poll"])
 
 
 @BOTH
-async def test_pods_live_and_die(source: str) -> None:
-    async with FakeCRI() as engine:
-        s1 = engine.run_pod("shop", "prod", uid="u1")
-        c1 = engine.run(s1, "web", attempt=1)
-        engine.create(s1, "later")
-        engine.exit(engine.run(s1, "web"))
-        engine.stop_pod(engine.run_pod("old", "prod", uid="u0"))
-        async with following(engine, source=source) as check:
-            portfolio = check.watcher.portfolio
-            (pod,) = await portfolio.pods()
-            assert (pod.name, pod.namespace, pod.uid, pod.container_names) == ("shop", "prod", "u1", ("web",))
-            assert pod.sandbox is not None
-            assert (pod.sandbox.id, pod.sandbox.name, pod.sandbox.pid) == (s1, "shop", 5001)
-            web = pod.container("web")
-            assert web is not None
-            assert web.pid == 5002
-            assert web.started_at is not None
-            engine.exit(c1, 3)
-            await check.until(lambda: ("exited", c1) in story(check))
-            c2 = engine.run(s1, "web", attempt=2)
-            await check.until(lambda: ("started", c2) in story(check))
-            pod_now = await portfolio.pod("u1")
-            assert pod_now is not None
-            assert [c.id for c in pod_now] == [c2]
-            engine.exit(c2)
-            engine.stop_pod(s1)
-            await check.until(lambda: not check.fold.alive)
-            assert await portfolio.pods() == ()
-            codes = {e.container.id: e.exit_code for e in check.fold.events if e.type.value == "exited"}
-            assert codes == {
-                c1: 3 if source == "pod-events" else None,
-                c2: 0 if source == "pod-events" else None,
-                s1: None,
-            }
-            assert all(e.origin is Origin.ENGINE for e in check.fold.events if e.type.value == "exited")
-            assert check.watcher.stats.drift == 0
+async def test_one_listing_each_and_one_status_for_each_that_runs(engine: FakeCRI, source: str) -> None:
+    pod = engine.run_pod("shop")
+    ids = [engine.run(pod, f"c{number}") for number in range(5)]
+    engine.exit(ids[4])
+    async with following(engine, source=source, poll=60) as check:
+        await engine.until(lambda: asked(engine, "container_list", "pod_list") == 4)  # and again to confirm
+        assert check.watcher.portfolio.snapshot().total() == 5
+        assert engine.requests["container_status"] == 4
+        assert engine.requests["pod_status"] == 1
 
 
 @BOTH
-async def test_one_listing_each_and_one_status_for_each_that_runs(source: str) -> None:
-    async with FakeCRI() as engine:
-        pod = engine.run_pod("shop")
-        ids = [engine.run(pod, f"c{number}") for number in range(5)]
-        engine.exit(ids[4])
-        async with following(engine, source=source, poll=60) as check:
-            await engine.until(lambda: asked(engine, "container_list", "pod_list") == 4)  # and again to confirm
-            assert check.watcher.portfolio.snapshot().total() == 5
-            assert engine.requests["container_status"] == 4
-            assert engine.requests["pod_status"] == 1
-
-
-@BOTH
-async def test_audits_find_nothing_new_and_ask_for_no_status(source: str) -> None:
-    async with FakeCRI() as engine:
-        pod = engine.run_pod("shop")
-        engine.run(pod, "c1")
-        async with following(engine, source=source, audit=0.1) as check:
-            before = asked(engine, "container_status", "pod_status")
-            c2 = engine.run(pod, "c2")
-            await engine.until(lambda: engine.requests["container_list"] > 8)
-            engine.exit(c2)
-            await check.until(lambda: ("exited", c2) in story(check))
-            await engine.until(lambda: engine.requests["container_list"] > 16)
-            assert check.watcher.stats.drift == 0
-            assert asked(engine, "container_status", "pod_status") == before + 1
+async def test_audits_find_nothing_new_and_ask_for_no_status(engine: FakeCRI, source: str) -> None:
+    pod = engine.run_pod("shop")
+    engine.run(pod, "c1")
+    async with following(engine, source=source, audit=0.1) as check:
+        before = asked(engine, "container_status", "pod_status")
+        c2 = engine.run(pod, "c2")
+        await engine.until(lambda: engine.requests["container_list"] > 8)
+        engine.exit(c2)
+        await check.until(lambda: ("exited", c2) in story(check))
+        await engine.until(lambda: engine.requests["container_list"] > 16)
+        assert check.watcher.stats.drift == 0
+        assert asked(engine, "container_status", "pod_status") == before + 1
 
 
 INFOS = [
-    None,
-    b"{}",
-    b"[]",
-    b"no JSON",
-    b'{"pid": 0}',
-    b'{"pid": "7"}',
-    b'{"pid": -7}',
-    b"\xff",
-    b"[" * 10_000,
-    b"1" * 10_000,
+    *(None, b"{}", b"[]", b"no JSON", b'{"pid": 0}', b'{"pid": "7"}', b'{"pid": -7}', b"\xff"),
+    *(b"[" * 10_000, b"1" * 10_000),
 ]
 """Verbose information that tells no PID."""
 
 
 @BOTH
 async def test_container_without_a_pid_is_alive_told_once_and_counted(
-    source: str, caplog: pytest.LogCaptureFixture
+    engine: FakeCRI, source: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with FakeCRI() as engine:
-        pod = bare(engine)
-        ids = [engine.run(pod, f"c{number}") for number in range(len(INFOS))]
-        for id, info in zip(ids, INFOS, strict=True):
-            engine.faults.tell_info(info, id)
-        sound = engine.run(pod, "sound")
-        async with following(engine, source=source) as check:
-            alive = {c.id: c.pid for c in check.watcher.portfolio.snapshot()}
-            assert alive == dict.fromkeys(ids) | {sound: engine.containers[sound].pid}
-            adapter = check.watcher.engine
-            assert isinstance(adapter, cri.CRIEngine)
-            assert adapter.without_pid == len(INFOS)
-            engine.exit(ids[0])
-            await check.until(lambda: ("exited", ids[0]) in story(check))
+    pod = bare(engine)
+    ids = [engine.run(pod, f"c{number}") for number in range(len(INFOS))]
+    for id, info in zip(ids, INFOS, strict=True):
+        engine.faults.tell_info(info, id)
+    sound = engine.run(pod, "sound")
+    async with following(engine, source=source) as check:
+        alive = {c.id: c.pid for c in check.watcher.portfolio.snapshot()}
+        assert alive == dict.fromkeys(ids) | {sound: engine.containers[sound].pid}
+        adapter = check.watcher.engine
+        assert isinstance(adapter, cri.CRIEngine)
+        assert adapter.without_pid == len(INFOS)
+        engine.exit(ids[0])
+        await check.until(lambda: ("exited", ids[0]) in story(check))
     warned = [r.getMessage() for r in caplog.records if "no PID" in r.getMessage()]
     assert len(warned) == 1
 
 
 @BOTH
-async def test_pid_that_is_told_late_is_found_by_an_audit(source: str) -> None:
-    async with FakeCRI() as engine:
-        c1 = engine.run(bare(engine), "c1")
-        untold = engine.faults.tell_info(None, c1)
-        async with following(engine, source=source, audit=0.1) as check:
-            assert pids(check) == {c1: None}
-            untold.undo()
-            await check.until(lambda: story(check)[-1:] == [("updated", c1)])
-            assert pids(check) == {c1: engine.containers[c1].pid}
+async def test_pid_that_is_told_late_is_found_by_an_audit(engine: FakeCRI, source: str) -> None:
+    c1 = engine.run(bare(engine), "c1")
+    untold = engine.faults.tell_info(None, c1)
+    async with following(engine, source=source, audit=0.1) as check:
+        assert pids(check) == {c1: None}
+        untold.undo()
+        await check.until(lambda: story(check)[-1:] == [("updated", c1)])
+        assert pids(check) == {c1: engine.containers[c1].pid}
 
 
 @EACH
-async def test_what_has_exited_is_forgotten(source: str) -> None:
-    async with Containerd() as engine:
-        adapter = cri.CRIEngine(engine.address, source=source)  # type: ignore[arg-type]
-        await adapter.connect()
+async def test_what_has_exited_is_forgotten(containerd: Containerd, source: str) -> None:
+    async with connected(containerd, source) as adapter:
         signals = adapter.signals()
         await anext(signals)
         await adapter.listing()
-        for id in (engine.web, engine.pod):
+        for id in (containerd.web, containerd.pod):
             assert await adapter.inspect(id) is not None
-        engine.native.exit(engine.web, namespace=NAMESPACE)
-        engine.exit(engine.web)
+        containerd.native.exit(containerd.web, namespace=NAMESPACE)
+        containerd.exit(containerd.web)
         async with asyncio.timeout(PATIENCE):
             signal = await anext(signals)
-        assert (signal.type.value, signal.id) == ("exited", engine.web)
+        assert (signal.type.value, signal.id) == ("exited", containerd.web)
         if source == "poll":
-            engine.remove(engine.web)
+            containerd.remove(containerd.web)
             await adapter.listing()
-        entries = adapter._following._link.records.entries()  # type: ignore[attr-defined]
-        assert {id for id, entry in entries if entry.record is not None or entry.read is not None} == {engine.pod}
+        records = adapter._following._link.records  # type: ignore[attr-defined]
+        assert [id for id, entry in records.entries() if entry.record or entry.read] == [containerd.pod]
         await signals.aclose()  # type: ignore[attr-defined]
-        await adapter.close()
 
 
 @BOTH
-async def test_sandbox_without_a_pid_is_not_in_the_picture(source: str, caplog: pytest.LogCaptureFixture) -> None:
-    async with FakeCRI() as engine:
-        pods = [engine.run_pod("shop", uid=f"u{number}") for number in range(len(INFOS))]
-        for id, info in zip(pods, INFOS, strict=True):
-            engine.faults.tell_info(info, id)
-        c1 = engine.run(pods[1], "web")
-        async with following(engine, source=source) as check:
-            assert [c.id for c in check.watcher.portfolio.snapshot()] == [c1]
-            pod = await check.watcher.portfolio.pod("u1")
-            assert pod is not None
-            assert (pod.sandbox, pod.name, pod.container_names) == (None, "shop", ("web",))
-            assert check.watcher.stats.unresolved == 0
+async def test_sandbox_without_a_pid_is_not_in_the_picture(
+    engine: FakeCRI, source: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    pods = [engine.run_pod("shop", uid=f"u{number}") for number in range(len(INFOS))]
+    for id, info in zip(pods, INFOS, strict=True):
+        engine.faults.tell_info(info, id)
+    c1 = engine.run(pods[1], "web")
+    async with following(engine, source=source) as check:
+        assert [c.id for c in check.watcher.portfolio.snapshot()] == [c1]
+        pod = await check.watcher.portfolio.pod("u1")
+        assert pod is not None
+        assert (pod.sandbox, pod.name, pod.container_names) == (None, "shop", ("web",))
+        assert check.watcher.stats.unresolved == 0
     assert not caplog.records
 
 
 @BOTH
-async def test_container_in_an_unknown_state_keeps_what_is_known(source: str) -> None:
-    async with FakeCRI() as engine:
-        pod = bare(engine)
-        c1 = engine.run(pod, "c1")
-        engine.faults.unknown(engine.run(pod, "never"))
-        async with following(engine, source=source, audit=0.1) as check:
-            unknown = engine.faults.unknown(c1)
-            looks = engine.requests["container_list"]
-            await engine.until(lambda: engine.requests["container_list"] > looks + 6)
-            assert [c.id for c in check.watcher.portfolio.snapshot()] == [c1]
-            assert check.watcher.stats.unresolved >= 1
-            assert check.watcher.stats.outages == 0
-            unknown.undo()
-            engine.exit(c1, 1)
-            await check.until(lambda: story(check)[-1:] == [("exited", c1)])
+async def test_container_in_an_unknown_state_keeps_what_is_known(engine: FakeCRI, source: str) -> None:
+    pod = bare(engine)
+    c1 = engine.run(pod, "c1")
+    engine.faults.unknown(engine.run(pod, "never"))
+    async with following(engine, source=source, audit=0.1) as check:
+        unknown = engine.faults.unknown(c1)
+        looks = engine.requests["container_list"]
+        await engine.until(lambda: engine.requests["container_list"] > looks + 6)
+        assert [c.id for c in check.watcher.portfolio.snapshot()] == [c1]
+        assert check.watcher.stats.unresolved >= 1
+        assert check.watcher.stats.outages == 0
+        unknown.undo()
+        engine.exit(c1, 1)
+        await check.until(lambda: story(check)[-1:] == [("exited", c1)])
 
 
 @BOTH
-async def test_status_of_something_else_is_not_believed(source: str) -> None:
+async def test_status_of_something_else_is_not_believed(engine: FakeCRI, source: str) -> None:
     other = wire.ListContainersResponse(containers=[wire.Container(id=b"other", state=wire.CONTAINER_RUNNING)])
     status = wire.ContainerStatusResponse(status=wire.ContainerStatus(id=b"other", state=wire.CONTAINER_RUNNING))
-    async with FakeCRI() as engine:
-        c1 = engine.run(bare(engine), "")
-        adapter = cri.CRIEngine(engine.address, source=source)  # type: ignore[arg-type]
-        await adapter.connect()
+    c1 = engine.run(bare(engine), "")
+    async with connected(engine, source) as adapter:
         engine.faults.garble("container_list", other.SerializeToString(), id="c2")
         assert await adapter.inspect("c2") is None, "there is none of that id"
         await adapter.listing()
         engine.faults.garble("container_status", status.SerializeToString(), id=c1)
         with pytest.raises(ProtocolViolation, match=f"asked about {c1}, it tells of 'other'"):
             await adapter.inspect(c1)
-        await adapter.close()
 
 
 @BOTH
-async def test_what_has_stopped_since_it_was_listed_is_gone(source: str) -> None:
-    async with FakeCRI() as engine:
-        pod = engine.run_pod("shop")
-        c1 = engine.run(pod, "c1")
-        adapter = cri.CRIEngine(engine.address, source=source)  # type: ignore[arg-type]
-        await adapter.connect()
+async def test_what_has_stopped_since_it_was_listed_is_gone_and_so_is_a_part_of_an_id(
+    engine: FakeCRI, source: str
+) -> None:
+    pod = engine.run_pod("shop")
+    c1 = engine.run(pod, "c1")
+    async with connected(engine, source) as adapter:
+        assert [await adapter.inspect(id) for id in (c1[:32], pod[:32], "nothing")] == [None] * 3
         assert (await adapter.listing()).containers.keys() == {pod, c1}
         engine.stop_pod(pod)
         engine.faults.tell_info('{"pid": 7}')  # as it was
-        assert await adapter.inspect(c1) is None
-        assert await adapter.inspect(pod) is None
-        await adapter.close()
+        assert [await adapter.inspect(id) for id in (c1, pod)] == [None] * 2
 
 
 @BOTH
-async def test_beginning_of_an_id_is_not_taken_for_the_id(source: str) -> None:
-    async with FakeCRI() as engine:
-        pod = engine.run_pod("shop")
-        container = engine.run(pod, "web")
-        adapter = cri.CRIEngine(engine.address, source=source)  # type: ignore[arg-type]
-        await adapter.connect()
-        assert await adapter.inspect(container[:32]) is None
-        assert await adapter.inspect(pod[:32]) is None
-        assert await adapter.inspect("nothing") is None
-        await adapter.close()
+async def test_container_that_cannot_be_read_is_unresolved_while_others_are_seen(engine: FakeCRI, source: str) -> None:
+    pod = engine.run_pod("shop")
+    c1 = engine.run(pod, "c1")
+    engine.faults.fail("container_status", "INTERNAL")
+    async with following(engine, source=source) as check:
+        assert [c.id for c in check.watcher.portfolio.snapshot()] == [pod]
+        assert check.watcher.stats.unresolved == 1
+        engine.faults.clear()
+        await check.until(lambda: ("started", c1) in story(check))
+        assert check.watcher.stats.unresolved == 0
 
 
 @BOTH
-async def test_container_that_cannot_be_read_is_unresolved_while_others_are_seen(source: str) -> None:
-    async with FakeCRI() as engine:
-        pod = engine.run_pod("shop")
-        c1 = engine.run(pod, "c1")
-        engine.faults.fail("container_status", "INTERNAL")
-        async with following(engine, source=source) as check:
-            assert [c.id for c in check.watcher.portfolio.snapshot()] == [pod]
-            assert check.watcher.stats.unresolved == 1
-            engine.faults.clear()
-            await check.until(lambda: ("started", c1) in story(check))
-            assert check.watcher.stats.unresolved == 0
-
-
-@BOTH
-async def test_hostile_text_hides_nothing(source: str) -> None:
-    async with FakeCRI() as engine:
-        pod = bare(engine)
-        c1 = engine.run(pod, "c1", labels={b"\xff": b"\xfe\x1b[2J"})
-        c2 = engine.run(pod, "c2")
-        async with following(engine, source=source) as check:
-            found = await check.watcher.portfolio.container(c1)
-            assert found is not None
-            assert found.labels["\ufffd"] == "\ufffd\x1b[2J"
-            assert c2 in check.watcher.portfolio.snapshot()
+async def test_hostile_text_hides_nothing(engine: FakeCRI, source: str) -> None:
+    pod = bare(engine)
+    c1 = engine.run(pod, "c1", labels={b"\xff": b"\xfe\x1b[2J"})
+    c2 = engine.run(pod, "c2")
+    async with following(engine, source=source) as check:
+        found = await check.watcher.portfolio.container(c1)
+        assert found is not None
+        assert found.labels["\ufffd"] == "\ufffd\x1b[2J"
+        assert c2 in check.watcher.portfolio.snapshot()
 
 
 @EACH
-async def test_what_has_no_id_is_not_there(source: str) -> None:
+async def test_what_has_no_id_is_not_there(containerd: Containerd, source: str) -> None:
     running = wire.Container(state=wire.CONTAINER_RUNNING)
     task = containerd_pb2.Task(pid=7, status=containerd_pb2.RUNNING)
-    async with Containerd() as engine:
-        engine.faults.garble("container_list", wire.ListContainersResponse(containers=[running]).SerializeToString())
-        engine.faults.garble("pod_list", wire.ListPodSandboxResponse(items=[wire.PodSandbox()]).SerializeToString())
-        engine.native.faults.garble("task_list", containerd_pb2.ListTasksResponse(tasks=[task]).SerializeToString())
-        adapter = cri.CRIEngine(engine.address, source=source)  # type: ignore[arg-type]
-        await adapter.connect()
+    containerd.faults.garble("container_list", wire.ListContainersResponse(containers=[running]).SerializeToString())
+    containerd.faults.garble("pod_list", wire.ListPodSandboxResponse(items=[wire.PodSandbox()]).SerializeToString())
+    containerd.native.faults.garble("task_list", containerd_pb2.ListTasksResponse(tasks=[task]).SerializeToString())
+    async with connected(containerd, source) as adapter:
         assert (await adapter.listing()).containers == {}
-        await adapter.close()
 
 
 @EACH
 @pytest.mark.parametrize("kind", ["container_list", "pod_list"])
-async def test_listing_that_is_refused_is_never_an_empty_one(kind: str, source: str) -> None:
-    async with Containerd() as engine:
-        adapter = cri.CRIEngine(engine.address, source=source)  # type: ignore[arg-type]
-        await adapter.connect()
-        engine.faults.fail(kind, "NOT_FOUND")
+async def test_listing_that_is_refused_is_never_an_empty_one(containerd: Containerd, kind: str, source: str) -> None:
+    async with connected(containerd, source) as adapter:
+        containerd.faults.fail(kind, "NOT_FOUND")
         with pytest.raises(EngineError, match="not found"):
             await adapter.listing()
-        await adapter.close()
 
 
 @BOTH
-async def test_rucksack_holds_what_the_application_packs(source: str) -> None:
+async def test_rucksack_holds_what_the_application_packs(engine: FakeCRI, source: str) -> None:
     def pack(container: Container, inspection: cri.Inspection) -> tuple[str, int]:
         return (inspection.sandbox_id, inspection.info["pid"])
 
-    async with FakeCRI() as engine:
-        pod = engine.run_pod("shop")
-        c1 = engine.run(pod, "c1")
-        async with following(engine, source=source, pack=pack) as check:
-            packed = {c.id: c.rucksack for c in check.watcher.portfolio.snapshot()}
-            assert packed == {pod: ("", 5001), c1: (pod, 5002)}
+    pod = engine.run_pod("shop")
+    c1 = engine.run(pod, "c1")
+    async with following(engine, source=source, pack=pack) as check:
+        packed = {c.id: c.rucksack for c in check.watcher.portfolio.snapshot()}
+        assert packed == {pod: ("", 5001), c1: (pod, 5002)}
 
 
 @BOTH
-async def test_new_connection_reads_everything_anew(source: str) -> None:
-    async with FakeCRI() as engine:
-        c1 = engine.run(bare(engine), "c1")
-        adapter = cri.CRIEngine(engine.address, source=source)  # type: ignore[arg-type]
-        for pid in (engine.containers[c1].pid, 6000):
-            await adapter.connect()
-            assert (await adapter.listing()).containers[c1].container is None
-            found = await adapter.inspect(c1)
-            assert found is not None
-            assert found.pid == pid
-            assert (await adapter.listing()).containers[c1].container == found
-            engine.faults.tell_info(b'{"pid": 6000}', c1)
-        await adapter.close()
+async def test_new_connection_reads_everything_anew(engine: FakeCRI, source: str) -> None:
+    c1 = engine.run(bare(engine), "c1")
+    adapter = cri.CRIEngine(engine.address, source=source)  # type: ignore[arg-type]
+    for pid in (engine.containers[c1].pid, 6000):
+        await adapter.connect()
+        assert (await adapter.listing()).containers[c1].container is None
+        found = await adapter.inspect(c1)
+        assert found is not None
+        assert found.pid == pid
+        assert (await adapter.listing()).containers[c1].container == found
+        engine.faults.tell_info(b'{"pid": 6000}', c1)
+    await adapter.close()
 
 
 # ---- pod events
 
 
-async def test_backlog_costs_nothing_and_changes_nothing() -> None:
-    async with FakeCRI() as engine:
-        with engine.faults.silently():
-            c1 = engine.run(bare(engine), "c1")
-        for number in range(BACKLOG - 1):
-            engine.tell("STARTED", f"old{number}", timestamp=10**9 + number)
-        engine.tell("STOPPED", c1, timestamp=10**9)
-        async with following(engine, source=None) as check:
-            assert [c.id for c in check.watcher.portfolio.snapshot()] == [c1]
-            assert engine.requests["container_status"] == 1
+async def test_backlog_costs_nothing_and_changes_nothing(engine: FakeCRI) -> None:
+    with engine.faults.silently():
+        c1 = engine.run(bare(engine), "c1")
+    for number in range(BACKLOG - 1):
+        engine.tell("STARTED", f"old{number}", timestamp=10**9 + number)
+    engine.tell("STOPPED", c1, timestamp=10**9)
+    async with following(engine, source=None) as check:
+        assert [c.id for c in check.watcher.portfolio.snapshot()] == [c1]
+        assert engine.requests["container_status"] == 1
 
 
 async def test_backlog_of_a_stream_that_was_not_tried_out_is_stale_too() -> None:
@@ -653,8 +576,8 @@ async def test_backlog_of_a_stream_that_was_not_tried_out_is_stale_too() -> None
             assert check.types(c1) == []
 
 
-async def test_events_that_look_old_because_the_clock_was_set_back_are_heeded() -> None:
-    async with FakeCRI() as engine, following(engine) as check:
+async def test_events_that_look_old_because_the_clock_was_set_back_are_heeded(engine: FakeCRI) -> None:
+    async with following(engine) as check:
         c1 = engine.run(bare(engine), "c1")
         await check.until(lambda: ("started", c1) in story(check))
         with engine.faults.silently():
@@ -663,21 +586,24 @@ async def test_events_that_look_old_because_the_clock_was_set_back_are_heeded() 
         await check.until(lambda: story(check)[-1:] == [("exited", c1)])
 
 
-async def test_what_looks_old_long_after_the_beginning_is_no_backlog(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_looks_old_long_after_the_beginning_is_no_backlog(
+    engine: FakeCRI, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pod_events, "BACKLOG", -1.0)
-    async with FakeCRI() as engine:
-        c1 = engine.run(bare(engine), "c1")
-        async with following(engine, audit=None) as check:
-            await engine.until(lambda: engine.requests["pod_list"] == 2)  # all is confirmed
-            with engine.faults.silently():
-                engine.exit(c1)
-            engine.tell("STOPPED", c1, timestamp=10**9)
-            await check.until(lambda: story(check)[-1:] == [("exited", c1)])
-            assert check.fold.events[-1].origin is Origin.ENGINE
+    c1 = engine.run(bare(engine), "c1")
+    async with following(engine, audit=None) as check:
+        await engine.until(lambda: engine.requests["pod_list"] == 2)  # all is confirmed
+        with engine.faults.silently():
+            engine.exit(c1)
+        engine.tell("STOPPED", c1, timestamp=10**9)
+        await check.until(lambda: story(check)[-1:] == [("exited", c1)])
+        assert check.fold.events[-1].origin is Origin.ENGINE
 
 
-async def test_garbage_on_the_stream_is_told_once_and_repaired(caplog: pytest.LogCaptureFixture) -> None:
-    async with FakeCRI() as engine, following(engine) as check:
+async def test_garbage_on_the_stream_is_told_once_and_repaired(
+    engine: FakeCRI, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with following(engine) as check:
         for garbage in (b"\xff\xff", b"", b"\x0a\x05ab"):
             engine.publish(garbage)
         pod = bare(engine)
@@ -693,8 +619,8 @@ async def test_garbage_on_the_stream_is_told_once_and_repaired(caplog: pytest.Lo
     assert len([r for r in caplog.records if "makes no sense" in r.getMessage()]) == 1
 
 
-async def test_event_told_twice_costs_one_inspect() -> None:
-    async with FakeCRI() as engine, following(engine) as check:
+async def test_event_told_twice_costs_one_inspect(engine: FakeCRI) -> None:
+    async with following(engine) as check:
         pod = bare(engine)
         c1 = engine.run(pod, "c1")
         await check.until(lambda: ("started", c1) in story(check))
@@ -709,40 +635,26 @@ async def test_event_told_twice_costs_one_inspect() -> None:
         assert engine.requests["container_status"] == 3
 
 
-async def test_deletion_stands_in_for_a_stop_that_was_lost() -> None:
-    async with FakeCRI() as engine:
-        c1 = engine.run(bare(engine), "c1")
-        async with following(engine) as check:
-            with engine.faults.drop(lambda event: event.type == "STOPPED"):
-                engine.remove(c1)
-            await check.until(lambda: story(check)[-1:] == [("exited", c1)])
+async def test_deletion_stands_in_for_a_stop_that_is_lost_and_a_late_one_tells_its_exit_code(engine: FakeCRI) -> None:
+    pod = bare(engine)
+    c1, c2 = engine.run(pod, "c1"), engine.run(pod, "c2")
+    async with following(engine) as check:
+        with engine.faults.drop(lambda event: event.type == "STOPPED"):
+            engine.remove(c1)
+        await check.until(lambda: story(check)[-1:] == [("exited", c1)])
+        with engine.faults.reorder(2):
+            engine.exit(c2, 5)
+            engine.remove(c2)
+        await check.until(lambda: story(check)[-1:] == [("exited", c2)])
+        assert check.fold.events[-1].exit_code == 5
 
 
-async def test_stop_after_its_deletion_still_tells_its_exit_code() -> None:
-    async with FakeCRI() as engine:
-        c1 = engine.run(bare(engine), "c1")
-        async with following(engine) as check:
-            with engine.faults.reorder(2):
-                engine.exit(c1, 5)
-                engine.remove(c1)
-            await check.until(lambda: story(check)[-1:] == [("exited", c1)])
-            assert check.fold.events[-1].exit_code == 5
-
-
-async def test_start_of_a_sandbox_is_read_as_such() -> None:
-    async with FakeCRI() as engine, following(engine) as check:
+async def test_start_of_a_sandbox_is_read_as_such(engine: FakeCRI) -> None:
+    async with following(engine) as check:
         pod = engine.run_pod("shop")
         await check.until(lambda: story(check) == [("started", pod)])
         calls = check.watcher.stats.calls
         assert (calls.get("container", 0), calls["sandbox"], calls["sandbox-status"]) == (0, 1, 1)
-
-
-async def test_dropped_event_is_found_by_an_audit() -> None:
-    async with FakeCRI() as engine, following(engine, audit=0.1) as check:
-        with engine.faults.silently():
-            c1 = engine.run(bare(engine), "c1")
-        await check.until(lambda: ("started", c1) in story(check))
-        assert check.fold.events[-1].origin is Origin.RESYNC
 
 
 async def test_engine_that_serves_its_events_once_is_read_by_one_stream_only(caplog: pytest.LogCaptureFixture) -> None:
@@ -762,18 +674,15 @@ async def test_engine_that_serves_its_events_once_is_read_by_one_stream_only(cap
     assert "takes events from a kubelet" in warned[0]
 
 
-async def test_engine_that_says_in_its_own_way_that_there_is_no_such_container_is_understood() -> None:
-    async with FakeCRI() as engine:
-        c1 = engine.run(bare(engine), "c1")
-        adapter = cri.CRIEngine(engine.address)
-        await adapter.connect()
+async def test_engine_that_says_in_its_own_way_that_there_is_no_such_container_is_understood(engine: FakeCRI) -> None:
+    c1 = engine.run(bare(engine), "c1")
+    async with connected(engine) as adapter:
         await adapter.listing()
         engine.faults.fail("container_status", "UNKNOWN", "as told")
         with pytest.raises(EngineError, match="as told"):
             await adapter.inspect(c1)
         engine.remove(c1)
         assert await adapter.inspect(c1) is None
-        await adapter.close()
 
 
 # ---- containerd's own events
@@ -824,94 +733,96 @@ def pids(check: Checked) -> dict[str, int | None]:
     return {container.id: container.pid for container in check.watcher.portfolio.snapshot()}
 
 
-async def test_containerds_own_api_is_preferred_and_no_status_is_asked() -> None:
-    async with Containerd() as engine:
-        server = containerd_pb2.ServerResponse(uuid=b"uuid", pid=7)
-        engine.native.faults.garble("server", server.SerializeToString())
-        async with following(engine) as check:
-            assert (check.watcher.status.source, pids(check)) == ("native", engine.pids)
-            adapter = check.watcher.engine
-            assert (await adapter.id(), adapter.pid) == ("uuid", 7)
-            c2 = engine.run(engine.pod, "c2")
-            engine.task(c2)
-            await check.until(lambda: ("started", c2) in story(check))
-            engine.native.exit(c2, 5, namespace=NAMESPACE)
-            await check.until(lambda: ("exited", c2) in story(check))
-            assert check.fold.events[-1].exit_code == 5
-            assert asked(engine, "container_status", "pod_status", "events") == 0
-            assert (engine.native.requests["task_list"], engine.native.requests["task_get"]) == (2, 1)
+async def test_containerds_own_api_is_preferred_and_no_status_is_asked(containerd: Containerd) -> None:
+    server = containerd_pb2.ServerResponse(uuid=b"uuid", pid=7)
+    containerd.native.faults.garble("server", server.SerializeToString())
+    async with following(containerd) as check:
+        assert (check.watcher.status.source, pids(check)) == ("native", containerd.pids)
+        adapter = check.watcher.engine
+        assert (await adapter.id(), adapter.pid) == ("uuid", 7)
+        c2 = containerd.run(containerd.pod, "c2")
+        containerd.task(c2)
+        await check.until(lambda: ("started", c2) in story(check))
+        containerd.native.pause(c2, NAMESPACE)
+        await check.until(lambda: ("paused", c2) in story(check))
+        assert check.fold.alive[c2].paused
+        containerd.native.exit(c2, 5, namespace=NAMESPACE)
+        await check.until(lambda: ("exited", c2) in story(check))
+        assert check.fold.events[-1].exit_code == 5
+        assert asked(containerd, "container_status", "pod_status", "events") == 0
+        assert (containerd.native.requests["task_list"], containerd.native.requests["task_get"]) == (2, 1)
 
 
 @pytest.mark.parametrize("nonsense", [0, 2**31, 2**32 - 1])
-async def test_task_without_a_pid_is_as_with_the_other_sources(nonsense: int, caplog: pytest.LogCaptureFixture) -> None:
+async def test_task_without_a_pid_is_as_with_the_other_sources(
+    containerd: Containerd, nonsense: int, caplog: pytest.LogCaptureFixture
+) -> None:
     """Its container is alive, which is told once and counted; a sandbox is not."""
 
     def task(id: str) -> containerd_pb2.Task:
         return containerd_pb2.Task(id=id.encode(), pid=nonsense, status=containerd_pb2.RUNNING)
 
-    async with Containerd() as engine:
-        listed = containerd_pb2.ListTasksResponse(tasks=[task(engine.pod), task(engine.web)])
-        engine.native.faults.garble("task_list", listed.SerializeToString())
-        read = containerd_pb2.GetTaskResponse(process=task(engine.pod))
-        engine.native.faults.garble("task_get", read.SerializeToString(), id=engine.pod)
-        async with following(engine) as check:
-            assert pids(check) == {engine.web: None}
-            (pod,) = await check.watcher.portfolio.pods()
-            assert (pod.sandbox, pod.container_names) == (None, ("web",))
-            c2 = engine.run(engine.pod, "c2")
-            read = containerd_pb2.GetTaskResponse(process=task(c2))
-            engine.native.faults.garble("task_get", read.SerializeToString(), id=c2)
-            engine.task(c2)
-            await check.until(lambda: ("started", c2) in story(check))
-            assert pids(check)[c2] is None
-            adapter = check.watcher.engine
-            assert isinstance(adapter, cri.CRIEngine)
-            assert adapter.without_pid >= 2
+    listed = containerd_pb2.ListTasksResponse(tasks=[task(containerd.pod), task(containerd.web)])
+    containerd.native.faults.garble("task_list", listed.SerializeToString())
+    read = containerd_pb2.GetTaskResponse(process=task(containerd.pod))
+    containerd.native.faults.garble("task_get", read.SerializeToString(), id=containerd.pod)
+    async with following(containerd) as check:
+        assert pids(check) == {containerd.web: None}
+        (pod,) = await check.watcher.portfolio.pods()
+        assert (pod.sandbox, pod.container_names) == (None, ("web",))
+        c2 = containerd.run(containerd.pod, "c2")
+        read = containerd_pb2.GetTaskResponse(process=task(c2))
+        containerd.native.faults.garble("task_get", read.SerializeToString(), id=c2)
+        containerd.task(c2)
+        await check.until(lambda: ("started", c2) in story(check))
+        assert pids(check)[c2] is None
+        adapter = check.watcher.engine
+        assert isinstance(adapter, cri.CRIEngine)
+        assert adapter.without_pid >= 2
     assert len([r for r in caplog.records if "no PID" in r.getMessage()]) == 1
 
 
-async def test_state_that_the_cri_shows_does_not_decide_about_life() -> None:
+async def test_state_that_the_cri_shows_does_not_decide_about_life(containerd: Containerd) -> None:
     """A shim tells of a start before the CRI notes it, and the CRI notes an exit only when it is told."""
-    async with Containerd() as engine:
-        c1 = engine.create(engine.pod, "c1")
-        alive = engine.pids | {c1: engine.task(c1)}
-        dead = engine.run(engine.pod, "dead")
-        engine.task(dead)
-        engine.native.exit(dead, namespace=NAMESPACE)
-        async with following(engine) as check:
-            assert pids(check) == alive
-            c2 = engine.create(engine.pod, "c2")
-            engine.task(c2)
-            await check.until(lambda: ("started", c2) in story(check))
+    c1 = containerd.create(containerd.pod, "c1")
+    alive = containerd.pids | {c1: containerd.task(c1)}
+    dead = containerd.run(containerd.pod, "dead")
+    containerd.task(dead)
+    containerd.native.exit(dead, namespace=NAMESPACE)
+    async with following(containerd) as check:
+        assert pids(check) == alive
+        c2 = containerd.create(containerd.pod, "c2")
+        containerd.task(c2)
+        await check.until(lambda: ("started", c2) in story(check))
 
 
-async def test_sandbox_that_the_cri_learns_late_is_waited_for() -> None:
-    async with Containerd() as engine:
-        _, learn = engine.task_of_late_pod("u2")  # found by the listing
-        async with cri.watch(engine.address, **QUICK) as watcher:
-            await engine.until(lambda: engine.requests["pod_list"] >= 3)
-            learn()
-            await watcher.ready(PATIENCE)
-            assert await watcher.portfolio.pod("u2") is not None
-            s3, learn = engine.task_of_late_pod("u3")  # told by an event
-            before = engine.requests["pod_list"]
-            await engine.until(lambda: engine.requests["pod_list"] >= before + 2)
-            learn()
-            found = await watcher.portfolio.wait_for(s3, PATIENCE)
-            assert found.pid == engine.native.tasks[NAMESPACE, s3].pid
+async def test_sandbox_that_the_cri_learns_late_is_waited_for(containerd: Containerd) -> None:
+    _, learn = containerd.task_of_late_pod("u2")  # found by the listing
+    async with cri.watch(containerd.address, **QUICK) as watcher:
+        await containerd.until(lambda: containerd.requests["pod_list"] >= 3)
+        learn()
+        await watcher.ready(PATIENCE)
+        assert await watcher.portfolio.pod("u2") is not None
+        s3, learn = containerd.task_of_late_pod("u3")  # told by an event
+        before = containerd.requests["pod_list"]
+        await containerd.until(lambda: containerd.requests["pod_list"] >= before + 2)
+        learn()
+        found = await watcher.portfolio.wait_for(s3, PATIENCE)
+        assert found.pid == containerd.native.tasks[NAMESPACE, s3].pid
 
 
-async def test_sandbox_that_the_cri_never_learns_is_unresolved(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sandbox_that_the_cri_never_learns_is_unresolved(
+    containerd: Containerd, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(native, "PATIENCE", (0.01,))
-    async with Containerd() as engine:
-        engine.task_of_late_pod("u2")
-        async with following(engine) as check:
-            assert pids(check) == engine.pids
-            assert check.watcher.stats.unresolved == 1
-            assert check.watcher.stats.outages == 0
+    containerd.task_of_late_pod("u2")
+    async with following(containerd) as check:
+        assert pids(check) == containerd.pids
+        assert check.watcher.stats.unresolved == 1
+        assert check.watcher.stats.outages == 0
 
 
-async def test_containers_of_others_in_the_namespace_are_not_seen() -> None:
+async def test_containers_of_others_in_the_namespace_are_not_seen(containerd: Containerd) -> None:
     def envelope(namespace: bytes, topic: bytes, event: Any) -> bytes:
         told = containerd_pb2.Any(
             type_url=f"containerd.events.{type(event).DESCRIPTOR.name}".encode(), value=event.SerializeToString()
@@ -919,102 +830,93 @@ async def test_containers_of_others_in_the_namespace_are_not_seen() -> None:
         now = containerd_pb2.Timestamp(seconds=int(time.time()))
         return containerd_pb2.Envelope(timestamp=now, namespace=namespace, topic=topic, event=told).SerializeToString()
 
-    async with Containerd() as engine:
-        engine.task("foreign", "")
-        async with following(engine) as check:
-            engine.task("another", "")
-            start = containerd_pb2.TaskStart(container_id=b"c9", pid=1)
-            engine.native.publish(envelope(b"moby", b"/tasks/start", start))
-            web = engine.web.encode()
-            end = containerd_pb2.TaskExit(container_id=web, id=web, pid=engine.pids[engine.web])
-            engine.native.publish(envelope(b"moby", b"/tasks/exit", end))
-            paused = containerd_pb2.TaskPaused(container_id=web)
-            engine.native.publish(envelope(NAMESPACE.encode(), b"/tasks/oom", paused))
-            marker = engine.run(engine.pod, "marker")
-            alive = engine.pids | {marker: engine.task(marker)}
-            await check.until(lambda: ("started", marker) in story(check))
-            assert pids(check) == alive
-            assert check.watcher.stats.lost == check.watcher.stats.unresolved == 0
+    containerd.task("foreign", "")
+    async with following(containerd) as check:
+        containerd.task("another", "")
+        start = containerd_pb2.TaskStart(container_id=b"c9", pid=1)
+        containerd.native.publish(envelope(b"moby", b"/tasks/start", start))
+        web = containerd.web.encode()
+        end = containerd_pb2.TaskExit(container_id=web, id=web, pid=containerd.pids[containerd.web])
+        containerd.native.publish(envelope(b"moby", b"/tasks/exit", end))
+        paused = containerd_pb2.TaskPaused(container_id=web)
+        containerd.native.publish(envelope(NAMESPACE.encode(), b"/tasks/oom", paused))
+        marker = containerd.run(containerd.pod, "marker")
+        alive = containerd.pids | {marker: containerd.task(marker)}
+        await check.until(lambda: ("started", marker) in story(check))
+        assert pids(check) == alive
+        assert check.watcher.stats.lost == check.watcher.stats.unresolved == 0
 
 
-async def test_task_whose_shim_is_silent_keeps_what_is_known() -> None:
-    async with Containerd() as engine, following(engine, audit=0.1) as check:
-        tasks = engine.native._state.tasks
-        engine.native.faults.hang_shim(engine.web, NAMESPACE, timeout=0)
-        former = tasks.pop((NAMESPACE, engine.pod))  # left out, as containerd 2 does
-        engine.native.faults.fail("task_get", "DEADLINE_EXCEEDED")
-        looks = engine.native.requests["task_list"]
-        await engine.native.until(lambda: engine.native.requests["task_list"] > looks + 3)
-        assert pids(check) == engine.pids
+async def test_task_whose_shim_is_silent_keeps_what_is_known(containerd: Containerd) -> None:
+    async with following(containerd, audit=0.1) as check:
+        tasks = containerd.native._state.tasks
+        containerd.native.faults.hang_shim(containerd.web, NAMESPACE, timeout=0)
+        former = tasks.pop((NAMESPACE, containerd.pod))  # left out, as containerd 2 does
+        containerd.native.faults.fail("task_get", "DEADLINE_EXCEEDED")
+        looks = containerd.native.requests["task_list"]
+        await containerd.native.until(lambda: containerd.native.requests["task_list"] > looks + 3)
+        assert pids(check) == containerd.pids
         assert check.watcher.stats.unresolved == 2
-        engine.native.faults.clear()
-        tasks[NAMESPACE, engine.pod] = former
-        engine.native.exit(engine.web, namespace=NAMESPACE)
-        await check.until(lambda: ("exited", engine.web) in story(check))
-        assert pids(check) == {engine.pod: engine.pids[engine.pod]}
+        containerd.native.faults.clear()
+        tasks[NAMESPACE, containerd.pod] = former
+        containerd.native.exit(containerd.web, namespace=NAMESPACE)
+        await check.until(lambda: ("exited", containerd.web) in story(check))
+        assert pids(check) == {containerd.pod: containerd.pids[containerd.pod]}
 
 
-async def test_task_of_which_a_silent_shim_leaves_the_state_unknown_is_not_taken_for_dead() -> None:
+async def test_task_of_which_a_silent_shim_leaves_the_state_unknown_is_not_taken_for_dead(
+    containerd: Containerd,
+) -> None:
     unknown = containerd_pb2.GetTaskResponse(process=containerd_pb2.Task(status=containerd_pb2.UNKNOWN))
-    async with Containerd() as engine:
-        adapter = cri.CRIEngine(engine.address)
-        await adapter.connect()
-        engine.native.faults.garble("task_get", unknown.SerializeToString(), id=engine.web)
-        with pytest.raises(EngineTimeout, match=f"the shim of {engine.web} does not answer"):
-            await adapter.inspect(engine.web)
-        await adapter.close()
+    async with connected(containerd) as adapter:
+        containerd.native.faults.garble("task_get", unknown.SerializeToString(), id=containerd.web)
+        with pytest.raises(EngineTimeout, match=f"the shim of {containerd.web} does not answer"):
+            await adapter.inspect(containerd.web)
 
 
-async def test_task_that_is_left_out_of_the_listing_of_an_outage_is_not_taken_for_dead() -> None:
-    async with Containerd() as engine, following(engine) as check:
-        tasks = engine.native._state.tasks
-        former = tasks.pop((NAMESPACE, engine.pod))  # as containerd 2 does while a shim is silent
-        engine.native.faults.fail("task_get", "DEADLINE_EXCEEDED", id=engine.pod)
-        engine.faults.cut_streams()
+async def test_task_that_is_left_out_of_the_listing_of_an_outage_is_not_taken_for_dead(containerd: Containerd) -> None:
+    async with following(containerd) as check:
+        tasks = containerd.native._state.tasks
+        former = tasks.pop((NAMESPACE, containerd.pod))  # as containerd 2 does while a shim is silent
+        containerd.native.faults.fail("task_get", "DEADLINE_EXCEEDED", id=containerd.pod)
+        containerd.faults.cut_streams()
         await eventually(lambda: check.watcher.stats.syncs == 2)
-        assert pids(check) == engine.pids
-        assert story(check) == [("started", engine.pod), ("started", engine.web)]
-        engine.native.faults.clear()
-        tasks[NAMESPACE, engine.pod] = former
+        assert pids(check) == containerd.pids
+        assert story(check) == [("started", containerd.pod), ("started", containerd.web)]
+        containerd.native.faults.clear()
+        tasks[NAMESPACE, containerd.pod] = former
         await eventually(lambda: check.watcher.stats.unresolved == 0)
-        assert pids(check) == engine.pids
+        assert pids(check) == containerd.pids
 
 
-async def test_garbage_among_the_events_of_containerd_is_repaired_once() -> None:
-    async with Containerd() as engine, following(engine) as check:
+async def test_garbage_among_the_events_of_containerd_is_repaired_once(containerd: Containerd) -> None:
+    async with following(containerd) as check:
         for _ in range(2):
-            engine.native.publish(b"\xff\xff\xff")
-        c1 = engine.run(engine.pod, "c1")
-        engine.task(c1)
+            containerd.native.publish(b"\xff\xff\xff")
+        c1 = containerd.run(containerd.pod, "c1")
+        containerd.task(c1)
         await check.until(lambda: ("started", c1) in story(check))
         assert check.watcher.stats.lost == 1
         assert check.watcher.stats.outages == 0
 
 
-async def test_pause_of_a_task_is_told() -> None:
-    async with Containerd() as engine, following(engine) as check:
-        engine.native.pause(engine.web, NAMESPACE)
-        await check.until(lambda: ("paused", engine.web) in story(check))
-        assert check.fold.alive[engine.web].paused
-
-
 # ---- polling
 
 
-async def test_poll_that_fails_is_an_outage() -> None:
-    async with FakeCRI() as engine:
-        c1 = engine.run(bare(engine), "c1")
-        async with following(engine, source="poll") as check:
-            engine.faults.fail("pod_list", "INTERNAL")
-            async with asyncio.timeout(PATIENCE):
-                async for status in check.watcher.status_changes():
-                    if status.state is WatchState.DISCONNECTED:
-                        break
-            assert isinstance(check.watcher.status.error, EngineError)
+async def test_poll_that_fails_or_hangs_while_other_calls_are_answered_is_an_outage(
+    engine: FakeCRI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(polling, "LOOK_TIMEOUT", 0.2)
+    c1 = engine.run(bare(engine), "c1")
+    async with following(engine, source="poll") as check:
+        with engine.faults.fail("pod_list", "INTERNAL"):
+            await lost(check.watcher, EngineError)
             engine.remove(c1)
-            engine.faults.clear()
-            await check.until(lambda: story(check)[-1:] == [("exited", c1)])
-            assert check.fold.events[-1].origin is Origin.RESYNC
+        await check.until(lambda: story(check)[-1:] == [("exited", c1)])
+        assert check.fold.events[-1].origin is Origin.RESYNC
+        with engine.faults.hang("container_list"):
+            await lost(check.watcher, EngineTimeout)
+        await check.watcher.portfolio.in_sync(PATIENCE)
 
 
 async def test_poll_that_fails_says_nothing_of_pod_events() -> None:
@@ -1030,56 +932,34 @@ async def test_poll_that_fails_says_nothing_of_pod_events() -> None:
         await adapter.close()
 
 
-async def test_poll_that_hangs_while_other_calls_are_answered_is_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(polling, "LOOK_TIMEOUT", 0.2)
-    async with FakeCRI(pod_events="ended") as fake, cri.watch(fake.address, **QUICK) as watcher:
-        await watcher.ready(PATIENCE)
-        with fake.faults.hang("container_list"):
-            async with asyncio.timeout(PATIENCE):
-                async for status in watcher.status_changes():
-                    if status.state is WatchState.DISCONNECTED:
-                        break
-            assert isinstance(watcher.status.error, EngineTimeout)
-        await watcher.portfolio.in_sync(PATIENCE)
-
-
-async def test_change_of_what_runs_is_told_as_an_update() -> None:
-    async with FakeCRI() as engine:
-        c1 = engine.run(bare(engine), "web")
-        async with following(engine, source="poll") as check:
-            await engine.until(lambda: engine.requests["pod_list"] > 3)
-            labels = [wire.Entry(key=b"a", value=b"b")]
-            changed = wire.Container(id=c1.encode(), state=wire.CONTAINER_RUNNING, labels=labels)
-            listing = wire.ListContainersResponse(containers=[changed])
-            engine.faults.garble("container_list", listing.SerializeToString())
+async def test_differences_are_told_once_a_change_of_what_runs_as_an_update(engine: FakeCRI) -> None:
+    pod = bare(engine)
+    async with following(engine, source="poll") as check:
+        c1 = engine.run(pod, "c1")
+        await check.until(lambda: ("started", c1) in story(check))
+        labels = [wire.Entry(key=b"a", value=b"b")]
+        changed = wire.Container(id=c1.encode(), state=wire.CONTAINER_RUNNING, labels=labels)
+        listing = wire.ListContainersResponse(containers=[changed])
+        with engine.faults.garble("container_list", listing.SerializeToString()):
             await check.until(lambda: story(check)[-1:] == [("updated", c1)])
             assert check.fold.alive[c1].labels["a"] == "b"
-
-
-async def test_differences_are_told_once() -> None:
-    async with FakeCRI() as engine:
-        pod = bare(engine)
-        async with following(engine, source="poll") as check:
-            c1 = engine.run(pod, "c1")
-            await check.until(lambda: ("started", c1) in story(check))
             engine.exit(c1)
-            await check.until(lambda: ("exited", c1) in story(check))
-            looks = engine.requests["pod_list"]
-            await engine.until(lambda: engine.requests["pod_list"] > looks + 3)
-            assert check.watcher.stats.signals == 2
+        await check.until(lambda: ("exited", c1) in story(check))
+        looks = engine.requests["pod_list"]
+        await engine.until(lambda: engine.requests["pod_list"] > looks + 3)
+        assert check.watcher.stats.signals == 3
 
 
-async def test_container_of_a_pod_that_is_no_longer_listed_keeps_the_labels_of_its_pod() -> None:
-    async with FakeCRI() as engine:
-        pod = engine.run_pod("shop", uid="u1")
-        c1 = engine.run(pod, "c1")
-        async with following(engine, source="poll") as check:
-            engine.faults.garble("pod_list", b"")
-            await check.until(lambda: ("exited", pod) in story(check))
-            looks = engine.requests["pod_list"]
-            await engine.until(lambda: engine.requests["pod_list"] > looks + 3)
-            assert check.fold.alive[c1].labels["io.kubernetes.pod.uid"] == "u1"
-            assert ("updated", c1) not in story(check)
+async def test_container_of_a_pod_that_is_no_longer_listed_keeps_the_labels_of_its_pod(engine: FakeCRI) -> None:
+    pod = engine.run_pod("shop", uid="u1")
+    c1 = engine.run(pod, "c1")
+    async with following(engine, source="poll") as check:
+        engine.faults.garble("pod_list", b"")
+        await check.until(lambda: ("exited", pod) in story(check))
+        looks = engine.requests["pod_list"]
+        await engine.until(lambda: engine.requests["pod_list"] > looks + 3)
+        assert check.fold.alive[c1].labels["io.kubernetes.pod.uid"] == "u1"
+        assert ("updated", c1) not in story(check)
 
 
 async def test_looks_never_overlap() -> None:
@@ -1101,12 +981,10 @@ async def test_looks_never_overlap() -> None:
     await asyncio.gather(*(records.look() for _ in range(3)))
 
 
-async def test_what_happens_between_the_first_listing_and_the_first_poll_is_told() -> None:
-    async with FakeCRI() as engine:
-        pod = bare(engine)
-        c1 = engine.run(pod, "c1")
-        adapter = cri.CRIEngine(engine.address, source="poll", poll=0.05)
-        await adapter.connect()
+async def test_what_happens_between_the_first_listing_and_the_first_poll_is_told(engine: FakeCRI) -> None:
+    pod = bare(engine)
+    c1 = engine.run(pod, "c1")
+    async with connected(engine, source="poll", poll=0.05) as adapter:
         signals = adapter.signals()
         assert (await anext(signals)).type.value == "subscribed"
         await adapter.listing()
@@ -1116,14 +994,11 @@ async def test_what_happens_between_the_first_listing_and_the_first_poll_is_told
             told = {(s.type.value, s.id) for s in [await anext(signals), await anext(signals)]}
         assert told == {("exited", c1), ("started", c2)}
         await signals.aclose()  # type: ignore[attr-defined]
-        await adapter.close()
 
 
-async def test_stream_that_takes_over_leaves_out_no_difference() -> None:
-    async with FakeCRI() as engine:
-        pod = bare(engine)
-        adapter = cri.CRIEngine(engine.address, source="poll", poll=0.05)
-        await adapter.connect()
+async def test_stream_that_takes_over_leaves_out_no_difference(engine: FakeCRI) -> None:
+    pod = bare(engine)
+    async with connected(engine, source="poll", poll=0.05) as adapter:
         former = adapter.signals()
         await anext(former)
         await adapter.listing()
@@ -1135,4 +1010,3 @@ async def test_stream_that_takes_over_leaves_out_no_difference() -> None:
             signal = await anext(latter)
         assert (signal.type.value, signal.id) == ("started", c1)
         await latter.aclose()  # type: ignore[attr-defined]
-        await adapter.close()

@@ -76,26 +76,33 @@ async def connected(path: Path) -> AsyncIterator[Connection]:
 
 
 @asynccontextmanager
-async def silent(path: Path) -> AsyncIterator[socket.socket]:
-    """Something that accepts connections and then says nothing."""
+async def served(path: Path, answer: Any, *, stream: bool = False) -> AsyncIterator[Connection]:
+    """A connection to such a server."""
+    async with serving(path, answer, stream=stream), connected(path) as to:
+        yield to
+
+
+@asynccontextmanager
+async def unanswered(path: Path) -> AsyncIterator[Connection]:
+    """A connection to something that accepts it and then says nothing."""
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
         listening.listen()
-        yield listening
+        async with connected(path) as to:
+            yield to
+
+
+async def version_1(request: bytes, context: Any) -> bytes:
+    return wire.VersionResponse(version=b"1").SerializeToString()
 
 
 # ---- addresses
 
 
-@pytest.mark.parametrize(
-    ("address", "path"),
-    [("unix:///run/x.sock", "/run/x.sock"), ("/run/x.sock", "/run/x.sock"), ("unix:///a b%c?d", "/a b%c?d")],
-)
-def test_address_is_understood(address: str, path: str) -> None:
-    assert endpoint(address, engine="test", example=EXAMPLE) == Endpoint(f"unix://{path}", path)
-
-
-def test_relative_path_is_made_absolute() -> None:
+def test_address_is_understood_and_a_relative_path_made_absolute() -> None:
+    paths = {"unix:///run/x.sock": "/run/x.sock", "/run/x.sock": "/run/x.sock", "unix:///a b%c?d": "/a b%c?d"}
+    for address, path in paths.items():
+        assert endpoint(address, engine="test", example=EXAMPLE) == Endpoint(f"unix://{path}", path)
     assert endpoint("./x.sock", engine="test", example=EXAMPLE).path == str(Path.cwd() / "x.sock")
 
 
@@ -108,6 +115,7 @@ def test_relative_path_is_made_absolute() -> None:
         ("unix://run/x.sock", "has no absolute path of a socket: give an address such as unix:///run/an/engine.sock"),
         ("/run/\x1b[31m.sock", "has characters that cannot be printed"),
         ("/run/\0.sock", "has characters that cannot be printed"),
+        ("/run/" + "x" * 120, "107 bytes at most"),
     ],
 )
 def test_wrong_address_is_refused_with_a_correction(address: str, message: str) -> None:
@@ -118,14 +126,10 @@ def test_wrong_address_is_refused_with_a_correction(address: str, message: str) 
 
 
 async def test_path_with_characters_of_urls_is_reached(folder: Path) -> None:
-    async def answer(request: bytes, context: Any) -> bytes:
-        return wire.VersionResponse(version=b"1").SerializeToString()
-
     strange = folder / "a b%41?c#d"
     strange.mkdir()
-    plain = folder / "x"
-    async with serving(plain, answer):
-        (strange / "s").symlink_to(plain)
+    async with serving(folder / "x", version_1):
+        (strange / "s").symlink_to(folder / "x")
         async with connected(strange / "s") as to:
             assert await version(to) == "1"
 
@@ -150,14 +154,14 @@ TYPES = {
 """What becomes of a status; the others are an `EngineError`."""
 
 
-async def test_status_is_translated_with_engine_and_address(folder: Path) -> None:
+async def test_status_is_translated_with_engine_and_address_and_only_what_is_not_found_is_missing(folder: Path) -> None:
     status = grpc.StatusCode.OK
 
     async def answer(request: bytes, context: Any) -> bytes:
         await context.abort(status, "out of \x1b luck")
         return b""
 
-    async with serving(folder / "s", answer), connected(folder / "s") as to:
+    async with served(folder / "s", answer) as to:
         for status in ERROR_BY_STATUS:
             with pytest.raises(EngineError) as caught:
                 await version(to)
@@ -167,27 +171,20 @@ async def test_status_is_translated_with_engine_and_address(folder: Path) -> Non
             assert f"({status.name}: out of \\x1b luck)" in str(error)
             assert isinstance(error.__cause__, grpc.aio.AioRpcError)
             assert missing(error) is (status is grpc.StatusCode.NOT_FOUND)
-
-
-async def test_only_what_is_not_found_is_missing(folder: Path) -> None:
-    status = grpc.StatusCode.NOT_FOUND
-
-    async def answer(request: bytes, context: Any) -> bytes:
-        await context.abort(status, "no luck")
-        return b""
-
-    async with serving(folder / "s", answer), connected(folder / "s") as to:
-        assert await to.find("version", METHOD, wire.Empty(), wire.VersionResponse) is None
-        status = grpc.StatusCode.FAILED_PRECONDITION
-        with pytest.raises(EngineError):
-            await to.find("version", METHOD, wire.Empty(), wire.VersionResponse)
+        for status in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION):
+            finding = to.find("version", METHOD, wire.Empty(), wire.VersionResponse)
+            if status is grpc.StatusCode.NOT_FOUND:
+                assert await finding is None
+            else:
+                with pytest.raises(EngineError):
+                    await finding
 
 
 async def test_answer_that_makes_no_sense_is_a_violation(folder: Path) -> None:
     async def answer(request: bytes, context: Any) -> bytes:
         return b"\xff\xff"
 
-    async with serving(folder / "s", answer), connected(folder / "s") as to:
+    async with served(folder / "s", answer) as to:
         with pytest.raises(ProtocolViolation, match="the answer to version is no VersionResponse"):
             await version(to)
 
@@ -198,7 +195,7 @@ async def test_large_answers_are_taken_and_absurd_ones_refused(folder: Path) -> 
     async def answer(request: bytes, context: Any) -> bytes:
         return wire.VersionResponse(version=b"x" * size).SerializeToString()
 
-    async with serving(folder / "s", answer), connected(folder / "s") as to:
+    async with served(folder / "s", answer) as to:
         assert len(await version(to)) == size
         size = MAX_MESSAGE
         with pytest.raises(EngineError, match="RESOURCE_EXHAUSTED"):
@@ -214,14 +211,13 @@ async def test_metadata_and_calls_are_told(folder: Path) -> None:
     async with serving(folder / "s", answer):
         to = connection(folder / "s", calls)
         found = await to.get("version", METHOD, wire.Empty(), wire.VersionResponse, a_namespace="x")
-        assert found.version == b"x"
-        assert to.pid() == os.getpid()
+        assert (found.version, to.pid()) == (b"x", os.getpid())
         await to.close()
     assert calls == {"version": 1}
 
 
 async def test_header_that_cannot_be_sent_is_an_error_of_ours(folder: Path) -> None:
-    async with silent(folder / "s"), connected(folder / "s") as to:
+    async with unanswered(folder / "s") as to:
         with pytest.raises(EngineError):
             await to.get("version", METHOD, wire.Empty(), wire.VersionResponse, a_namespace="x\ny")
 
@@ -229,32 +225,24 @@ async def test_header_that_cannot_be_sent_is_an_error_of_ours(folder: Path) -> N
 # ---- streams
 
 
-async def test_stream_yields_until_it_ends(folder: Path) -> None:
+@pytest.mark.parametrize("fails", [False, True])
+async def test_stream_yields_until_it_ends_or_fails(folder: Path, fails: bool) -> None:
     async def answer(request: bytes, context: Any) -> AsyncIterator[bytes]:
         yield b"1"
         yield b"2"
+        if fails:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "going away")
 
     async with (
-        serving(folder / "s", answer, stream=True),
-        connected(folder / "s") as to,
+        served(folder / "s", answer, stream=True) as to,
         to.stream("events", METHOD, wire.Empty()) as messages,
     ):
-        assert [message async for message in messages] == [b"1", b"2"]
-
-
-async def test_stream_that_fails_is_translated(folder: Path) -> None:
-    async def answer(request: bytes, context: Any) -> AsyncIterator[bytes]:
-        yield b"1"
-        await context.abort(grpc.StatusCode.UNAVAILABLE, "going away")
-
-    async with (
-        serving(folder / "s", answer, stream=True),
-        connected(folder / "s") as to,
-        to.stream("events", METHOD, wire.Empty()) as messages,
-    ):
-        assert await anext(messages) == b"1"
-        with pytest.raises(EngineUnavailable, match="going away"):
-            await anext(messages)
+        assert [await anext(messages), await anext(messages)] == [b"1", b"2"]
+        if fails:
+            with pytest.raises(EngineUnavailable, match="going away"):
+                await anext(messages)
+        else:
+            assert [message async for message in messages] == []
 
 
 async def test_leaving_a_stream_ends_the_call(folder: Path) -> None:
@@ -267,7 +255,7 @@ async def test_leaving_a_stream_ends_the_call(folder: Path) -> None:
         finally:
             ended.set()
 
-    async with serving(folder / "s", answer, stream=True), connected(folder / "s") as to:
+    async with served(folder / "s", answer, stream=True) as to:
         async with to.stream("events", METHOD, wire.Empty()) as messages:
             assert await anext(messages) == b"1"
         async with asyncio.timeout(PATIENCE):
@@ -277,24 +265,31 @@ async def test_leaving_a_stream_ends_the_call(folder: Path) -> None:
 # ---- engines that cannot be reached
 
 
-async def test_missing_socket_is_told_with_a_remedy(folder: Path) -> None:
-    async with connected(folder / "s") as to:
-        with pytest.raises(EngineUnavailable, match=r"no socket at .*/s: start the engine, or correct the address"):
-            await version(to)
-        assert to.pid() is None
-
-
-async def test_socket_without_listener_is_told(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("nothing", r"no socket at .*/s: start the engine, or correct the address"),
+        ("without listener", "connection refused: the engine is not running"),
+        ("folder", r"/s is no socket: correct the address"),
+        ("file", r"/s is no socket: correct the address"),
+    ],
+)
+async def test_address_where_no_engine_listens_is_told_with_a_remedy(folder: Path, what: str, message: str) -> None:
+    path = folder / "s"
     with socket.socket(socket.AF_UNIX) as bound:
-        bound.bind(str(folder / "s"))
-        async with connected(folder / "s") as to:
-            with pytest.raises(EngineUnavailable, match="connection refused: the engine is not running"):
+        if what == "without listener":
+            bound.bind(str(path))
+        elif what != "nothing":
+            path.mkdir() if what == "folder" else path.touch()
+        async with connected(path) as to:
+            with pytest.raises(EngineUnavailable, match=message):
                 await version(to)
+            assert to.pid() is None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 async def test_denied_socket_is_told_with_the_remedy(folder: Path) -> None:
-    async with silent(folder / "s"), connected(folder / "s") as to:
+    async with unanswered(folder / "s") as to:
         (folder / "s").chmod(0)
         os.seteuid(65534)
         try:
@@ -302,20 +297,6 @@ async def test_denied_socket_is_told_with_the_remedy(folder: Path) -> None:
                 await version(to)
         finally:
             os.seteuid(0)
-
-
-def test_path_that_is_too_long_is_told() -> None:
-    with pytest.raises(AddressError, match="107 bytes at most"):
-        endpoint("/run/" + "x" * 120, engine="containerd", example="unix:///run/containerd/containerd.sock")
-
-
-@pytest.mark.parametrize("kind", ["folder", "file"])
-async def test_path_that_is_no_socket_is_told(folder: Path, kind: str) -> None:
-    other = folder / "s"
-    other.mkdir() if kind == "folder" else other.touch()
-    async with connected(other) as to:
-        with pytest.raises(EngineUnavailable, match=r"/s is no socket: correct the address"):
-            await version(to)
 
 
 async def test_something_that_speaks_otherwise_is_told_with_a_remedy(folder: Path) -> None:
@@ -331,7 +312,7 @@ async def test_something_that_speaks_otherwise_is_told_with_a_remedy(folder: Pat
 
 
 async def test_closing_is_immediate_while_the_engine_hangs(folder: Path) -> None:
-    async with silent(folder / "s"), connected(folder / "s") as to:
+    async with unanswered(folder / "s") as to:
         call = asyncio.create_task(version(to))
         stream = to.stream("events", METHOD, wire.Empty())
         messages = await stream.__aenter__()
@@ -354,7 +335,7 @@ async def test_closed_connection_makes_no_calls(folder: Path) -> None:
 
 
 async def test_cancellation_passes_through(folder: Path) -> None:
-    async with silent(folder / "s"), connected(folder / "s") as to:
+    async with unanswered(folder / "s") as to:
         call = asyncio.create_task(version(to))
         await asyncio.sleep(0)
         call.cancel()
@@ -366,25 +347,19 @@ async def test_cancellation_passes_through(folder: Path) -> None:
 
 
 async def test_new_connection_reaches_an_engine_that_came_back(folder: Path) -> None:
-    async def answer(request: bytes, context: Any) -> bytes:
-        return wire.VersionResponse(version=b"1").SerializeToString()
-
     for _ in range(5):  # so often that a backoff that is shared would show
         async with connected(folder / "s") as to:
             with pytest.raises(EngineUnavailable):
                 await version(to)
-    async with serving(folder / "s", answer), connected(folder / "s") as to:
+    async with served(folder / "s", version_1) as to:
         assert await version(to) == "1"
 
 
 async def test_connection_that_was_lost_meanwhile_is_not_made_anew(folder: Path) -> None:
-    async def answer(request: bytes, context: Any) -> bytes:
-        return wire.VersionResponse(version=b"1").SerializeToString()
-
     async with connected(folder / "s") as to:
-        async with serving(folder / "s", answer):
+        async with serving(folder / "s", version_1):
             assert await version(to) == await version(to) == "1"
-        async with serving(folder / "s", answer):  # another one, perhaps
+        async with serving(folder / "s", version_1):  # another one, perhaps
             with pytest.raises(EngineUnavailable, match="the connection was lost"):
                 await version(to)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tenacity import wait_fixed
 
+from tests.conftest import CONTAINERD_VERSIONS
 from tests.support.checker import PATIENCE
 from tests.support.containerd_checker import checked
 from tests.support.engines.containerd_control import ContainerdControl
@@ -25,19 +26,22 @@ if TYPE_CHECKING:
     from tests.conftest import ContainerdUnderTest
     from tests.support.engines.containerd import Containerd
 
-pytestmark = pytest.mark.live
-
-each_version = pytest.mark.parametrize("version", ["1.6", "1.7"])
-each_engine = pytest.mark.parametrize("containerd", ["1.6", "1.7"], indirect=True)
+each_engine = pytest.mark.parametrize(
+    "engine", [pytest.param(version, marks=pytest.mark.live) for version in CONTAINERD_VERSIONS], indirect=True
+)
 
 QUICK: dict[str, Any] = {"heartbeat": 1.0, "call_timeout": 2.0, "retry": Retry(wait=wait_fixed(0.1), stable_after=0)}
 
 CUTS = 5
 
 
-@each_version
-async def test_engine_is_killed(make_containerd: Callable[..., Containerd], version: str) -> None:
-    engine = await asyncio.to_thread(make_containerd, version)
+@pytest.fixture
+async def engine(request: pytest.FixtureRequest, make_containerd: Callable[..., Containerd]) -> Containerd:
+    return await asyncio.to_thread(make_containerd, request.param)
+
+
+@each_engine
+async def test_engine_is_killed(engine: Containerd) -> None:
     async with ContainerdControl(engine.socket) as control:
         await control.run("survivor")
         await control.run("paused", "other")
@@ -55,8 +59,8 @@ async def test_engine_is_killed(make_containerd: Callable[..., Containerd], vers
                 await asyncio.to_thread(engine.start)
             assert story(one.told) == [("exited", "other/victim"), ("exited", "victim")]
             codes = {event.exit_code for event in one.told}
-            assert codes == ({137} if version == "1.6" else {None}), "only the shims of 1.6 still know"
-            if version == "1.6":
+            assert codes == ({137} if engine.expected == "1.6" else {None}), "only the shims of 1.6 still know"
+            if engine.expected == "1.6":
                 # Its shims have kept the exits, and tell them now.
                 await eventually(lambda: check.watcher.stats.signals >= signals + len(pids))
             for id in ("victim", "other/victim"):
@@ -68,9 +72,8 @@ async def test_engine_is_killed(make_containerd: Callable[..., Containerd], vers
             assert (exited.origin, exited.exit_code) == (Origin.ENGINE, 137)
 
 
-@each_version
-async def test_engine_is_restarted(make_containerd: Callable[..., Containerd], version: str) -> None:
-    engine = await asyncio.to_thread(make_containerd, version)
+@each_engine
+async def test_engine_is_restarted(engine: Containerd) -> None:
     async with ContainerdControl(engine.socket) as control:
         await control.run("survivor")
         await control.run("paused", "other")
@@ -89,7 +92,6 @@ async def test_engine_is_restarted(make_containerd: Callable[..., Containerd], v
             await check.expect("newcomer", "started")
 
 
-@each_engine
 async def test_everything_that_happened_out_of_sight_is_told_once(containerd: ContainerdUnderTest) -> None:
     control = containerd.control
     names = ("survivor", "restarted", "reborn", "to-pause", "to-thaw", "relabelled", "both", "mortal")
@@ -176,7 +178,6 @@ async def _change_namespaces(control: ContainerdControl) -> None:
     await control.namespace_delete("old")
 
 
-@each_engine
 async def test_connections_that_are_cut_are_a_matter_of_the_watcher_alone(containerd: ContainerdUnderTest) -> None:
     control = containerd.control
     await control.run("one")
@@ -203,7 +204,6 @@ async def test_connections_that_are_cut_are_a_matter_of_the_watcher_alone(contai
         assert started.origin is Origin.ENGINE
 
 
-@each_engine
 async def test_cuts_amid_changes_hide_none_of_them(containerd: ContainerdUnderTest) -> None:
     control = containerd.control
     async with (

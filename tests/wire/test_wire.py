@@ -1,60 +1,51 @@
-"""Our own definitions of gRPC messages: current, the same on the wire as upstream's, and loadable beside them."""
+"""Our own definitions of gRPC messages: current, the same on the wire as those published, and loadable beside them."""
 
 from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet
 from google.protobuf.message import DecodeError
 
-from tests.support.engines import containerd_wire as upstream
-from whalewatch._wire import containerd_pb2 as wire
-from whalewatch._wire import cri_pb2
+from tests.support.engines import containerd_wire, cri_wire
+from whalewatch._wire import containerd_pb2, cri_pb2
+from whalewatch.containerd import calls as containerd_calls
+from whalewatch.cri import calls as cri_calls
 
 ROOT = Path(__file__).parents[2]
-PROTOS = ROOT / "protos"
 
-OURS: dict[str, Descriptor] = dict(wire.DESCRIPTOR.message_types_by_name)
+SERVICES = "containerd.services"
 
-NAMES = {
-    "Empty": "google.protobuf.Empty",
-    "Timestamp": "google.protobuf.Timestamp",
-    "Any": "google.protobuf.Any",
-    "Label": "containerd.services.containers.v1.Container.LabelsEntry",
-    "Extension": "containerd.services.containers.v1.Container.ExtensionsEntry",
-    "ListNamespacesRequest": "containerd.services.namespaces.v1.ListNamespacesRequest",
-    "ListNamespacesResponse": "containerd.services.namespaces.v1.ListNamespacesResponse",
-    "Namespace": "containerd.services.namespaces.v1.Namespace",
-    "GetContainerRequest": "containerd.services.containers.v1.GetContainerRequest",
-    "GetContainerResponse": "containerd.services.containers.v1.GetContainerResponse",
-    "ListContainersRequest": "containerd.services.containers.v1.ListContainersRequest",
-    "ListContainersResponse": "containerd.services.containers.v1.ListContainersResponse",
-    "ListContainerMessage": "containerd.services.containers.v1.ListContainerMessage",
-    "Container": "containerd.services.containers.v1.Container",
-    "Runtime": "containerd.services.containers.v1.Container.Runtime",
-    "GetTaskRequest": "containerd.services.tasks.v1.GetRequest",
-    "GetTaskResponse": "containerd.services.tasks.v1.GetResponse",
-    "ListTasksRequest": "containerd.services.tasks.v1.ListTasksRequest",
-    "ListTasksResponse": "containerd.services.tasks.v1.ListTasksResponse",
+PACKAGES = {
+    "google.protobuf": "Empty Timestamp Any",
+    f"{SERVICES}.namespaces.v1": "ListNamespacesRequest ListNamespacesResponse Namespace",
+    f"{SERVICES}.containers.v1": """
+        GetContainerRequest GetContainerResponse ListContainersRequest ListContainersResponse ListContainerMessage
+        Container""",
+    f"{SERVICES}.tasks.v1": "ListTasksRequest ListTasksResponse",
+    f"{SERVICES}.introspection.v1": "ServerResponse",
+    f"{SERVICES}.version.v1": "VersionResponse",
+    f"{SERVICES}.events.v1": "SubscribeRequest Envelope",
+    "containerd.events": "TaskStart TaskExit TaskDelete TaskPaused TaskResumed ContainerUpdate ContainerDelete",
+}
+"""The messages of containerd that have the same name with us."""
+
+NAMES = {name: f"{package}.{name}" for package, names in PACKAGES.items() for name in names.split()} | {
+    "Label": f"{SERVICES}.containers.v1.Container.LabelsEntry",
+    "Extension": f"{SERVICES}.containers.v1.Container.ExtensionsEntry",
+    "Runtime": f"{SERVICES}.containers.v1.Container.Runtime",
+    "GetTaskRequest": f"{SERVICES}.tasks.v1.GetRequest",
+    "GetTaskResponse": f"{SERVICES}.tasks.v1.GetResponse",
     "Task": "containerd.v1.types.Process",
-    "ServerResponse": "containerd.services.introspection.v1.ServerResponse",
-    "VersionResponse": "containerd.services.version.v1.VersionResponse",
-    "SubscribeRequest": "containerd.services.events.v1.SubscribeRequest",
-    "Envelope": "containerd.services.events.v1.Envelope",
-    "TaskStart": "containerd.events.TaskStart",
-    "TaskExit": "containerd.events.TaskExit",
-    "TaskDelete": "containerd.events.TaskDelete",
-    "TaskPaused": "containerd.events.TaskPaused",
-    "TaskResumed": "containerd.events.TaskResumed",
-    "ContainerUpdate": "containerd.events.ContainerUpdate",
-    "ContainerDelete": "containerd.events.ContainerDelete",
 }
 """Our names of messages, with those that containerd gives to the same."""
 
@@ -69,10 +60,26 @@ METHODS = {
     "version.v1.Version/Version": ("Empty", "VersionResponse"),
     "events.v1.Events/Subscribe": ("SubscribeRequest", "Envelope"),
 }
-"""The calls that are made, with our names of what is sent and what is answered."""
+"""The calls that are made to containerd, with our names of what is sent and what is answered."""
+
+CRI_METHODS = {
+    *("Version", "ListContainers", "ListPodSandbox"),
+    *("ContainerStatus", "PodSandboxStatus", "GetContainerEvents"),
+}
 
 NEWER = {"Container.sandbox", "ServerResponse.pid"}
 """Fields of containerd 1.7, which the published package does not know yet."""
+
+OURS: dict[str, tuple[ModuleType, Descriptor]] = {
+    f"{module.__name__.rpartition('.')[2]}.{name}": (module, message)
+    for module in (containerd_pb2, cri_pb2)
+    for name, message in module.DESCRIPTOR.message_types_by_name.items()
+}
+
+
+def published(module: ModuleType, name: str) -> Any:
+    """The message that is one of ours."""
+    return containerd_wire.message(NAMES[name]) if module is containerd_pb2 else cri_wire.message(name)
 
 
 def repeated(field: FieldDescriptor) -> bool:
@@ -82,45 +89,63 @@ def repeated(field: FieldDescriptor) -> bool:
     return message.field[field.index].label == FieldDescriptorProto.LABEL_REPEATED
 
 
-def same_on_the_wire(ours: FieldDescriptor, theirs: FieldDescriptor) -> bool:
+def same_on_the_wire(module: ModuleType, ours: FieldDescriptor, theirs: FieldDescriptor) -> bool:
     if (repeated(ours), ours.number) != (repeated(theirs), theirs.number):
         return False
     if ours.message_type is not None:
-        return theirs.message_type is not None and NAMES[ours.message_type.name] == theirs.message_type.full_name
-    text = {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES}
-    return ours.type == theirs.type or (ours.type == FieldDescriptor.TYPE_BYTES and theirs.type in text)
+        other = theirs.message_type
+        if module is cri_pb2 and ours.message_type.name == "Entry":
+            return other is not None and other.GetOptions().map_entry
+        name = NAMES[ours.message_type.name] if module is containerd_pb2 else f"runtime.v1.{ours.message_type.name}"
+        return other is not None and other.full_name == name
+    if module is cri_pb2 and ours.enum_type is not None:
+        return theirs.enum_type is not None and theirs.enum_type.name == ours.enum_type.name
+    same = {ours.type}
+    if ours.type == FieldDescriptor.TYPE_BYTES:  # as text is, and with the CRI a message that is parsed apart
+        same |= {FieldDescriptor.TYPE_STRING} | ({FieldDescriptor.TYPE_MESSAGE} if module is cri_pb2 else set())
+    return theirs.type in same
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_message_is_the_same_on_the_wire_as_upstreams(name: str) -> None:
-    theirs = upstream.message(NAMES[name]).DESCRIPTOR.fields_by_name
-    for field in OURS[name].fields:
-        if f"{name}.{field.name}" in NEWER:
+@pytest.mark.parametrize("name", sorted(OURS.keys() - {"cri_pb2.Entry"}))
+def test_message_is_the_same_on_the_wire_as_published(name: str) -> None:
+    module, message = OURS[name]
+    theirs = published(module, message.name).DESCRIPTOR.fields_by_name
+    for field in message.fields:
+        if f"{message.name}.{field.name}" in NEWER and module is containerd_pb2:
             assert field.name not in theirs
-            continue
-        assert same_on_the_wire(field, theirs[field.name]), f"{name}.{field.name}"
+        else:
+            assert same_on_the_wire(module, field, theirs[field.name]), field.name
 
 
-def test_states_of_tasks_are_numbered_as_upstream_does() -> None:
-    theirs = upstream.message("containerd.v1.types.Process").DESCRIPTOR.fields_by_name["status"].enum_type
-    assert dict(wire.Status.items()) == {value.name: value.number for value in theirs.values}
+def test_states_and_events_are_numbered_as_published() -> None:
+    theirs = containerd_wire.message(NAMES["Task"]).DESCRIPTOR.fields_by_name["status"].enum_type
+    assert dict(containerd_pb2.Status.items()) == {value.name: value.number for value in theirs.values}
+    enums = cri_pb2.DESCRIPTOR.enum_types_by_name
+    assert {name: [value.name for value in enum.values] for name, enum in enums.items()} == cri_wire.ENUMS
+    for enum in enums.values():
+        assert [value.number for value in enum.values] == list(range(len(enum.values)))
 
 
 @pytest.mark.parametrize("path", METHODS)
 def test_method_takes_and_returns_these_messages(path: str) -> None:
     service, _, method = path.partition("/")
-    request, answer = upstream.request_and_answer(f"containerd.services.{service}", method)
+    request, answer = containerd_wire.request_and_answer(f"{SERVICES}.{service}", method)
     assert (request.DESCRIPTOR.full_name, answer.DESCRIPTOR.full_name) == tuple(NAMES[n] for n in METHODS[path])
-    assert f"{service}/{method}" in (ROOT / "src/whalewatch/containerd/calls.py").read_text()
+    assert f"{service}/{method}" in Path(containerd_calls.__file__).read_text()
 
 
-def test_message_of_upstreams_is_understood() -> None:
-    theirs = upstream.message("containerd.services.containers.v1.Container")(
+def test_calls_of_the_cri_go_to_the_published_methods() -> None:
+    assert cri_calls.SERVICE == "/runtime.v1.RuntimeService"
+    assert set(re.findall(r"\{SERVICE\}/(\w+)", Path(cri_calls.__file__).read_text())) == CRI_METHODS
+
+
+def test_message_of_containerd_is_understood() -> None:
+    theirs = containerd_wire.message(NAMES["Container"])(
         id="web", labels={"a": "1", "b": ""}, image="tiny", snapshotter="overlayfs"
     )
     theirs.spec.type_url, theirs.spec.value = "types.example/spec", b"{}"
     theirs.created_at.FromJsonString("2026-01-02T03:04:05.000000006Z")
-    ours = wire.Container.FromString(theirs.SerializeToString())
+    ours = containerd_pb2.Container.FromString(theirs.SerializeToString())
     assert (ours.id, ours.image, ours.snapshotter) == (b"web", b"tiny", b"overlayfs")
     assert {label.key: label.value for label in ours.labels} == {b"a": b"1", b"b": b""}
     assert (ours.spec.type_url, ours.spec.value) == (b"types.example/spec", b"{}")
@@ -128,93 +153,106 @@ def test_message_of_upstreams_is_understood() -> None:
     assert type(theirs).FromString(ours.SerializeToString()) == theirs
 
 
+def test_messages_of_the_cri_are_understood() -> None:
+    theirs = cri_wire.message("ListContainersResponse")()
+    theirs.containers.add(id="c", pod_sandbox_id="s", state=1, created_at=5, labels={"a": "1"}, annotations={"b": ""})
+    theirs.containers[0].metadata.name, theirs.containers[0].metadata.attempt = "web", 3
+    theirs.containers[0].image.user_specified_image = "nginx"
+    theirs.containers[0].image_id = "left out"
+    (ours,) = cri_pb2.ListContainersResponse.FromString(theirs.SerializeToString()).containers
+    assert (ours.id, ours.pod_sandbox_id, ours.created_at, ours.state) == (b"c", b"s", 5, cri_pb2.CONTAINER_RUNNING)
+    assert (ours.metadata.name, ours.metadata.attempt, ours.image.user_specified_image) == (b"web", 3, b"nginx")
+    told = [[(entry.key, entry.value) for entry in entries] for entries in (ours.labels, ours.annotations)]
+    assert told == [[(b"a", b"1")], [(b"b", b"")]]
+
+    event = cri_wire.message("ContainerEventResponse")(container_id="s", container_event_type=1, created_at=7)
+    event.pod_sandbox_status.id = "s"
+    event.containers_statuses.add(id="c", state=2, exit_code=-1)
+    read = cri_pb2.ContainerEventResponse.FromString(event.SerializeToString())
+    started = (b"s", 7, cri_pb2.CONTAINER_STARTED_EVENT)
+    assert (read.container_id, read.created_at, read.container_event_type) == started
+    assert cri_pb2.PodSandboxStatus.FromString(read.pod_sandbox_status).id == b"s"
+    (status,) = read.containers_statuses
+    assert (status.state, status.exit_code) == (cri_pb2.CONTAINER_EXITED, -1)
+
+
+def test_what_is_zero_is_left_out_on_the_wire_and_read_as_ready() -> None:
+    """The trap of proto3: READY is what remains when nothing is said."""
+    assert cri_wire.message("PodSandbox")(id="s", state=0).SerializeToString() == b"\x0a\x01s"
+    assert cri_pb2.PodSandbox.FromString(b"\x0a\x01s").state == cri_pb2.SANDBOX_READY
+
+
 def test_no_text_can_make_a_message_unreadable() -> None:
-    hostile = wire.Container(id=b"web", labels=[wire.Label(key=b"a", value=b"\xff")]).SerializeToString()
-    with pytest.raises(DecodeError):
-        upstream.message("containerd.services.containers.v1.Container").FromString(hostile)
-    assert wire.Container.FromString(hostile).labels[0].value == b"\xff"
-    for message in OURS.values():
-        assert not [f.name for f in message.fields if f.type == FieldDescriptor.TYPE_STRING], message.name
+    container = containerd_pb2.Container(id=b"web", labels=[containerd_pb2.Label(key=b"a", value=b"\xff")])
+    sandbox = cri_pb2.PodSandbox(id=b"s", annotations=[cri_pb2.Entry(key=b"a", value=b"\xff")])
+    for module, message in ((containerd_pb2, container), (cri_pb2, sandbox)):
+        with pytest.raises(DecodeError):
+            published(module, message.DESCRIPTOR.name).FromString(message.SerializeToString())
+    assert containerd_pb2.Container.FromString(container.SerializeToString()) == container
+    assert cri_pb2.PodSandbox.FromString(sandbox.SerializeToString()) == sandbox
+    for name, (_, descriptor) in OURS.items():
+        assert not [f.name for f in descriptor.fields if f.type == FieldDescriptor.TYPE_STRING], name
 
 
 # ---- the generated code
 
 
-GENERATED = pytest.mark.parametrize("module", [wire, cri_pb2], ids=lambda module: module.__name__.rpartition(".")[2])
-
-
-def defined(module: ModuleType) -> FileDescriptorProto:
-    """What the definitions say, by whatever compiler is installed."""
-    command = [sys.executable, "-m", "grpc_tools.protoc", "--proto_path", str(PROTOS)]
-    compiled = subprocess.run(
-        [*command, "--descriptor_set_out=/dev/stdout", module.DESCRIPTOR.name],
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
-    (file,) = FileDescriptorSet.FromString(compiled.stdout).file
+def without_json_names(file: FileDescriptorProto) -> FileDescriptorProto:
+    """Clear what the generated code leaves out."""
     for message in file.message_type:
         for field in message.field:
-            field.ClearField("json_name")  # which the code leaves out
+            field.ClearField("json_name")
     return file
 
 
-def source(module: ModuleType) -> Path:
-    assert module.__file__ is not None
-    return Path(module.__file__)
-
-
-@GENERATED
-def test_generated_code_is_what_the_definitions_say(module: ModuleType) -> None:
+@pytest.mark.parametrize("module", [containerd_pb2, cri_pb2], ids=lambda module: module.__name__.rpartition(".")[2])
+def test_generated_code_and_types_are_what_the_definitions_say(module: ModuleType) -> None:
+    command = [sys.executable, "-m", "grpc_tools.protoc", "--proto_path", str(ROOT / "protos")]
+    command += ["--descriptor_set_out=/dev/stdout", module.DESCRIPTOR.name]
+    compiled = subprocess.run(command, check=True, capture_output=True, timeout=60)
+    (file,) = FileDescriptorSet.FromString(compiled.stdout).file
     generated = FileDescriptorProto()
     module.DESCRIPTOR.CopyToProto(generated)
-    for message in generated.message_type:
-        for field in message.field:
-            field.ClearField("json_name")
-    assert generated == defined(module), "run: make protos"
+    assert without_json_names(generated) == without_json_names(file), "run: make protos"
 
-
-@GENERATED
-def test_generated_types_are_what_the_definitions_say(module: ModuleType) -> None:
-    stub = ast.parse(source(module).with_suffix(".pyi").read_text())
+    source = Path(str(module.__file__))
+    # Compilers from 5.26 on write code that only runtimes of their own age or younger load.
+    assert "ValidateProtobufRuntimeVersion" not in source.read_text()
+    stub = ast.parse(source.with_suffix(".pyi").read_text())
     classes = {node.name: node for node in stub.body if isinstance(node, ast.ClassDef)}
-    file = defined(module)
     assert classes.keys() == {message.name for message in file.message_type} | {enum.name for enum in file.enum_type}
     for message in file.message_type:
         annotated = [n.target.id for n in classes[message.name].body if isinstance(n, ast.AnnAssign)]  # type: ignore[union-attr]
         assert [n for n in annotated if not n.isupper()] == [field.name for field in message.field]
 
 
-@GENERATED
-def test_generated_code_asks_for_no_newer_runtime(module: ModuleType) -> None:
-    """Compilers from 5.26 on write code that only runtimes of their own age or younger load."""
-    assert "ValidateProtobufRuntimeVersion" not in source(module).read_text()
+# ---- beside the published definitions
 
 
-# ---- beside upstream's own definitions
-
-
-def in_a_new_interpreter(program: str) -> subprocess.CompletedProcess[str]:
+def in_a_new_interpreter(*program: str) -> subprocess.CompletedProcess[str]:
     environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *(path for path in sys.path if path)])}
-    return subprocess.run(
-        [sys.executable, "-c", program], env=environ, capture_output=True, text=True, timeout=60, check=False
-    )
+    command = [sys.executable, "-c", "\n".join(program)]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
 
 
-OURS_LOADED = "from whalewatch._wire import containerd_pb2 as ours"
 THEIRS_LOADED = """
 from google.protobuf import descriptor_pool
-from tests.support.engines import containerd_wire
-for file in containerd_wire.files():
+from tests.support.engines import containerd_wire, cri_wire
+for file in [*containerd_wire.files(), cri_wire.published()]:
     descriptor_pool.Default().AddSerializedFile(file.SerializeToString())
-theirs = descriptor_pool.Default().FindMessageTypeByName("containerd.services.containers.v1.Container")
+theirs = descriptor_pool.Default().FindMessageTypeByName("{}")
 """
 
 
-@pytest.mark.parametrize("order", [(OURS_LOADED, THEIRS_LOADED), (THEIRS_LOADED, OURS_LOADED)])
-def test_definitions_can_be_loaded_beside_upstreams(order: tuple[str, str]) -> None:
+@pytest.mark.parametrize("ours_first", [True, False])
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("containerd_pb2", NAMES["Container"]), ("cri_pb2", "runtime.v1.Container")],
+)
+def test_definitions_can_be_loaded_beside_the_published(module: str, name: str, ours_first: bool) -> None:
+    loaded = [f"from whalewatch._wire import {module} as ours", THEIRS_LOADED.format(name)]
     checked = "assert theirs.file.pool is ours.DESCRIPTOR.pool; assert ours.Container(id=b'a').id == b'a'"
-    done = in_a_new_interpreter("\n".join([*order, checked]))
+    done = in_a_new_interpreter(*(loaded if ours_first else reversed(loaded)), checked)
     assert done.returncode == 0, done.stderr
 
 
@@ -227,6 +265,6 @@ theirs.file.CopyToProto(copy)
 copy.name = "elsewhere.proto"
 descriptor_pool.Default().AddSerializedFile(copy.SerializeToString())
 """
-    done = in_a_new_interpreter(THEIRS_LOADED + copied)
+    done = in_a_new_interpreter(THEIRS_LOADED.format(NAMES["Container"]), copied)
     assert done.returncode != 0
     assert "duplicate symbol" in done.stderr or "already" in done.stderr, done.stderr
