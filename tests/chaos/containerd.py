@@ -190,10 +190,7 @@ class ContainerdWorld:
     @property
     def faults(self) -> Mapping[str, Mapping[str, Fault]]:
         """By place and name."""
-        return {
-            **engine_faults(self._engine, self._dice, self._pids),
-            "connection": connection_faults(self._proxy),
-        }
+        return {**engine_faults(self._engine, self._dice, self._pids), "connection": connection_faults(self._proxy)}
 
     async def _pids(self) -> list[int]:
         return [one.pid for one in (await self._control.truth()).values()]

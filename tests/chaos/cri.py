@@ -253,10 +253,7 @@ class CRIWorld:
     @property
     def faults(self) -> Mapping[str, Mapping[str, Fault]]:
         """By place and name."""
-        return {
-            **engine_faults(self._engine, self._dice, self._pids),
-            "connection": connection_faults(self._proxy),
-        }
+        return {**engine_faults(self._engine, self._dice, self._pids), "connection": connection_faults(self._proxy)}
 
 
 def _shown(_namespace: str, id: str) -> str:

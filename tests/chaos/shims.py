@@ -86,11 +86,7 @@ def engine_faults(
 
 
 async def hear(
-    engine: Containerd,
-    heard: deque[str],
-    told: Told,
-    exits: set[tuple[str, int]],
-    shown: Callable[[str, str], str],
+    engine: Containerd, heard: deque[str], told: Told, exits: set[tuple[str, int]], shown: Callable[[str, str], str]
 ) -> None:
     """Take down for ever what an engine tells of tasks and of changes of containers, beside all watchers.
 

@@ -212,7 +212,7 @@ async def test_json_lines_hold_every_field(docker: Docker) -> None:
         updated, exited = out.documents[1:]
         for event in (updated, exited):
             assert event.keys() == {
-                *("type", "event", "timestamp", "origin", "revision", "last", "exit_code", "container", "previous"),
+                *("type", "event", "timestamp", "origin", "revision", "last", "exit_code", "container", "previous")
             }
             assert event["type"] == "event"
             assert event["origin"] == "engine"
@@ -246,7 +246,7 @@ async def test_json_tells_each_status() -> None:
         told = [document for document in out.documents if document["type"] == "status"]
         for status in told:
             assert status.keys() == {
-                *("type", "state", "since", "attempt", "error", "error_type", "source", "revision"),
+                *("type", "state", "since", "attempt", "error", "error_type", "source", "revision")
             }
             assert datetime.fromisoformat(status["since"]).tzinfo is not None
         assert told[0]["state"] == "disconnected"

@@ -14,11 +14,7 @@ from whalewatch import Container, Pod, Portfolio, Snapshot, Watcher
 
 
 def labels(uid: str, name: str = "shop", namespace: str = "prod") -> dict[str, str]:
-    return {
-        "io.kubernetes.pod.name": name,
-        "io.kubernetes.pod.namespace": namespace,
-        "io.kubernetes.pod.uid": uid,
-    }
+    return {"io.kubernetes.pod.name": name, "io.kubernetes.pod.namespace": namespace, "io.kubernetes.pod.uid": uid}
 
 
 def member(id: str, uid: str, **attributes: Any) -> Container:

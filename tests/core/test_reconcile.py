@@ -276,10 +276,7 @@ def test_restarts_told_while_an_inspect_is_under_way_date_the_run_that_was_read(
     for signal in (told(EXITED, 15), told(STARTED, 20.1), told(EXITED, 25), told(STARTED, 30.1)):
         state, _ = apply_signal(state, signal)
     state, changes = inspect_finished(state, second)
-    assert changes == (
-        Change(first, None, Origin.ENGINE, at(15)),
-        Change(None, second, Origin.ENGINE, at(20.1)),
-    )
+    assert changes == (Change(first, None, Origin.ENGINE, at(15)), Change(None, second, Origin.ENGINE, at(20.1)))
     state, changes = inspect_finished(inspect_started(state), third)
     assert changes == (Change(second, third, Origin.ENGINE, at(30.1)),)
 
@@ -299,10 +296,7 @@ def test_restart_that_is_over_when_an_inspect_reads_the_next_run_does_not_date_i
     for signal in (told(EXITED, 15), told(STARTED, 20.1), told(EXITED, 25), told(STARTED, 30.1), told(PAUSED, 35)):
         state, _ = apply_signal(state, signal)
     _, changes = inspect_finished(state, third)
-    assert changes[:2] == (
-        Change(first, None, Origin.ENGINE, at(15)),
-        Change(None, third, Origin.ENGINE, at(30.1)),
-    )
+    assert changes[:2] == (Change(first, None, Origin.ENGINE, at(15)), Change(None, third, Origin.ENGINE, at(30.1)))
 
 
 def test_kept_signal_that_the_reading_contains_already_is_nothing_new() -> None:
@@ -378,10 +372,7 @@ def test_exit_code_is_rescued_when_the_inspect_finds_the_next_run() -> None:
     state, _ = apply_signal(state, told(EXITED, 9, exit_code=42))
     state, _ = apply_signal(state, told(STARTED, 10))
     state, changes = inspect_finished(state, reborn)
-    assert changes == (
-        Change(known, None, Origin.ENGINE, at(9), 42),
-        Change(None, reborn, Origin.ENGINE, at(10)),
-    )
+    assert changes == (Change(known, None, Origin.ENGINE, at(9), 42), Change(None, reborn, Origin.ENGINE, at(10)))
     assert state.container == reborn, "the exit of the former run does not kill the next one"
 
 

@@ -16,16 +16,7 @@ import pytest
 
 from tests.support.fold import Fold, History, NetFold
 from tests.support.scripted import PATIENCE, Publisher, ScriptedEngine, alive, at, box, lost_engine
-from whalewatch import (
-    ContainerEvent,
-    EngineUnavailable,
-    EventType,
-    Health,
-    Origin,
-    Snapshot,
-    Subscription,
-    Watcher,
-)
+from whalewatch import ContainerEvent, EngineUnavailable, EventType, Health, Origin, Snapshot, Subscription, Watcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -212,13 +203,7 @@ async def test_one_revision_comes_whole_with_exits_first() -> None:
     events = publisher.events(replay=False)
     revision = publisher.snapshot.revision
     publisher.publish(
-        {
-            "e": box("e"),
-            "a": box("a", name="new", paused=True),
-            "b": box("b", pid=2),
-            "c": None,
-        },
-        origin=Origin.RESYNC,
+        {"e": box("e"), "a": box("a", name="new", paused=True), "b": box("b", pid=2), "c": None}, origin=Origin.RESYNC
     )
     told = await drain(events)
     assert [event.type for event in told[:2]] == [EXITED, EXITED]

@@ -158,9 +158,7 @@ async def hanging(
         yield moby.watch(address, tls=tls, heartbeat=0.5, call_timeout=2.0), hang
 
 
-async def test_leaving_lets_go_of_tls_connections_to_a_hung_engine(
-    hanging: tuple[Watcher, Callable[[], None]],
-) -> None:
+async def test_leaving_lets_go_of_tls_connections_to_a_hung_engine(hanging: tuple[Watcher, Callable[[], None]]) -> None:
     watcher, hang = hanging
     await watcher.__aenter__()
     await watcher.ready(PATIENCE)
@@ -173,9 +171,7 @@ async def test_leaving_lets_go_of_tls_connections_to_a_hung_engine(
         await eventually(lambda: not connections(watcher.engine.address))
 
 
-async def test_outage_lets_go_of_tls_connections_to_a_hung_engine(
-    hanging: tuple[Watcher, Callable[[], None]],
-) -> None:
+async def test_outage_lets_go_of_tls_connections_to_a_hung_engine(hanging: tuple[Watcher, Callable[[], None]]) -> None:
     watcher, hang = hanging
     async with watcher:
         await watcher.ready(PATIENCE)

@@ -230,10 +230,7 @@ class Race:
             await watcher.engine.ping()
             assert portfolio.snapshot().container(coming) == container
             assert dying not in portfolio.snapshot()
-            for id, events in (
-                (coming, [[EventType.STARTED]]),
-                (dying, [[], [EventType.STARTED, EventType.EXITED]]),
-            ):
+            for id, events in ((coming, [[EventType.STARTED]]), (dying, [[], [EventType.STARTED, EventType.EXITED]])):
                 assert [event.type for event in fold.events if event.container.id == id] in events
                 self.told[any(e.container.id == id and e.origin is not Origin.SYNC for e in fold.events)] += 1
             assert watcher.stats.outages == 0

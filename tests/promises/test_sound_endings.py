@@ -9,17 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.scripted import PATIENCE, ScriptedEngine, box
-from whalewatch import (
-    Container,
-    EngineError,
-    Retry,
-    Signal,
-    SignalType,
-    WatchEnded,
-    Watcher,
-    WatchState,
-    moby,
-)
+from whalewatch import Container, EngineError, Retry, Signal, SignalType, WatchEnded, Watcher, WatchState, moby
 from whalewatch.testing import FakeDocker
 
 if TYPE_CHECKING:

@@ -53,11 +53,7 @@ async def timed(socket: str) -> dict[str, float]:
     before, cpu = time.perf_counter(), time.process_time()
     async with session(socket) as http:
         found = await synchronise(http)
-        return {
-            "seconds": time.perf_counter() - before,
-            "cpu": time.process_time() - cpu,
-            "containers": len(found),
-        }
+        return {"seconds": time.perf_counter() - before, "cpu": time.process_time() - cpu, "containers": len(found)}
 
 
 async def sync(socket: str) -> None:

@@ -86,11 +86,7 @@ async def timed(socket: str) -> dict[str, float]:
     before, cpu = time.perf_counter(), time.process_time()
     async with channel(socket) as open_:
         found = await synchronise(open_)
-        return {
-            "seconds": time.perf_counter() - before,
-            "cpu": time.process_time() - cpu,
-            "containers": len(found),
-        }
+        return {"seconds": time.perf_counter() - before, "cpu": time.process_time() - cpu, "containers": len(found)}
 
 
 async def sync(socket: str) -> None:

@@ -282,9 +282,7 @@ class CRIControl(GrpcControl):
         """Make any unary call, and return its answer."""
         request, answer = message(f"{method}Request"), message(f"{method}Response")
         call = self._opened().unary_unary(
-            f"{service}/{method}",
-            request_serializer=request.SerializeToString,
-            response_deserializer=answer.FromString,
+            f"{service}/{method}", request_serializer=request.SerializeToString, response_deserializer=answer.FromString
         )
         return await call(request(**fields), timeout=TIMEOUT)
 
