@@ -30,11 +30,8 @@ async def test_pod_holds_its_containers_by_name_and_its_sandbox_apart() -> None:
     asked = Portfolio(publisher.feed)
     pod = await asked.pod("u")
     assert pod is not None
-    assert (pod.name, pod.namespace, pod.uid) == ("shop", "prod", "u")
-    assert pod.sandbox == sandbox("s", "u")
-    assert pod.container_names == ("db", "web")
-    assert [c.id for c in pod] == ["1", "2"]
-    assert len(pod) == 2
+    assert (pod.name, pod.namespace, pod.uid, pod.sandbox) == ("shop", "prod", "u", sandbox("s", "u"))
+    assert (pod.container_names, [c.id for c in pod], len(pod)) == (("db", "web"), ["1", "2"], 2)
     assert pod.container("web") == pod.container("2") == member("2", "u", name="web")
     assert "web" in pod
     assert "alone" not in pod
@@ -80,8 +77,7 @@ def test_pod_of_which_a_second_sandbox_is_alive_loses_neither() -> None:
     publisher.exit(pod.sandbox.id)
     left = publisher.snapshot.pod("u")
     assert left is not None
-    assert left.sandbox == pod.containers[0]
-    assert left.containers == ()
+    assert (left.sandbox, left.containers) == (pod.containers[0], ())
 
 
 def test_container_whose_labels_change_changes_pods() -> None:

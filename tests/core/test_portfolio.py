@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.scripted import PATIENCE, Publisher, ScriptedEngine, alive, at, box, lost_engine
+from tests.support.scripted import PATIENCE, Publisher, ScriptedEngine, alive, at, begun, box, lost_engine, turns
 from whalewatch import (
     Container,
     EngineUnavailable,
@@ -52,8 +52,7 @@ async def within(wait: Awaitable[Any]) -> Any:
 
 async def test_names_are_those_of_the_projects_sorted_without_the_nameless() -> None:
     asked = portfolio(box("a", project="zoo"), box("b", **SHOP), box("c"), box("d", **SHOP))
-    assert await asked.names() == ("shop", "zoo")
-    assert await portfolio().names() == ()
+    assert (await asked.names(), await portfolio().names()) == (("shop", "zoo"), ())
 
 
 async def test_projects_begin_with_the_nameless_even_if_it_is_empty() -> None:
@@ -81,8 +80,7 @@ async def test_containers_come_in_order_of_first_sight_and_of_a_project_by_name(
     asked = portfolio(box("z", **SHOP), box("m"), box("a", **SHOP))
     assert [c.id for c in await asked.containers()] == ["z", "m", "a"]
     assert [c.id for c in await asked.containers("shop")] == ["a", "z"]
-    assert [c.id for c in await asked.containers("")] == ["m"]
-    assert await asked.containers("unknown") == ()
+    assert ([c.id for c in await asked.containers("")], await asked.containers("unknown")) == (["m"], ())
     assert await asked.total() == 3
 
 
@@ -146,8 +144,7 @@ async def test_queries_wait_for_the_first_synchronisation_and_never_ask_the_engi
         async with Watcher(engine) as watcher:
             await hold.reached()
             waiting = asyncio.ensure_future(query(watcher.portfolio))
-            for _ in range(5):
-                await asyncio.sleep(0)
+            await turns(5)
             assert not waiting.done()
             hold.release()
             await within(waiting)
@@ -181,8 +178,7 @@ async def test_queries_after_the_end_answer_from_the_last_picture() -> None:
     async with Watcher(ScriptedEngine(box("a", **SHOP))) as watcher:
         await watcher.ready(PATIENCE)
     asked = watcher.portfolio
-    assert await asked.names() == ("shop",)
-    assert await asked.container("a") == box("a", **SHOP)
+    assert (await asked.names(), await asked.container("a")) == (("shop",), box("a", **SHOP))
     assert await asked.wait_for("a") == box("a", **SHOP)
     await asked.wait_gone("b")
     assert not asked.snapshot().synced
@@ -203,8 +199,7 @@ async def test_wait_for_what_is_there_returns_at_once(wanted: str | Callable[[Co
 @pytest.mark.parametrize("wanted", ["id", "name", lambda c: c.pid == 7], ids=["id", "name", "predicate"])
 async def test_wait_for_what_comes_later(wanted: str | Callable[[Container], bool]) -> None:
     publisher = Publisher()
-    waiting = asyncio.create_task(Portfolio(publisher.feed).wait_for(wanted))
-    await asyncio.sleep(0)
+    waiting = await begun(Portfolio(publisher.feed).wait_for(wanted))
     publisher.start(box("other"))
     await asyncio.sleep(0)
     assert not waiting.done()
@@ -225,16 +220,14 @@ async def test_wait_for_waits_for_the_first_synchronisation_too() -> None:
 
 async def test_wait_for_is_satisfied_by_a_change() -> None:
     publisher = Publisher(box("a", health=Health.STARTING))
-    waiting = asyncio.create_task(Portfolio(publisher.feed).wait_for(lambda c: c.health is Health.HEALTHY))
-    await asyncio.sleep(0)
+    waiting = await begun(Portfolio(publisher.feed).wait_for(lambda c: c.health is Health.HEALTHY))
     publisher.change("a", health=Health.HEALTHY)
     assert (await within(waiting)).health is Health.HEALTHY
 
 
 async def test_wait_for_is_told_of_a_brief_life() -> None:
     publisher = Publisher()
-    waiting = asyncio.create_task(Portfolio(publisher.feed).wait_for("brief"))
-    await asyncio.sleep(0)
+    waiting = await begun(Portfolio(publisher.feed).wait_for("brief"))
     publisher.start(box("brief"))
     publisher.exit("brief")
     assert (await within(waiting)).id == "brief"
@@ -242,8 +235,7 @@ async def test_wait_for_is_told_of_a_brief_life() -> None:
 
 async def test_wait_for_is_not_satisfied_by_an_exit() -> None:
     publisher = Publisher(box("a"))
-    waiting = asyncio.create_task(Portfolio(publisher.feed).wait_for(lambda c: c.name == "b" or c.pid == 2))
-    await asyncio.sleep(0)
+    waiting = await begun(Portfolio(publisher.feed).wait_for(lambda c: c.name == "b" or c.pid == 2))
     publisher.exit("a")
     publisher.start(box("a", pid=2))
     assert (await within(waiting)).pid == 2
@@ -272,8 +264,7 @@ async def test_predicate_runs_in_the_callers_task_and_its_error_reaches_the_call
         tasks.append(asyncio.current_task())
         return 1 // (container.pid or 0) < 0
 
-    waiting = asyncio.create_task(Portfolio(publisher.feed).wait_for(wanted))
-    await asyncio.sleep(0)
+    waiting = await begun(Portfolio(publisher.feed).wait_for(wanted))
     publisher.start(box("b", pid=0))
     with pytest.raises(ZeroDivisionError):
         await within(waiting)
@@ -297,13 +288,11 @@ async def test_waits_leave_no_subscription_behind() -> None:
         await asked.wait_for("b", timeout=0.01)
     with pytest.raises(NotSynced):
         await asked.wait_gone("a", timeout=0.01)
-    waiting = asyncio.create_task(asked.wait_for("c"))
-    await asyncio.sleep(0)
+    waiting = await begun(asked.wait_for("c"))
     waiting.cancel()
     await asyncio.wait({waiting})
     assert waiting.cancelled()
-    assert publisher.feed._subscribers == []
-    assert publisher.feed._waiting == set()
+    assert (publisher.feed._subscribers, publisher.feed._waiting) == ([], set())
     assert publisher.feed.changed._sleepers == set()
 
 
@@ -318,12 +307,10 @@ async def test_wait_gone_returns_at_once_if_nothing_matches(wanted: str | Callab
 @pytest.mark.parametrize("wanted", ["id", "name", lambda c: c.pid == 7], ids=["id", "name", "predicate"])
 async def test_wait_gone_waits_for_the_exit(wanted: str | Callable[[Container], bool]) -> None:
     publisher = Publisher(box("other"), box("id", name="name", pid=7))
-    waiting = asyncio.create_task(Portfolio(publisher.feed).wait_gone(wanted))
-    await asyncio.sleep(0)
+    waiting = await begun(Portfolio(publisher.feed).wait_gone(wanted))
     publisher.exit("other")
     publisher.change("id", paused=True)
-    for _ in range(3):
-        await asyncio.sleep(0)
+    await turns(3)
     assert not waiting.done()
     publisher.exit("id")
     await within(waiting)
@@ -331,16 +318,14 @@ async def test_wait_gone_waits_for_the_exit(wanted: str | Callable[[Container], 
 
 async def test_restart_under_the_same_id_counts_as_gone() -> None:
     publisher = Publisher(box("a", pid=1))
-    waiting = asyncio.create_task(Portfolio(publisher.feed).wait_gone("a"))
-    await asyncio.sleep(0)
+    waiting = await begun(Portfolio(publisher.feed).wait_gone("a"))
     publisher.restart("a", pid=2)
     await within(waiting)
 
 
 async def test_rebirth_under_the_same_name_counts_as_gone() -> None:
     publisher = Publisher(box("one", name="web"))
-    waiting = asyncio.create_task(Portfolio(publisher.feed).wait_gone("web"))
-    await asyncio.sleep(0)
+    waiting = await begun(Portfolio(publisher.feed).wait_gone("web"))
     publisher.exit("one")
     publisher.start(box("two", name="web"))
     await within(waiting)
@@ -348,11 +333,9 @@ async def test_rebirth_under_the_same_name_counts_as_gone() -> None:
 
 async def test_renamed_container_is_not_gone() -> None:
     publisher = Publisher(box("a", name="web"))
-    waiting = asyncio.create_task(Portfolio(publisher.feed).wait_gone("web"))
-    await asyncio.sleep(0)
+    waiting = await begun(Portfolio(publisher.feed).wait_gone("web"))
     publisher.change("a", name="other")
-    for _ in range(3):
-        await asyncio.sleep(0)
+    await turns(3)
     assert not waiting.done()
     publisher.exit("a")
     await within(waiting)
@@ -360,13 +343,11 @@ async def test_renamed_container_is_not_gone() -> None:
 
 async def test_of_several_that_match_all_must_go_and_newcomers_do_not_count() -> None:
     publisher = Publisher(box("a", **SHOP), box("b", **SHOP), box("c"))
-    waiting = asyncio.create_task(Portfolio(publisher.feed).wait_gone(lambda c: c.project == "shop"))
-    await asyncio.sleep(0)
+    waiting = await begun(Portfolio(publisher.feed).wait_gone(lambda c: c.project == "shop"))
     publisher.exit("a")
     publisher.start(box("d", **SHOP))
     publisher.exit("c")
-    for _ in range(3):
-        await asyncio.sleep(0)
+    await turns(3)
     assert not waiting.done()
     publisher.exit("b")
     await within(waiting)
@@ -401,8 +382,7 @@ async def test_in_sync_waits_for_the_end_of_an_outage() -> None:
         with engine.hold("connect") as hold:
             engine.end()
             await hold.reached()
-            waiting = asyncio.create_task(watcher.portfolio.in_sync())
-            await asyncio.sleep(0)
+            waiting = await begun(watcher.portfolio.in_sync())
             assert not waiting.done()
             assert await within(watcher.portfolio.total()) == 1, "queries do not wait for it"
             with pytest.raises(NotSynced) as caught:
@@ -469,8 +449,7 @@ def test_snapshot_that_was_taken_does_not_change() -> None:
     publisher.start(box("b", name="web", **SHOP))
     publisher.change("a", name="www", project="other")
     publisher.exit("b")
-    assert alive(taken) == {"a": box("a", name="web", **SHOP)}
-    assert taken.project("shop") == shop
+    assert (alive(taken), taken.project("shop")) == ({"a": box("a", name="web", **SHOP)}, shop)
     assert taken.container("web") == box("a", name="web", **SHOP)
     assert taken.revision < publisher.snapshot.revision
 
@@ -479,8 +458,7 @@ def test_snapshot_tells_since_when_it_is_true() -> None:
     publisher = Publisher()
     publisher.seconds = 99
     publisher.start(box("a"))
-    assert publisher.snapshot.as_of == at(100)
-    assert publisher.snapshot.as_of.tzinfo is UTC
+    assert (publisher.snapshot.as_of, publisher.snapshot.as_of.tzinfo) == (at(100), UTC)
 
 
 def test_values_cannot_be_changed() -> None:
@@ -569,9 +547,7 @@ def test_project_finds_its_containers() -> None:
 def test_project_has_length_iteration_and_membership() -> None:
     first, second = box("1", name="db"), box("2", name="web")
     project = Project("shop", (first, second))
-    assert len(project) == 2
-    assert list(project) == [first, second]
-    assert project.container_names == ("db", "web")
+    assert (len(project), list(project), project.container_names) == (2, [first, second], ("db", "web"))
     for member in ("1", "web", first):
         assert member in project
     for stranger in ("3", "dbx", box("1", name="db", pid=9), 7, None):
@@ -597,8 +573,7 @@ def rich() -> Container:
 def test_containers_are_hashable_and_equal_by_value_without_the_rucksack() -> None:
     one, other = rich(), attrs.evolve(rich(), rucksack="other")
     assert one == other
-    assert hash(one) == hash(other)
-    assert len({one, other, box("a")}) == 2
+    assert (hash(one), len({one, other, box("a")})) == (hash(other), 2)
     assert "anything" not in repr(one)
 
 
@@ -614,8 +589,7 @@ def test_values_survive_pickling_and_copying() -> None:
     assert twin.container("a") == rich()
     assert pickle.loads(pickle.dumps(rich())).rucksack == {"anything": 1}  # noqa: S301 - our own
     snapshot = pickle.loads(pickle.dumps(publisher.snapshot))  # noqa: S301 - our own
-    assert alive(snapshot) == alive(publisher.snapshot)
-    assert snapshot.container("a") == rich()
+    assert (alive(snapshot), snapshot.container("a")) == (alive(publisher.snapshot), rich())
 
 
 async def test_events_survive_pickling() -> None:
@@ -636,8 +610,7 @@ def test_frozen_mapping_is_a_mapping_with_a_hash() -> None:
     assert (one["a"], one.get("c"), len(one), list(one)) == (1, None, 2, ["a", "b"])
     assert "b" in one
     assert "c" not in one
-    assert dict(one) == {"a": 1, "b": 2}
-    assert repr(one) == "{'a': 1, 'b': 2}"
+    assert (dict(one), repr(one)) == ({"a": 1, "b": 2}, "{'a': 1, 'b': 2}")
     assert FrozenMapping[int]() == {}
     with pytest.raises(KeyError):
         one["c"]

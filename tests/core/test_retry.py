@@ -11,8 +11,8 @@ import pytest
 from tenacity import RetryCallState, stop_after_attempt, stop_after_delay, wait_fixed
 
 from tests.support.followed import AT_ONCE, eventually, followed, picture, truth
-from tests.support.scripted import PATIENCE, ScriptedEngine, lost_engine
-from tests.support.stepping import ImpatientLoop
+from tests.support.scripted import PATIENCE, ScriptedEngine, lost_engine, turns
+from tests.support.stepping import ImpatientLoop, in_no_time
 from whalewatch import EngineUnavailable, Retry, Watcher, WatchState, moby
 from whalewatch._core.retry import Backoff
 from whalewatch.testing import FakeDocker
@@ -49,10 +49,8 @@ async def test_stream_that_keeps_ending_tells_nothing_to_consumers(how: str, cap
             for syncs in range(2, 12):
                 fake.faults.end_streams() if how == "ends" else fake.faults.cut_streams()
                 await synchronised(follow.watcher, syncs)
-            assert follow.types() == []
-            assert follow.watcher.portfolio.snapshot().revision == 1
-            assert follow.watcher.stats.outages == 10
-            assert follow.watcher.stats.drift == 0
+            assert (follow.types(), follow.snapshot.revision) == ([], 1)
+            assert (follow.stats.outages, follow.stats.drift) == (10, 0)
             assert fake.requests["info"] == 11, "one connection for each cut"
             assert follow.watcher.status.attempt == 10
             new = fake.run("new")
@@ -74,46 +72,38 @@ async def test_what_happens_between_cuts_is_told_once() -> None:
         await follow.until(lambda: follow.shows(fake))
 
 
-def test_default_neither_storms_nor_gives_up_though_every_synchronisation_is_cut() -> None:
+@in_no_time
+async def test_default_neither_storms_nor_gives_up_though_every_synchronisation_is_cut() -> None:
     """A day of an engine whose stream ends a fifth of a second after each synchronisation."""
-
-    async def main() -> None:
-        engine, loop = ScriptedEngine(), asyncio.get_running_loop()
-        connects: list[float] = []
-        async with Watcher(engine, audit=None) as watcher:
-            async for status in watcher.status_changes():
-                if loop.time() > DAY:
-                    break
-                if status.state is WatchState.SYNCED:
-                    connects.append(loop.time())
-                    await asyncio.sleep(0.2)
-                    engine.end()
-            assert watcher.stats.syncs in {len(connects), len(connects) + 1}
-        assert len([moment for moment in connects if moment < 10.0]) < 40
-        assert 2000 < len(connects) < 5000
-        assert max(after - before for before, after in pairwise(connects)) < 61.0
-
-    with asyncio.Runner(loop_factory=ImpatientLoop) as runner:
-        runner.run(main())
+    engine, loop = ScriptedEngine(), asyncio.get_running_loop()
+    connects: list[float] = []
+    async with Watcher(engine, audit=None) as watcher:
+        async for status in watcher.status_changes():
+            if loop.time() > DAY:
+                break
+            if status.state is WatchState.SYNCED:
+                connects.append(loop.time())
+                await asyncio.sleep(0.2)
+                engine.end()
+        assert watcher.stats.syncs in {len(connects), len(connects) + 1}
+    assert len([moment for moment in connects if moment < 10.0]) < 40
+    assert 2000 < len(connects) < 5000
+    assert max(after - before for before, after in pairwise(connects)) < 61.0
 
 
-def test_default_neither_storms_nor_gives_up_while_nobody_answers() -> None:
+@in_no_time
+async def test_default_neither_storms_nor_gives_up_while_nobody_answers() -> None:
     """Hours of an engine that is away; once it is back it is noticed within two seconds."""
-
-    async def main() -> None:
-        engine, loop = ScriptedEngine(), asyncio.get_running_loop()
-        async with Watcher(engine, audit=None) as watcher:
-            with engine.fail("connect", lost_engine()):
-                await asyncio.sleep(7200)
-                assert 3600 < engine.calls["connect"] < 14_400
-                assert watcher.status.state is WatchState.DISCONNECTED
-                assert watcher.status.attempt == engine.calls["connect"]
-            back = loop.time()
-            await watcher.ready(PATIENCE)
-            assert loop.time() - back <= 2.0
-
-    with asyncio.Runner(loop_factory=ImpatientLoop) as runner:
-        runner.run(main())
+    engine, loop = ScriptedEngine(), asyncio.get_running_loop()
+    async with Watcher(engine, audit=None) as watcher:
+        with engine.fail("connect", lost_engine()):
+            await asyncio.sleep(7200)
+            assert 3600 < engine.calls["connect"] < 14_400
+            assert watcher.status.state is WatchState.DISCONNECTED
+            assert watcher.status.attempt == engine.calls["connect"]
+        back = loop.time()
+        await watcher.ready(PATIENCE)
+        assert loop.time() - back <= 2.0
 
 
 def test_count_starts_afresh_once_a_synchronisation_has_held(caplog: pytest.LogCaptureFixture) -> None:
@@ -151,8 +141,7 @@ async def test_attempts_end_as_tenacity_says(tmp_path: Path) -> None:
     watcher = moby.watch(f"unix://{tmp_path}/none.sock", retry=retry)
     with pytest.raises(EngineUnavailable, match="no socket"):
         await asyncio.wait_for(watcher.run(), PATIENCE)
-    assert seen == [1, 2, 3, 4]
-    assert watcher.stats.calls == {"info": 4}
+    assert (seen, watcher.stats.calls) == ([1, 2, 3, 4], {"info": 4})
 
 
 def test_waits_are_as_long_as_tenacity_says_until_it_stops() -> None:
@@ -232,8 +221,7 @@ async def test_without_retry_the_last_picture_stays_after_the_first_cut() -> Non
             assert isinstance(watcher.status.error, EngineUnavailable)
             snapshot = watcher.portfolio.snapshot()
             assert not snapshot.synced
-            assert picture(snapshot) == before
-            assert picture(await watcher.portfolio.containers()) == before
+            assert (picture(snapshot), picture(await watcher.portfolio.containers())) == (before, before)
             container = await watcher.portfolio.container("box")
             assert container is not None
             assert await watcher.portfolio.total() == 1
@@ -286,8 +274,7 @@ async def test_wait_is_kept_between_attempts() -> None:
     with engine.fail("connect", lost_engine()):
         async with Watcher(engine, retry=Retry(wait=wait_fixed(3600))) as watcher:
             await eventually(lambda: watcher.status.state is WatchState.DISCONNECTED)
-            for _ in range(20):
-                await asyncio.sleep(0)
+            await turns(20)
             assert engine.calls["connect"] == 1
 
 
@@ -301,7 +288,7 @@ async def test_stream_that_ends_cleanly_backs_off_too() -> None:
     engine = ScriptedEngine()
     async with followed(Watcher(engine, retry=Retry(wait=wait))) as follow:
         engine.end()
-        await follow.until(lambda: follow.watcher.stats.syncs == 2)
+        await follow.until(lambda: follow.stats.syncs == 2)
     assert waited == [1]
 
 

@@ -15,7 +15,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.fold import Fold, History, NetFold
-from tests.support.scripted import PATIENCE, Publisher, ScriptedEngine, alive, at, box, lost_engine
+from tests.support.scripted import (
+    PATIENCE,
+    Publisher,
+    ScriptedEngine,
+    alive,
+    at,
+    begun,
+    box,
+    lost_engine,
+    turns,
+    within,
+)
 from whalewatch import ContainerEvent, EngineUnavailable, EventType, Health, Origin, Snapshot, Subscription, Watcher
 
 if TYPE_CHECKING:
@@ -49,8 +60,7 @@ async def rest(events: Subscription) -> list[ContainerEvent]:
 
 async def waiting(events: Subscription) -> asyncio.Task[ContainerEvent]:
     """Make a task that reads, and let it come to where it waits."""
-    task = asyncio.create_task(_next(events))
-    await asyncio.sleep(0)
+    task = await begun(_next(events))
     assert not task.done()
     return task
 
@@ -210,8 +220,7 @@ async def test_one_revision_comes_whole_with_exits_first() -> None:
     assert {event.container.id for event in told[:2]} == {"b", "c"}
     assert sorted(brief(told[2:])) == [("paused", "a"), ("started", "b"), ("started", "e"), ("updated", "a")]
     of_a = [event for event in told if event.container.id == "a"]
-    assert [event.type for event in of_a] == [UPDATED, EventType.PAUSED]
-    assert of_a[0].previous == box("a")
+    assert ([event.type for event in of_a], of_a[0].previous) == ([UPDATED, EventType.PAUSED], box("a"))
     assert of_a[1].previous is None
     assert {event.revision for event in told} == {revision + 1}
     assert {event.origin for event in told} == {Origin.RESYNC}
@@ -237,8 +246,7 @@ async def test_buffer_holds_events_as_they_came() -> None:
     events = publisher.events(replay=False, buffer=4)
     for paused in (True, False, True, False):
         publisher.change("a", paused=paused)
-    assert events.stats.pending == 4
-    assert events.stats.collapses == 0
+    assert (events.stats.pending, events.stats.collapses) == (4, 0)
     assert [event.type.value for event in await drain(events)] == ["paused", "unpaused", "paused", "unpaused"]
     stats = events.stats
     assert (stats.delivered, stats.pending, stats.collapses, stats.merged) == (4, 0, 0, 0)
@@ -333,8 +341,7 @@ async def test_brief_life_leaves_nothing_after_a_collapse() -> None:
     with collapsed(publisher, events):
         publisher.start(box("b"))
         publisher.exit("b")
-    assert await drain(events) == []
-    assert events.revision == publisher.snapshot.revision
+    assert (await drain(events), events.revision) == ([], publisher.snapshot.revision)
 
 
 async def test_pause_and_unpause_leave_nothing_after_a_collapse() -> None:
@@ -354,10 +361,8 @@ async def test_update_after_a_collapse_has_the_readers_own_state_as_previous() -
         publisher.publish({"a": box("a", name="two")}, origin=Origin.RESYNC)
         publisher.change("a", name="three", paused=True)
     updated, paused = await drain(events)
-    assert updated.type is UPDATED
-    assert updated.previous == box("a", name="one")
-    assert updated.container == box("a", name="three")
-    assert paused.type is EventType.PAUSED
+    assert (updated.type, updated.previous) == (UPDATED, box("a", name="one"))
+    assert (updated.container, paused.type) == (box("a", name="three"), EventType.PAUSED)
     assert paused.container == box("a", name="three", paused=True)
     assert (updated.last, paused.last) == (False, True)
     assert updated.timestamp == paused.timestamp == at(publisher.seconds - 1), "of the latest change"
@@ -444,8 +449,7 @@ async def test_replay_that_collapses_twice_while_it_is_read_is_told_once() -> No
     fold._open = False  # the revision was cut short
     third = await told(4)
     assert brief(third) == [("exited", "b"), ("started", "e"), ("started", "f"), ("started", "g")]
-    assert fold.alive == alive(publisher.snapshot)
-    assert events.stats.pending == 0
+    assert (fold.alive, events.stats.pending) == (alive(publisher.snapshot), 0)
 
     replayed = [first, second[1], *third[1:3]]
     assert {(event.origin, event.timestamp) for event in replayed} == {(Origin.SYNC, first.timestamp)}
@@ -498,8 +502,7 @@ async def test_events_of_a_replay_or_net_difference_are_made_when_they_are_read(
     made.clear()
     for number in range(3):
         publisher.exit(f"c{number}")
-    assert (events.stats.collapses, events.stats.pending) == (2, 9_993)
-    assert len(made) == 3
+    assert (events.stats.collapses, events.stats.pending, len(made)) == (2, 9_993, 3)
     assert len(await drain(events)) == 9_993
 
 
@@ -508,8 +511,7 @@ async def test_one_large_revision_is_delivered_as_it_is_whatever_the_buffer() ->
     events = publisher.events(buffer=1)
     publisher.publish({f"c{i}": box(f"c{i}") for i in range(100)}, origin=Origin.SYNC)
     told = await drain(events)
-    assert len(told) == 100
-    assert events.stats.collapses == 0
+    assert (len(told), events.stats.collapses) == (100, 0)
 
 
 @pytest.mark.parametrize("buffer", [0, -1])
@@ -550,8 +552,7 @@ async def test_unread_subscription_hurts_nobody() -> None:
             await done.wait()
             await reader
         assert len(fold.events) == 20 + 5000 + 1, "the other subscription has missed nothing"
-        assert fold.alive == engine.alive
-        assert watcher.stats.outages == 0
+        assert (fold.alive, watcher.stats.outages) == (engine.alive, 0)
 
         stats = forgotten.stats
         assert stats.collapses == 1
@@ -619,8 +620,7 @@ async def test_where_is_asked_at_delivery_in_the_readers_task() -> None:
     publisher.start(box("b"))
     assert asked == []
     reader = asyncio.create_task(_next(events))
-    assert (await reader).container.id == "b"
-    assert asked == [("a", reader), ("b", reader)]
+    assert ((await reader).container.id, asked) == ("b", [("a", reader), ("b", reader)])
 
 
 async def test_both_filters_must_agree() -> None:
@@ -650,8 +650,7 @@ async def test_waiting_goes_on_over_events_that_are_filtered_out() -> None:
     events = publisher.events(types={EXITED})
     reader = await waiting(events)
     publisher.start(box("a"))
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    await turns(2)
     assert not reader.done()
     publisher.exit("a")
     async with asyncio.timeout(PATIENCE):
@@ -716,8 +715,7 @@ async def test_what_another_thread_tells_just_before_a_reader_waits_is_not_waite
 
     monkeypatch.setattr(events, "_next", told_after_the_look)
     (updated,) = await read(events, 1)
-    assert updated.container.name == f"{told - 1}"
-    assert events.stats.collapses == told - 1
+    assert (updated.container.name, events.stats.collapses) == (f"{told - 1}", told - 1)
 
 
 async def test_cancelled_wait_loses_nothing_and_ends_nothing() -> None:
@@ -760,8 +758,7 @@ async def test_closing_the_watcher_ends_it_after_what_is_pending() -> None:
 
 async def test_closing_the_watcher_ends_a_wait() -> None:
     publisher = Publisher()
-    reader = asyncio.create_task(rest(publisher.events()))
-    await asyncio.sleep(0)
+    reader = await begun(rest(publisher.events()))
     publisher.feed.end(None)
     async with asyncio.timeout(PATIENCE):
         assert await reader == []
@@ -788,8 +785,7 @@ async def test_error_that_ended_the_watch_is_raised_after_what_is_pending_as_an_
             with pytest.raises(EngineUnavailable, match="gone for a walk") as caught:
                 await anext(events)
             raised.append(caught.value)
-    assert len({id(one) for one in [error, *raised]}) == 7
-    assert {str(one) for one in raised} == {str(error)}
+    assert (len({id(one) for one in [error, *raised]}), {str(one) for one in raised}) == (7, {str(error)})
     assert all(one.__cause__ is error for one in raised)
 
 
@@ -816,8 +812,7 @@ async def test_closing_ends_it_at_once_with_what_is_pending_and_twice_is_fine() 
     assert await rest(events) == []
     await events.aclose()
     publisher.start(box("c"))
-    assert await rest(events) == []
-    assert events.stats.pending == 0
+    assert (await rest(events), events.stats.pending) == ([], 0)
 
 
 async def test_closing_ends_a_wait_promptly() -> None:
@@ -837,8 +832,7 @@ async def test_closing_while_collapsed_lets_go_of_everything() -> None:
         publisher.start(box(f"c{number}"))
     assert events.stats.pending == 3
     await events.aclose()
-    assert events.stats.pending == 0
-    assert await rest(events) == []
+    assert (events.stats.pending, await rest(events)) == (0, [])
 
 
 async def test_closing_within_the_iteration_ends_it() -> None:
@@ -893,13 +887,11 @@ async def test_reader_that_waits_is_kept_though_nobody_else_knows_it() -> None:
 
     task = weakref.ref(asyncio.create_task(follow()))
     for id in ("a", "b", "end"):
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await turns(2)
         gc.collect()
         assert task() is not None
         publisher.start(box(id))
-    async with asyncio.timeout(PATIENCE):
-        await done.wait()
+    await within(done.wait())
     assert seen == ["a", "b", "end"]
 
 
@@ -908,8 +900,7 @@ async def test_closed_subscription_is_told_nothing_more() -> None:
     kept, closed = publisher.events(), publisher.events()
     await closed.aclose()
     publisher.start(box("a"))
-    assert closed.stats.pending == 0
-    assert brief(await drain(kept)) == [("started", "a")]
+    assert (closed.stats.pending, brief(await drain(kept))) == (0, [("started", "a")])
     assert len(publisher.feed._subscribers) == 1
 
 

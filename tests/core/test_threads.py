@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import pytest
 
 from tests.support.fold import Fold
-from tests.support.scripted import PATIENCE, alive
+from tests.support.scripted import PATIENCE, alive, begun, turns, within
 from whalewatch import EngineUnavailable, Origin, Snapshot, WatchEnded, Watcher, WatchState, moby
 from whalewatch._core.wakeup import Wakeup
 from whalewatch.testing import FakeDocker
@@ -86,15 +86,13 @@ async def test_everything_that_may_be_used_from_any_thread_works_there_while_eve
                     assert [c.id for c in shop] == [steady]
                     container = await portfolio.container("steady")
                     assert container is not None
-                    assert container.id == steady
-                    assert await portfolio.containers("shop") == (container,)
+                    assert (container.id, await portfolio.containers("shop")) == (steady, (container,))
                     assert await portfolio.total() >= 1
                     assert await portfolio.wait_for("steady", timeout=0) == container
                     await portfolio.wait_gone("nobody", timeout=0)
                     await portfolio.in_sync(timeout=0)
                     consistent(portfolio.snapshot())
-                    assert watcher.status.state is WatchState.SYNCED
-                    assert watcher.stats.calls["info"] == 1
+                    assert (watcher.status.state, watcher.stats.calls["info"]) == (WatchState.SYNCED, 1)
                     await asyncio.sleep(0.001)  # or else these threads leave the watcher's none of the processor
 
             enough = watcher.stats.revisions + 200
@@ -164,22 +162,19 @@ async def test_waits_in_other_loops_end_by_what_happens_in_the_watchers() -> Non
         waiting = threading.Barrier(4)
 
         async def come() -> str:
-            task = asyncio.create_task(watcher.portfolio.wait_for("later"))
-            await asyncio.sleep(0)
+            task = await begun(watcher.portfolio.wait_for("later"))
             waiting.wait(PATIENCE)
             return (await task).id
 
         async def go() -> None:
-            task = asyncio.create_task(watcher.portfolio.wait_gone("doomed"))
-            await asyncio.sleep(0)
+            task = await begun(watcher.portfolio.wait_gone("doomed"))
             waiting.wait(PATIENCE)
             await task
 
         async def read() -> list[str]:
             seen = []
             async with watcher.events(replay=False) as events:
-                task = asyncio.create_task(_next(events))
-                await asyncio.sleep(0)
+                task = await begun(_next(events))
                 waiting.wait(PATIENCE)
                 seen.append((await task).container.id)
                 async for event in events:
@@ -204,14 +199,12 @@ async def test_readers_in_other_loops_are_told_of_the_end() -> None:
         waiting = threading.Barrier(4)
 
         async def listen() -> list[str]:
-            task = asyncio.create_task(_all(watcher.events()))
-            await asyncio.sleep(0)
+            task = await begun(_all(watcher.events()))
             await asyncio.to_thread(waiting.wait, PATIENCE)
             return await task
 
         async def wait() -> None:
-            task = asyncio.create_task(watcher.portfolio.wait_for("never"))
-            await asyncio.sleep(0)
+            task = await begun(watcher.portfolio.wait_for("never"))
             await asyncio.to_thread(waiting.wait, PATIENCE)
             with pytest.raises(WatchEnded):
                 await task
@@ -235,15 +228,13 @@ async def test_error_that_ends_the_watch_reaches_queries_in_other_loops() -> Non
             asked = threading.Barrier(LOOPS + 1)
 
             async def ask() -> None:
-                task = asyncio.create_task(watcher.portfolio.names())
-                await asyncio.sleep(0)
+                task = await begun(watcher.portfolio.names())
                 await asyncio.to_thread(asked.wait, PATIENCE)
                 with pytest.raises(EngineUnavailable):
                     await task
 
             tasks = [asyncio.create_task(elsewhere(ask)) for _ in range(LOOPS)]
-            async with asyncio.timeout(PATIENCE):
-                await gate.reached()
+            await within(gate.reached())
             await asyncio.to_thread(asked.wait, PATIENCE)
             fake.faults.refuse()
             await asyncio.gather(*tasks)
@@ -260,8 +251,7 @@ async def test_loop_that_closes_with_readers_in_it_hurts_nobody() -> None:
                 portfolio = watcher.portfolio
                 waits = (_all(watcher.events()), portfolio.wait_for("never"), portfolio.wait_gone("steady"))
                 tasks.extend(asyncio.ensure_future(wait) for wait in waits)
-                for _ in range(3):
-                    await asyncio.sleep(0)
+                await turns(3)
 
             loop.run_until_complete(start())
             loop.close()
@@ -278,8 +268,7 @@ async def test_loop_that_closes_with_readers_in_it_hurts_nobody() -> None:
                 async for event in events:
                     if event.container.name == "after19":
                         break
-        assert watcher.stats.outages == 0
-        assert watcher.status.state is WatchState.SYNCED
+        assert (watcher.stats.outages, watcher.status.state) == (0, WatchState.SYNCED)
         for task in tasks:
             bury(task)
 
@@ -332,8 +321,7 @@ def abandon(wait: Coroutine[Any, Any, None]) -> None:
     async def begin() -> None:
         task: Any = loop.create_task(wait)
         task._log_destroy_pending = False
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await turns(2)
 
     loop.run_until_complete(begin())
     loop.close()

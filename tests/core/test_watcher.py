@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.followed import AT_ONCE, eventually, followed
-from tests.support.scripted import PATIENCE, ScriptedEngine, alive, at, box, lost_engine
+from tests.support.scripted import PATIENCE, ScriptedEngine, alive, at, begun, box, lost_engine, turns, within
 from whalewatch import (
     Container,
     EngineError,
@@ -66,8 +66,7 @@ async def test_run_works_in_the_foreground_until_cancelled() -> None:
         await running
     assert watcher.status.state is CLOSED
     assert watcher.status.error is None
-    assert engine.closed == 1
-    assert engine.streams == []
+    assert (engine.closed, engine.streams) == (1, [])
 
 
 @pytest.mark.parametrize(
@@ -105,8 +104,7 @@ async def test_ready_waits_for_the_first_synchronisation() -> None:
             assert not waiting.done()
             assert watcher.portfolio.snapshot().revision == 0
             hold.release()
-            async with asyncio.timeout(PATIENCE):
-                await waiting
+            await within(waiting)
             assert "a" in watcher.portfolio.snapshot()
 
 
@@ -216,7 +214,7 @@ async def test_foreign_exception_of_a_ping_is_translated_and_retried() -> None:
     engine = ScriptedEngine()
     with engine.fail("ping", ZeroDivisionError()):
         async with followed(Watcher(engine, retry=AT_ONCE, heartbeat=0.01)) as follow:
-            await follow.until(lambda: follow.watcher.stats.outages)
+            await follow.until(lambda: follow.stats.outages)
             assert isinstance(next(s.error for s in follow.states if s.error), EngineError)
 
 
@@ -264,7 +262,7 @@ async def test_stream_need_not_be_an_async_generator() -> None:
         engine.start(box("a"))
         await follow.until(lambda: follow.types() == ["started"])
         engine.end()
-        await follow.until(lambda: follow.watcher.stats.syncs == 2)
+        await follow.until(lambda: follow.stats.syncs == 2)
 
 
 # ---- status and log
@@ -331,16 +329,14 @@ async def test_what_happens_during_the_synchronisation_is_neither_missed_nor_tol
         stays, dies, restarts = fake.run("stays"), fake.run("dies"), fake.run("restarts")
         listed = fake.faults.pause_after("list")
         async with followed(moby.watch(fake.address), ready=False) as follow:
-            async with asyncio.timeout(PATIENCE):
-                await listed.reached()
+            await within(listed.reached())
             fake.kill(dies)
             fake.restart(restarts)
             born = fake.run("born")
             listed.release()
             await follow.watcher.ready(PATIENCE)
             await follow.until(lambda: follow.shows(fake))
-            assert set(follow.fold.alive) == {stays, restarts, born}
-            assert follow.types() == []
+            assert (set(follow.fold.alive), follow.types()) == ({stays, restarts, born}, [])
             assert [event.type.value for event in follow.fold.events] == ["started"] * 3
             assert len({event.revision for event in follow.fold.events}) == 1, "a synchronisation is one revision"
 
@@ -349,11 +345,10 @@ async def test_brief_life_within_an_inspect_is_told_from_start_to_exit() -> None
     async with FakeDocker() as fake, followed(moby.watch(fake.address)) as follow:
         gate = fake.faults.pause_after("inspect")
         id = fake.run("brief")
-        async with asyncio.timeout(PATIENCE):
-            await gate.reached()
+        await within(gate.reached())
         fake.exit(id, 9)
         fake.run("marker")  # once it has been told, so has the exit
-        await eventually(lambda: follow.watcher.stats.signals >= 3)
+        await eventually(lambda: follow.stats.signals >= 3)
         gate.release()
         await follow.until(lambda: follow.types(id) == ["started", "exited"])
         assert follow.news(id)[-1].exit_code == 9
@@ -385,12 +380,11 @@ async def test_no_more_containers_are_inspected_at_a_time_than_allowed() -> None
     with engine.hold("inspect") as hold:
         async with followed(Watcher(engine, concurrency=3), ready=False) as follow:
             await hold.reached(3)
-            for _ in range(20):
-                await asyncio.sleep(0)
+            await turns(20)
             assert hold.held == 3
             hold.release()
             await follow.watcher.ready(PATIENCE)
-            assert len(follow.watcher.portfolio.snapshot()) == 10
+            assert len(follow.snapshot) == 10
 
 
 async def test_fault_of_its_own_is_logged_with_its_trace_once_however_often_it_comes_back(
@@ -422,8 +416,7 @@ async def test_clock_that_fails_ends_the_watch_for_everybody(caplog: pytest.LogC
     engine = ScriptedEngine(box("a"))
     async with Watcher(engine, clock=clock) as watcher:
         await watcher.ready(PATIENCE)
-        waiting = asyncio.create_task(watcher.portfolio.wait_gone("a"))
-        await asyncio.sleep(0)
+        waiting = await begun(watcher.portfolio.wait_gone("a"))
         broken = True
         engine.end(lost_engine())
         with pytest.raises(WhalewatchError, match="no time"):

@@ -312,8 +312,7 @@ def test_tls_files_are_looked_for_beside_the_configuration_by_default(pki: Path)
     found = default_endpoint(environ, Path("/nowhere"))
     assert found.tls is not None
     assert [one["subject"] for one in found.tls.get_ca_certs()] == [((("commonName", "ca"),),)]
-    assert found.tls.verify_mode is ssl.CERT_REQUIRED
-    assert found.address == "tcp://host:2376"
+    assert (found.tls.verify_mode, found.address) == (ssl.CERT_REQUIRED, "tcp://host:2376")
 
 
 async def test_context_has_tls_files_of_its_own_and_may_skip_the_check(pki: Path, tmp_path: Path) -> None:

@@ -217,8 +217,7 @@ async def test_engine_tells_of_itself(docker: Docker) -> None:
         info = await docker.control.info()
         assert await engine.id() == info["ID"]
         await engine.connect()
-        assert await engine.version() == info["ServerVersion"]
-        assert engine.address == docker.address
+        assert (await engine.version(), engine.address) == (info["ServerVersion"], docker.address)
         assert engine.type == "docker"
         pid, client = engine.pid, engine.client
         assert pid == (docker.dockerd.pid if docker.dockerd else os.getpid())
@@ -340,8 +339,7 @@ async def test_leaving_closes_and_says_so(docker: Docker) -> None:
     states.append(watcher.status.state)
     assert states == [WatchState.SYNCED, WatchState.CLOSED]
     assert watcher.status.error is None
-    assert [event async for event in events] == []
-    assert await watcher.portfolio.total() == 0
+    assert ([event async for event in events], await watcher.portfolio.total()) == ([], 0)
     assert not watcher.portfolio.snapshot().synced
     with pytest.raises(RuntimeError, match="one use"):
         await watcher.run()

@@ -274,8 +274,7 @@ async def test_calls_of_the_application_leave_room_for_the_watcher() -> None:
                 assert response.status == HTTPStatus.OK
             pings = fake.requests["ping"]
             await fake.until(lambda: fake.requests["ping"] > pings + 1)
-            assert watcher.status.state is WatchState.SYNCED
-            assert watcher.stats.outages == 0
+            assert (watcher.status.state, watcher.stats.outages) == (WatchState.SYNCED, 0)
 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])

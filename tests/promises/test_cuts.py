@@ -57,8 +57,7 @@ async def test_cuts_are_a_matter_of_the_watcher_alone(
             await check.watcher.portfolio.in_sync(PATIENCE)
         await check.settled()
         assert {event.origin for event in check.fold.events} == {Origin.SYNC}
-        assert check.watcher.stats.revisions == 1
-        assert check.watcher.stats.outages == CUTS
+        assert (check.watcher.stats.revisions, check.watcher.stats.outages) == (1, CUTS)
         assert proxy.streams == CUTS + 1
         # Each time one for the events, one to learn the engine's PID, and one for each call under way.
         assert proxy.connections <= (CUTS + 1) * 6

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import attrs
 import pytest
 
-from tests.support.followed import eventually, followed, picture, truth
-from tests.support.scripted import PATIENCE, ScriptedEngine, box
-from tests.support.stepping import ImpatientLoop
+from tests.support.followed import docker_followed, eventually, followed, picture, truth
+from tests.support.scripted import PATIENCE, ScriptedEngine, box, within
+from tests.support.stepping import in_no_time
 from whalewatch import Container, EngineError, ListedContainer, Listing, Origin, SignalType, Watcher, moby
 from whalewatch.testing import FakeDocker
 
@@ -35,12 +35,11 @@ async def test_listing_that_shows_the_former_state_repairs_nothing(
             with fake.faults.stale_list():
                 act(fake, id)
                 await follow.until(lambda: follow.types(id) == types)
-                audits, inspects = follow.watcher.stats.audits, fake.requests["inspect"]
+                audits, inspects = follow.stats.audits, fake.requests["inspect"]
                 await follow.until_stats(lambda stats: stats.audits >= audits + 3)
                 if "exited" in types:
                     assert fake.requests["inspect"] > inspects, "an inspect decided"
-            assert follow.types(id) == types
-            assert follow.watcher.stats.drift == 0
+            assert (follow.types(id), follow.stats.drift) == (types, 0)
             assert follow.shows(fake)
 
 
@@ -63,80 +62,65 @@ each_change = pytest.mark.parametrize(
 async def test_what_the_engine_tells_while_the_audit_reads_is_no_drift(
     act: Callable[[FakeDocker, str], object], types: list[str]
 ) -> None:
-    async with FakeDocker() as fake:
-        id = fake.run("box")
-        async with followed(moby.watch(fake.address, audit=0.1)) as follow:
-            with fake.faults.pause_at("inspect", id) as gate:
-                async with asyncio.timeout(PATIENCE):
-                    await gate.reached()
-                signals = follow.watcher.stats.signals
-                act(fake, id)
-                fake.run("marker")
-                await follow.until(lambda: "started" in follow.types())
-                assert follow.watcher.stats.signals > signals
-                assert follow.types(id) == []
-            await follow.until(lambda: follow.types(id) == types)
-            assert {event.origin for event in follow.news(id)} == {Origin.ENGINE}
-            assert follow.watcher.stats.drift == 0
-            assert follow.shows(fake)
+    async with docker_followed("box", audit=0.1) as (fake, follow, (id,)):
+        with fake.faults.pause_at("inspect", id) as gate:
+            await within(gate.reached())
+            signals = follow.stats.signals
+            act(fake, id)
+            fake.run("marker")
+            await follow.until(lambda: "started" in follow.types())
+            assert follow.stats.signals > signals
+            assert follow.types(id) == []
+        await follow.until(lambda: follow.types(id) == types)
+        assert ({event.origin for event in follow.news(id)}, follow.stats.drift) == ({Origin.ENGINE}, 0)
+        assert follow.shows(fake)
 
 
 @each_change
 async def test_what_the_engine_tells_just_after_the_audit_has_read_it_is_no_drift(
     act: Callable[[FakeDocker, str], object], types: list[str]
 ) -> None:
-    async with FakeDocker() as fake:
-        id = fake.run("box")
-        async with followed(moby.watch(fake.address, audit=0.1)) as follow:
-            # That it leaves its network is told in time, and says nothing of its death.
-            with fake.faults.delay(0.2, match=lambda event: event["Type"] == "container"):
-                with fake.faults.pause_at("inspect", id) as gate:
-                    async with asyncio.timeout(PATIENCE):
-                        await gate.reached()
-                    act(fake, id)
-                await follow.until(lambda: follow.types(id) == types)
-            assert {event.origin for event in follow.news(id)} == {Origin.ENGINE}
-            assert follow.watcher.stats.drift == 0
-            assert follow.shows(fake)
+    async with docker_followed("box", audit=0.1) as (fake, follow, (id,)):
+        # That it leaves its network is told in time, and says nothing of its death.
+        with fake.faults.delay(0.2, match=lambda event: event["Type"] == "container"):
+            with fake.faults.pause_at("inspect", id) as gate:
+                await within(gate.reached())
+                act(fake, id)
+            await follow.until(lambda: follow.types(id) == types)
+        assert ({event.origin for event in follow.news(id)}, follow.stats.drift) == ({Origin.ENGINE}, 0)
+        assert follow.shows(fake)
 
 
 async def test_what_the_engine_tells_while_the_audit_finds_more_does_not_hide_the_drift() -> None:
-    async with FakeDocker() as fake:
-        id = fake.run("box")
-        async with followed(moby.watch(fake.address, audit=0.1)) as follow:
-            with fake.faults.pause_at("inspect", id) as gate:
-                async with asyncio.timeout(PATIENCE):
-                    await gate.reached()
-                with fake.faults.drop():
-                    fake.rename(id, "crate")
-                fake.pause(id)
-                fake.run("marker")
-                await follow.until(lambda: "started" in follow.types())
-            await follow.until(lambda: follow.types(id) == ["updated", "paused"])
-            assert [event.origin for event in follow.news(id)] == [Origin.RESYNC, Origin.ENGINE]
-            assert follow.watcher.stats.drift == 1
-            assert follow.shows(fake)
+    async with docker_followed("box", audit=0.1) as (fake, follow, (id,)):
+        with fake.faults.pause_at("inspect", id) as gate:
+            await within(gate.reached())
+            with fake.faults.drop():
+                fake.rename(id, "crate")
+            fake.pause(id)
+            fake.run("marker")
+            await follow.until(lambda: "started" in follow.types())
+        await follow.until(lambda: follow.types(id) == ["updated", "paused"])
+        assert [event.origin for event in follow.news(id)] == [Origin.RESYNC, Origin.ENGINE]
+        assert follow.stats.drift == 1
+        assert follow.shows(fake)
 
 
 # ---- what the audit does
 
 
 async def test_audit_finds_a_restart_under_the_same_id_that_no_listing_shows() -> None:
-    async with FakeDocker() as fake:
-        ids = [fake.run(f"c{i}") for i in range(5)]
-        async with followed(moby.watch(fake.address, audit=0.2)) as follow:
-            with fake.faults.silently():
-                fake.restart(ids[3])
-            await follow.until(lambda: len(follow.news()) >= 2)
-            exited, started = follow.news()
-            assert [exited.type.value, started.type.value] == ["exited", "started"]
-            assert exited.container.id == started.container.id == ids[3]
-            assert exited.container.pid != started.container.pid
-            assert exited.revision == started.revision
-            assert [exited.last, started.last] == [False, True]
-            assert {exited.origin, started.origin} == {Origin.RESYNC}
-            assert follow.watcher.stats.drift == 1
-            assert follow.shows(fake)
+    async with docker_followed(*(f"c{i}" for i in range(5)), audit=0.2) as (fake, follow, ids):
+        with fake.faults.silently():
+            fake.restart(ids[3])
+        await follow.until(lambda: len(follow.news()) >= 2)
+        exited, started = follow.news()
+        assert [exited.type.value, started.type.value] == ["exited", "started"]
+        assert exited.container.id == started.container.id == ids[3]
+        assert exited.container.pid != started.container.pid
+        assert (exited.revision, [exited.last, started.last]) == (started.revision, [False, True])
+        assert ({exited.origin, started.origin}, follow.stats.drift) == ({Origin.RESYNC}, 1)
+        assert follow.shows(fake)
 
 
 async def test_audit_of_an_engine_that_told_everything_changes_nothing() -> None:
@@ -144,11 +128,9 @@ async def test_audit_of_an_engine_that_told_everything_changes_nothing() -> None
         for number in range(30):
             fake.run(f"c{number}", paused=number % 2 == 0, health="healthy" if number % 3 == 0 else None)
         async with followed(moby.watch(fake.address, audit=0.1)) as follow:
-            revision = follow.watcher.portfolio.snapshot().revision
-            await eventually(lambda: follow.watcher.stats.audits >= 5)
-            assert follow.watcher.portfolio.snapshot().revision == revision
-            assert follow.watcher.stats.drift == 0
-            assert follow.types() == []
+            revision = follow.snapshot.revision
+            await eventually(lambda: follow.stats.audits >= 5)
+            assert (follow.snapshot.revision, follow.stats.drift, follow.types()) == (revision, 0, [])
 
 
 class Recording(ScriptedEngine):
@@ -179,18 +161,20 @@ async def test_audit_reads_anew_only_what_its_listing_leaves_open() -> None:
 
 
 async def test_what_an_audit_finds_does_not_hold_up_what_the_engine_tells() -> None:
-    async with FakeDocker() as fake:
-        ids = [fake.run(f"box-{number}") for number in range(60)]
-        async with followed(moby.watch(fake.address, audit=1.0, concurrency=2)) as follow:
-            with fake.faults.silently():
-                for number, id in enumerate(ids):
-                    fake.rename(id, f"crate-{number}")
-            await follow.until_stats(lambda stats: stats.drift > 0)
-            began = asyncio.get_running_loop().time()
-            new = fake.run("new")
-            await follow.until(lambda: follow.types(new) == ["started"])
-            # Two at a time, and half a second for each, the others would take a quarter of a minute.
-            assert asyncio.get_running_loop().time() - began < 5.0
+    async with docker_followed(*(f"box-{number}" for number in range(60)), audit=1.0, concurrency=2) as (
+        fake,
+        follow,
+        *ids,
+    ):
+        with fake.faults.silently():
+            for number, id in enumerate(ids):
+                fake.rename(id, f"crate-{number}")
+        await follow.until_stats(lambda stats: stats.drift > 0)
+        began = asyncio.get_running_loop().time()
+        new = fake.run("new")
+        await follow.until(lambda: follow.types(new) == ["started"])
+        # Two at a time, and half a second for each, the others would take a quarter of a minute.
+        assert asyncio.get_running_loop().time() - began < 5.0
 
 
 async def test_start_is_read_before_the_rest_of_what_an_audit_reads_anew() -> None:
@@ -221,20 +205,17 @@ async def test_what_is_told_of_a_container_waits_for_no_audit_that_is_about_to_r
             assert follow.types("box-17") == ["paused", "unpaused"]
             assert [(e.exit_code, e.origin) for e in follow.news("box-18")] == [(3, Origin.ENGINE)]
         await follow.until(lambda: follow.types("box-19") == ["exited", "started"])
-        assert engine.inspected[0] == "box-19"
-        assert follow.watcher.stats.drift == 0
+        assert (engine.inspected[0], follow.stats.drift) == ("box-19", 0)
 
 
 async def test_containers_that_keep_failing_do_not_keep_others_from_being_read_anew() -> None:
-    async with FakeDocker() as fake:
-        ids = [fake.run(f"box-{number}") for number in range(30)]
-        async with followed(moby.watch(fake.address, audit=0.1)) as follow:
-            for id in ids[:20]:
-                fake.faults.fail("inspect", id=id)
-            await follow.until_stats(lambda stats: stats.unresolved == 20)
-            with fake.faults.silently():
-                fake.restart(ids[-1])
-            await follow.until(lambda: follow.types(ids[-1]) == ["exited", "started"])
+    async with docker_followed(*(f"box-{number}" for number in range(30)), audit=0.1) as (fake, follow, ids):
+        for id in ids[:20]:
+            fake.faults.fail("inspect", id=id)
+        await follow.until_stats(lambda stats: stats.unresolved == 20)
+        with fake.faults.silently():
+            fake.restart(ids[-1])
+        await follow.until(lambda: follow.types(ids[-1]) == ["exited", "started"])
 
 
 async def test_audits_read_all_containers_anew_in_turn() -> None:
@@ -265,8 +246,7 @@ async def test_exit_told_while_an_audit_reads_is_published_with_the_reading(monk
             engine.start(box("marker"))
             await follow.until(lambda: follow.types("marker") == ["started"])
         await follow.until(lambda: follow.types("box") == ["exited"])
-        assert follow.news()[-1].exit_code == 3
-        assert follow.watcher.stats.drift == 0
+        assert (follow.news()[-1].exit_code, follow.stats.drift) == (3, 0)
 
 
 @pytest.mark.parametrize("fails", [True, False], ids=["read in vain", "not read at all"])
@@ -283,8 +263,7 @@ async def test_container_that_exits_before_an_audit_has_read_it_is_no_suspect_an
             engine.exit("other")
             await follow.until(follow.types)  # one is being read, the other waits for that
         await follow.until(lambda: len(follow.types()) == 2)
-        assert suspects == set()
-        assert follow.types() == ["exited"] * 2
+        assert (suspects, follow.types()) == (set(), ["exited"] * 2)
 
 
 async def test_restart_told_without_times_while_the_audit_reads_is_told_once() -> None:
@@ -299,15 +278,14 @@ async def test_restart_told_without_times_while_the_audit_reads_is_told_once() -
             engine.tell(SignalType.STARTED, "marker")
             await follow.until(lambda: follow.types("marker") == ["started"])
         await follow.until(lambda: len(follow.types("box")) >= 2)
-        audits = follow.watcher.stats.audits
+        audits = follow.stats.audits
         await follow.until_stats(lambda stats: stats.audits >= audits + 3)
         assert follow.types("box") == ["exited", "started"]
 
 
 async def _listed_again(fake: FakeDocker) -> None:
     seen = fake.requests["list"]
-    async with asyncio.timeout(PATIENCE):
-        await fake.until(lambda: fake.requests["list"] > seen)
+    await within(fake.until(lambda: fake.requests["list"] > seen))
 
 
 async def test_audit_renews_a_stream_that_has_died_silently_and_misses_nothing() -> None:
@@ -321,17 +299,15 @@ async def test_audit_renews_a_stream_that_has_died_silently_and_misses_nothing()
         assert fake.requests["events"] >= streams + 8
         await fake.until(lambda: fake.subscribers == 1)
         assert follow.types() == ["started"] * 10, "told once each, though two streams overlap"
-        assert {event.origin for event in follow.news()} == {Origin.ENGINE}
-        assert follow.watcher.stats.drift == 0
+        assert ({event.origin for event in follow.news()}, follow.stats.drift) == ({Origin.ENGINE}, 0)
 
 
 async def test_without_audit_only_the_confirming_listing_is_made() -> None:
     async with FakeDocker() as fake, followed(moby.watch(fake.address, audit=None)) as follow:
-        await eventually(lambda: follow.watcher.stats.audits == 1)
+        await eventually(lambda: follow.stats.audits == 1)
         id = fake.run("alone")
         await follow.until(lambda: follow.types(id) == ["started"])
-        assert fake.requests["list"] == 2
-        assert fake.requests["events"] == 1
+        assert (fake.requests["list"], fake.requests["events"]) == (2, 1)
 
 
 async def test_start_that_fell_between_listing_and_subscription_is_found_right_after() -> None:
@@ -340,27 +316,24 @@ async def test_start_that_fell_between_listing_and_subscription_is_found_right_a
     engine.alive["b"] = box("b")  # listed by the second listing, told by nobody
     async with followed(Watcher(engine, audit=None)) as follow:
         await follow.until(lambda: follow.types() == ["started"])
-        assert follow.news()[0].origin is Origin.RESYNC
-        assert follow.fold.alive == engine.alive
+        assert (follow.news()[0].origin, follow.fold.alive) == (Origin.RESYNC, engine.alive)
 
 
 async def test_listing_that_is_stale_repairs_nothing_wrongly() -> None:
-    async with FakeDocker() as fake:
-        dead, restarted, renamed = fake.run("dead"), fake.run("restarted"), fake.run("renamed")
-        async with followed(moby.watch(fake.address, audit=0.2)) as follow:
-            with fake.faults.stale_list():
-                fake.kill(dead)
-                fake.restart(restarted)
-                fake.rename(renamed, "anew")
-                born = fake.run("born")
-                await follow.until(lambda: follow.shows(fake))
-                told = [follow.types(id) for id in (dead, restarted, renamed, born)]
-                assert told == [["exited"], ["exited", "started"], ["updated"], ["started"]]
-                audits, revision = follow.watcher.stats.audits, follow.watcher.portfolio.snapshot().revision
-                await eventually(lambda: follow.watcher.stats.audits >= audits + 3)
-                assert follow.watcher.portfolio.snapshot().revision == revision
-            assert follow.watcher.stats.drift == 0
-            assert follow.shows(fake)
+    async with docker_followed("dead", "restarted", "renamed", audit=0.2) as (fake, follow, (dead, restarted, renamed)):
+        with fake.faults.stale_list():
+            fake.kill(dead)
+            fake.restart(restarted)
+            fake.rename(renamed, "anew")
+            born = fake.run("born")
+            await follow.until(lambda: follow.shows(fake))
+            told = [follow.types(id) for id in (dead, restarted, renamed, born)]
+            assert told == [["exited"], ["exited", "started"], ["updated"], ["started"]]
+            audits, revision = follow.stats.audits, follow.snapshot.revision
+            await eventually(lambda: follow.stats.audits >= audits + 3)
+            assert follow.snapshot.revision == revision
+        assert follow.stats.drift == 0
+        assert follow.shows(fake)
 
 
 async def test_synchronisation_with_a_stale_listing_ends_in_the_truth() -> None:
@@ -370,7 +343,7 @@ async def test_synchronisation_with_a_stale_listing_ends_in_the_truth() -> None:
             fake.kill(ids[0])
             fake.restart(ids[1])
             async with followed(moby.watch(fake.address, audit=None)) as follow:
-                assert picture(follow.watcher.portfolio.snapshot()) == truth(fake)
+                assert picture(follow.snapshot) == truth(fake)
                 await follow.until(lambda: follow.shows(fake))
 
 
@@ -387,76 +360,64 @@ async def test_what_was_lost_is_looked_for_soon_without_waiting_for_the_next_aud
             listed.release()
             fake.emit_raw(b"garbage\n")
             await follow.until(lambda: follow.types(id) == ["started"])
-            assert follow.watcher.stats.drift == 1
+            assert follow.stats.drift == 1
 
 
-def test_noise_that_goes_on_asks_for_audits_less_and_less_often_and_reads_few_anew() -> None:
-    async def main() -> None:
-        engine = ScriptedEngine(*(box(f"c{number}") for number in range(100)))
-        async with Watcher(engine, heartbeat=1000.0, audit=1000.0) as watcher:
-            await watcher.ready()
-            for _ in range(600):
-                engine.tell(SignalType.LOST)
-                await asyncio.sleep(0.5)
-            assert 8 < watcher.stats.audits < 20, "of 300 seconds"
-            assert engine.calls["inspect"] == 100 + 20, "by the first of them"
-            await asyncio.sleep(120.0)
-            audits = watcher.stats.audits
+@in_no_time
+async def test_noise_that_goes_on_asks_for_audits_less_and_less_often_and_reads_few_anew() -> None:
+    engine = ScriptedEngine(*(box(f"c{number}") for number in range(100)))
+    async with Watcher(engine, heartbeat=1000.0, audit=1000.0) as watcher:
+        await watcher.ready()
+        for _ in range(600):
             engine.tell(SignalType.LOST)
-            await asyncio.sleep(3.0)
-            assert watcher.stats.audits == audits + 1, "after a while of silence it is heard at once"
-            assert engine.calls["inspect"] == 120 + 20
-            await asyncio.sleep(1100.0)
-            assert engine.calls["inspect"] == 140 + 20, "an audit that is due reads some anew"
+            await asyncio.sleep(0.5)
+        assert 8 < watcher.stats.audits < 20, "of 300 seconds"
+        assert engine.calls["inspect"] == 100 + 20, "by the first of them"
+        await asyncio.sleep(120.0)
+        audits = watcher.stats.audits
+        engine.tell(SignalType.LOST)
+        await asyncio.sleep(3.0)
+        assert watcher.stats.audits == audits + 1, "after a while of silence it is heard at once"
+        assert engine.calls["inspect"] == 120 + 20
+        await asyncio.sleep(1100.0)
+        assert engine.calls["inspect"] == 140 + 20, "an audit that is due reads some anew"
 
-    with asyncio.Runner(loop_factory=ImpatientLoop) as runner:
-        runner.run(main())
 
-
-def test_loss_right_after_an_audit_that_was_due_is_heard_at_once_though_there_was_noise_long_ago() -> None:
-    async def main() -> None:
-        engine = ScriptedEngine(box("a"))
-        async with Watcher(engine, heartbeat=1000.0, audit=300.0) as watcher:
-            await watcher.ready()
-            for _ in range(200):
-                engine.tell(SignalType.LOST)
-                await asyncio.sleep(1.0)
-            audits = watcher.stats.audits + 3
-            await eventually(lambda: watcher.stats.audits == audits, 3000.0)
+@in_no_time
+async def test_loss_right_after_an_audit_that_was_due_is_heard_at_once_though_there_was_noise_long_ago() -> None:
+    engine = ScriptedEngine(box("a"))
+    async with Watcher(engine, heartbeat=1000.0, audit=300.0) as watcher:
+        await watcher.ready()
+        for _ in range(200):
             engine.tell(SignalType.LOST)
-            await eventually(lambda: watcher.stats.audits > audits, 3.0)
-
-    with asyncio.Runner(loop_factory=ImpatientLoop) as runner:
-        runner.run(main())
-
-
-def test_restart_of_which_nothing_could_be_read_is_found_by_the_audit_that_the_loss_asks_for() -> None:
-    async def main() -> None:
-        engine = ScriptedEngine(*(box(f"c{number}") for number in range(5)))
-        async with Watcher(engine, audit=None) as watcher:
-            await watcher.ready()
-            engine.alive["c3"] = box("c3", pid=77, start=50)
-            engine.tell(SignalType.LOST)
-            await watcher.portfolio.wait_for(lambda container: container.pid == 77, 10.0)
-
-    with asyncio.Runner(loop_factory=ImpatientLoop) as runner:
-        runner.run(main())
+            await asyncio.sleep(1.0)
+        audits = watcher.stats.audits + 3
+        await eventually(lambda: watcher.stats.audits == audits, 3000.0)
+        engine.tell(SignalType.LOST)
+        await eventually(lambda: watcher.stats.audits > audits, 3.0)
 
 
-def test_part_of_the_engine_that_cannot_be_listed_is_no_noise() -> None:
+@in_no_time
+async def test_restart_of_which_nothing_could_be_read_is_found_by_the_audit_that_the_loss_asks_for() -> None:
+    engine = ScriptedEngine(*(box(f"c{number}") for number in range(5)))
+    async with Watcher(engine, audit=None) as watcher:
+        await watcher.ready()
+        engine.alive["c3"] = box("c3", pid=77, start=50)
+        engine.tell(SignalType.LOST)
+        await watcher.portfolio.wait_for(lambda container: container.pid == 77, 10.0)
+
+
+@in_no_time
+async def test_part_of_the_engine_that_cannot_be_listed_is_no_noise() -> None:
     class Engine(ScriptedEngine):
         async def listing(self) -> Listing:
             return attrs.evolve(await super().listing(), failed={"other": EngineError("it fails")}, scope=str.upper)
 
-    async def main() -> None:
-        engine = Engine(box("a"))
-        async with Watcher(engine, heartbeat=1000.0, audit=None) as watcher:
-            await watcher.ready()
-            await asyncio.sleep(1000.0)
-            audits = watcher.stats.audits
-            assert audits > 20, "it is tried again"
-            engine.tell(SignalType.LOST)
-            await eventually(lambda: watcher.stats.audits > audits, 3.0)
-
-    with asyncio.Runner(loop_factory=ImpatientLoop) as runner:
-        runner.run(main())
+    engine = Engine(box("a"))
+    async with Watcher(engine, heartbeat=1000.0, audit=None) as watcher:
+        await watcher.ready()
+        await asyncio.sleep(1000.0)
+        audits = watcher.stats.audits
+        assert audits > 20, "it is tried again"
+        engine.tell(SignalType.LOST)
+        await eventually(lambda: watcher.stats.audits > audits, 3.0)

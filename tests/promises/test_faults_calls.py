@@ -9,8 +9,8 @@ from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
-from tests.support.followed import AT_ONCE, Followed, eventually, followed
-from tests.support.scripted import PATIENCE
+from tests.support.followed import AT_ONCE, Followed, docker_followed, eventually, followed
+from tests.support.scripted import PATIENCE, within
 from whalewatch import Container, EngineError, Origin, Signal, SignalType, moby
 from whalewatch._core import inspections
 from whalewatch.testing import FakeDocker
@@ -56,15 +56,13 @@ def fault(fake: FakeDocker, kind: str, how: str, id: str | None = None) -> Fault
 
 @pytest.mark.parametrize("how", GARBAGE)
 async def test_container_of_which_only_garbage_is_told_keeps_its_last_known_state(how: str) -> None:
-    async with FakeDocker() as fake:
-        id = fake.run("box")
-        async with followed(moby.watch(fake.address, audit=None)) as follow:
-            with fault(fake, "inspect", how, id):
-                fake.rename(id, "renamed")
-                await eventually(lambda: follow.watcher.stats.unresolved == 1)
-            assert follow.types() == []
-            await follow.until(lambda: follow.types() == ["updated"])
-            assert follow.shows(fake)
+    async with docker_followed("box", audit=None) as (fake, follow, (id,)):
+        with fault(fake, "inspect", how, id):
+            fake.rename(id, "renamed")
+            await eventually(lambda: follow.stats.unresolved == 1)
+        assert follow.types() == []
+        await follow.until(lambda: follow.types() == ["updated"])
+        assert follow.shows(fake)
 
 
 @pytest.mark.parametrize("how", ["fail", "hang", "halve", *GARBAGE])
@@ -74,14 +72,14 @@ async def test_container_that_starts_and_cannot_be_read_is_told_once_it_can(how:
             late = fake.run("late")
             other = fake.run("other")
             await follow.until_taken(other)
-            await eventually(lambda: follow.watcher.stats.unresolved == 1)
+            await eventually(lambda: follow.stats.unresolved == 1)
             assert follow.types(late) == []
         await follow.until(lambda: follow.types(late) == ["started"])
         told = {event.container.id: event for event in follow.news()}
         assert told[late].origin is Origin.ENGINE
         assert told[late].timestamp < told[other].timestamp, "the time is that of its start"
-        await eventually(lambda: follow.watcher.stats.unresolved == 0)
-        assert (follow.watcher.stats.outages, follow.watcher.stats.drift) == (0, 0)
+        await eventually(lambda: follow.stats.unresolved == 0)
+        assert (follow.stats.outages, follow.stats.drift) == (0, 0)
         assert follow.shows(fake)
 
 
@@ -89,9 +87,9 @@ async def test_container_that_dies_before_it_could_be_read_is_never_told() -> No
     async with FakeDocker() as fake, followed(moby.watch(fake.address, audit=None)) as follow:
         with fake.faults.fail("inspect", id="brief"):
             brief = fake.run("brief")
-            await eventually(lambda: follow.watcher.stats.unresolved == 1)
+            await eventually(lambda: follow.stats.unresolved == 1)
             fake.kill(brief)
-        await eventually(lambda: follow.watcher.stats.unresolved == 0)
+        await eventually(lambda: follow.stats.unresolved == 0)
         await follow.until_taken(fake.run())
         assert follow.types(brief) == []
         assert follow.shows(fake)
@@ -103,8 +101,7 @@ async def held_up(
     """Rename a container, and let all else happen to it while the inspect that this causes is under way."""
     with (fake.faults.pause_after if after else fake.faults.pause_at)("inspect", id) as gate:
         fake.rename(id, "renamed")
-        async with asyncio.timeout(PATIENCE):
-            await gate.reached()
+        await within(gate.reached())
         for act in acts:
             act(fake, id)
         await follow.until_taken(fake.run())
@@ -120,14 +117,12 @@ def kill(fake: FakeDocker, id: str) -> None:
 
 @ANSWERS
 async def test_inspect_that_is_answered_after_the_death_was_told(after: bool) -> None:
-    async with FakeDocker() as fake:
-        id = fake.run("box")
-        async with followed(moby.watch(fake.address, audit=None)) as follow:
-            await held_up(fake, follow, id, kill, after=after)
-            await follow.until(lambda: "exited" in follow.types(id))
-            assert follow.types(id) == (["updated", "exited"] if after else ["exited"])
-            assert (follow.news(id)[-1].exit_code, follow.news(id)[-1].origin) == (9, Origin.ENGINE)
-            assert follow.shows(fake)
+    async with docker_followed("box", audit=None) as (fake, follow, (id,)):
+        await held_up(fake, follow, id, kill, after=after)
+        await follow.until(lambda: "exited" in follow.types(id))
+        assert follow.types(id) == (["updated", "exited"] if after else ["exited"])
+        assert (follow.news(id)[-1].exit_code, follow.news(id)[-1].origin) == (9, Origin.ENGINE)
+        assert follow.shows(fake)
 
 
 @ANSWERS
@@ -153,30 +148,27 @@ async def test_inspect_that_is_answered_after_a_whole_life_was_told(after: bool)
     async with FakeDocker() as fake, followed(moby.watch(fake.address, audit=None, concurrency=2)) as follow:
         with (fake.faults.pause_after if after else fake.faults.pause_at)("inspect", "box") as gate:
             id = fake.run("box")
-            async with asyncio.timeout(PATIENCE):
-                await gate.reached()
+            await within(gate.reached())
             for act in (kill, FakeDocker.start, kill):
                 act(fake, id)
             await follow.until_taken(fake.run())
         await follow.until_taken(fake.run())
-        await eventually(lambda: follow.watcher.stats.calls["inspect"] == fake.requests["inspect"])
+        await eventually(lambda: follow.stats.calls["inspect"] == fake.requests["inspect"])
         assert follow.types(id) in ([], ["started", "exited"])
         assert ("started" in follow.types(id)) is after
         await follow.until(lambda: follow.shows(fake))
 
 
 async def test_inspect_that_is_answered_after_its_time_is_over_changes_nothing() -> None:
-    async with FakeDocker() as fake:
-        id = fake.run("box")
-        async with followed(moby.watch(fake.address, call_timeout=1.0, audit=None)) as follow:
-            with fake.faults.pause_after("inspect", id):  # holds what was read while it still lived
-                fake.rename(id, "renamed")
-                await eventually(lambda: follow.watcher.stats.unresolved == 1)
-                fake.kill(id)
-                await follow.until(lambda: follow.types(id) == ["exited"])
-            await follow.until_taken(fake.run())
-            assert follow.types(id) == ["exited"]
-            assert follow.shows(fake)
+    async with docker_followed("box", call_timeout=1.0, audit=None) as (fake, follow, (id,)):
+        with fake.faults.pause_after("inspect", id):  # holds what was read while it still lived
+            fake.rename(id, "renamed")
+            await eventually(lambda: follow.stats.unresolved == 1)
+            fake.kill(id)
+            await follow.until(lambda: follow.types(id) == ["exited"])
+        await follow.until_taken(fake.run())
+        assert follow.types(id) == ["exited"]
+        assert follow.shows(fake)
 
 
 # ---- listings
@@ -210,7 +202,7 @@ async def test_listing_that_fails_is_made_again_and_proves_no_death(how: str, fi
             listed = fake.requests["list"]
             await eventually(lambda: fake.requests["list"] > listed)
             assert set(follow.fold.alive) == (set() if first else set(ids))
-            assert not follow.watcher.portfolio.snapshot().synced
+            assert not follow.snapshot.synced
             assert broken is not None
             broken.undo()
             await follow.until(lambda: follow.shows(fake))
@@ -224,12 +216,11 @@ async def test_listing_of_an_audit_that_fails_is_an_outage_without_consequences(
         for number in range(3):
             fake.run(f"c{number}")
         async with followed(moby.watch(fake.address, retry=AT_ONCE, audit=0.1)) as follow:
-            await eventually(lambda: follow.watcher.stats.audits >= 1)
+            await eventually(lambda: follow.stats.audits >= 1)
             with fault(fake, "list", how):
-                await follow.until(lambda: follow.watcher.stats.outages >= 1)
+                await follow.until(lambda: follow.stats.outages >= 1)
             await follow.until(lambda: follow.shows(fake))
-            assert follow.types() == []
-            assert follow.watcher.stats.drift == 0
+            assert (follow.types(), follow.stats.drift) == ([], 0)
 
 
 @pytest.mark.parametrize("spoil", UNREADABLE.values(), ids=UNREADABLE)
@@ -243,15 +234,14 @@ async def test_listing_with_items_that_cannot_be_read_proves_no_death(
             for id, name in ((lives, "lives"), (dies, "dies"))
         ]
         async with followed(moby.watch(fake.address, retry=AT_ONCE, audit=None)) as follow:
-            await eventually(lambda: follow.watcher.stats.audits == 1)
+            await eventually(lambda: follow.stats.audits == 1)
             with fake.faults.garble("list", json.dumps(spoil(items)).encode()):
                 with fake.faults.silently():
                     fake.kill(dies)
                 fake.faults.cut_streams()
-                await follow.until(lambda: follow.watcher.stats.syncs == 2)
+                await follow.until(lambda: follow.stats.syncs == 2)
                 await follow.until(lambda: follow.shows(fake))
-            assert follow.types(lives) == []
-            assert follow.types(dies) == ["exited"]
+            assert (follow.types(lives), follow.types(dies)) == ([], ["exited"])
 
 
 # ---- what an engine says by itself, and may be misread

@@ -12,9 +12,9 @@ from typing import Any
 import attrs
 import pytest
 
-from tests.support.followed import Followed, eventually, followed
-from tests.support.scripted import PATIENCE, ScriptedEngine, at, box
-from tests.support.stepping import ImpatientLoop
+from tests.support.followed import Followed, docker_followed, eventually, followed
+from tests.support.scripted import ScriptedEngine, at, box, within
+from tests.support.stepping import in_no_time
 from whalewatch import Origin, SignalType, Watcher, moby
 from whalewatch.testing import FakeDocker
 
@@ -78,13 +78,11 @@ async def test_lost_event_of_any_kind_is_made_up_for_by_the_audit(change: Change
                 change.act(fake, id)
             await follow.until(lambda: follow.types(id) == change.types)
             assert {event.origin for event in follow.news()} == {Origin.RESYNC}
-            assert follow.watcher.stats.drift == 1
-            assert follow.watcher.stats.outages == 0
-            audits = follow.watcher.stats.audits
+            assert (follow.stats.drift, follow.stats.outages) == (1, 0)
+            audits = follow.stats.audits
             await follow.until_stats(lambda stats: stats.audits >= audits + 2)
             assert follow.types(id) == change.types, "it is repaired once"
-            assert follow.types(other) == []
-            assert follow.watcher.stats.drift == 1
+            assert (follow.types(other), follow.stats.drift) == ([], 1)
             assert follow.shows(fake)
 
 
@@ -96,8 +94,7 @@ async def test_event_delivered_twice_is_told_once(change: Change) -> None:
             with fake.faults.duplicate(telling(change.action)):
                 change.act(fake, id)
             await all_taken(fake, follow)
-            assert follow.types(id) == change.types
-            assert follow.watcher.stats.drift == 0
+            assert (follow.types(id), follow.stats.drift) == (change.types, 0)
 
 
 @each_change
@@ -130,7 +127,7 @@ async def test_late_event_is_told_with_its_own_time(change: Change) -> None:
             assert event.origin is Origin.ENGINE
             (later,) = (e for e in follow.news() if e.container.name == "later")
             assert event.timestamp < later.timestamp
-            assert follow.watcher.stats.drift == 0
+            assert follow.stats.drift == 0
 
 
 @pytest.mark.parametrize(
@@ -158,32 +155,27 @@ async def test_two_events_in_the_wrong_order_lead_to_the_truth(
                 change.act(fake, id)
                 second(fake, id)
             await all_taken(fake, follow)
-            assert follow.types(id) == types
-            assert follow.watcher.stats.drift == 0
+            assert (follow.types(id), follow.stats.drift) == (types, 0)
 
 
 async def test_late_death_of_an_earlier_run_does_not_kill_the_next() -> None:
-    async with FakeDocker() as fake:
-        id = fake.run("box")
-        async with followed(moby.watch(fake.address, audit=None, concurrency=1)) as follow:
-            with fake.faults.delay(3600, telling("die")):
-                fake.restart(id, exit_code=3)
-                await follow.until(lambda: follow.types(id) == ["exited", "started"])
-            await all_taken(fake, follow)
-            assert follow.types(id) == ["exited", "started"]
-            assert {event.origin for event in follow.news(id)} == {Origin.ENGINE}
+    async with docker_followed("box", audit=None, concurrency=1) as (fake, follow, (id,)):
+        with fake.faults.delay(3600, telling("die")):
+            fake.restart(id, exit_code=3)
+            await follow.until(lambda: follow.types(id) == ["exited", "started"])
+        await all_taken(fake, follow)
+        assert follow.types(id) == ["exited", "started"]
+        assert {event.origin for event in follow.news(id)} == {Origin.ENGINE}
 
 
 async def test_deaths_of_two_earlier_runs_that_come_at_the_end_kill_nobody() -> None:
-    async with FakeDocker() as fake:
-        id = fake.run("box")
-        async with followed(moby.watch(fake.address, audit=None, concurrency=1)) as follow:
-            with fake.faults.delay(3600, telling("die")):
-                for _ in range(2):
-                    fake.restart(id)
-                    await all_taken(fake, follow)
-            await all_taken(fake, follow)
-            assert follow.types(id) == ["exited", "started"] * 2
+    async with docker_followed("box", audit=None, concurrency=1) as (fake, follow, (id,)):
+        with fake.faults.delay(3600, telling("die")):
+            for _ in range(2):
+                fake.restart(id)
+                await all_taken(fake, follow)
+        await all_taken(fake, follow)
+        assert follow.types(id) == ["exited", "started"] * 2
 
 
 async def test_removal_stands_in_for_a_death_that_was_lost() -> None:
@@ -206,65 +198,56 @@ async def test_death_of_a_container_whose_start_was_lost_is_nothing() -> None:
 
 
 async def test_restart_whose_start_was_lost_is_an_exit_and_the_audit_finds_the_rest() -> None:
-    async with FakeDocker() as fake:
-        id = fake.run("box")
-        async with followed(moby.watch(fake.address, audit=0.1)) as follow:
-            with fake.faults.drop(telling("start")):
-                fake.restart(id, exit_code=3)
-            await follow.until(lambda: follow.types(id) == ["exited", "started"])
-            exited, started = follow.news(id)
-            assert (exited.origin, exited.exit_code) == (Origin.ENGINE, 3)
-            assert started.origin is Origin.RESYNC
-            assert follow.watcher.stats.drift == 1
-            assert follow.shows(fake)
+    async with docker_followed("box", audit=0.1) as (fake, follow, (id,)):
+        with fake.faults.drop(telling("start")):
+            fake.restart(id, exit_code=3)
+        await follow.until(lambda: follow.types(id) == ["exited", "started"])
+        exited, started = follow.news(id)
+        assert (exited.origin, exited.exit_code, started.origin) == (Origin.ENGINE, 3, Origin.RESYNC)
+        assert follow.stats.drift == 1
+        assert follow.shows(fake)
 
 
 async def test_restart_whose_death_was_lost_is_an_exit_and_a_start_without_exit_code() -> None:
-    async with FakeDocker() as fake:
-        id = fake.run("box")
-        async with followed(moby.watch(fake.address, audit=None, concurrency=1)) as follow:
-            with fake.faults.drop(telling("die")):
-                fake.restart(id, exit_code=3)
-            await all_taken(fake, follow)
-            exited, started = follow.news(id)
-            assert [exited.type.value, started.type.value] == ["exited", "started"]
-            assert exited.exit_code is None
-            assert exited.container.pid != started.container.pid
-            assert {exited.origin, started.origin} == {Origin.ENGINE}
-            assert follow.watcher.stats.drift == 0
+    async with docker_followed("box", audit=None, concurrency=1) as (fake, follow, (id,)):
+        with fake.faults.drop(telling("die")):
+            fake.restart(id, exit_code=3)
+        await all_taken(fake, follow)
+        exited, started = follow.news(id)
+        assert [exited.type.value, started.type.value] == ["exited", "started"]
+        assert exited.exit_code is None
+        assert exited.container.pid != started.container.pid
+        assert ({exited.origin, started.origin}, follow.stats.drift) == ({Origin.ENGINE}, 0)
 
 
-def test_clock_that_is_set_back_costs_no_event_and_no_exit_code() -> None:
-    async def main() -> None:
-        old = box("old", start=0.0)
-        engine = ScriptedEngine(old)
-        engine.read_until = at(3600.0)
-        async with Watcher(engine, audit=None) as watcher:
-            await watcher.ready()
-            await asyncio.sleep(60.0)
-            inspects = engine.calls["inspect"]
-            async with watcher.events(replay=False) as events, asyncio.timeout(100.0):
-                new = engine.alive["new"] = box("new", start=10.0)
-                engine.tell(SignalType.STARTED, "new", 10.0)
-                started = await anext(events)
-                engine.alive["new"] = attrs.evolve(new, paused=True)
-                engine.tell(SignalType.PAUSED, "new", 11.0)
-                engine.alive["new"] = new
-                engine.tell(SignalType.UNPAUSED, "new", 12.0)
-                del engine.alive["new"]
-                engine.tell(SignalType.EXITED, "new", 13.0, exit_code=7)
-                told = [started, *[await anext(events) for _ in range(3)]]
-            assert [(event.type.value, event.timestamp) for event in told] == [
-                ("started", at(10.0)),
-                ("paused", at(11.0)),
-                ("unpaused", at(12.0)),
-                ("exited", at(13.0)),
-            ]
-            assert told[-1].exit_code == 7
-            assert engine.calls["inspect"] <= inspects + 2
-
-    with asyncio.Runner(loop_factory=ImpatientLoop) as runner:
-        runner.run(main())
+@in_no_time
+async def test_clock_that_is_set_back_costs_no_event_and_no_exit_code() -> None:
+    old = box("old", start=0.0)
+    engine = ScriptedEngine(old)
+    engine.read_until = at(3600.0)
+    async with Watcher(engine, audit=None) as watcher:
+        await watcher.ready()
+        await asyncio.sleep(60.0)
+        inspects = engine.calls["inspect"]
+        async with watcher.events(replay=False) as events, asyncio.timeout(100.0):
+            new = engine.alive["new"] = box("new", start=10.0)
+            engine.tell(SignalType.STARTED, "new", 10.0)
+            started = await anext(events)
+            engine.alive["new"] = attrs.evolve(new, paused=True)
+            engine.tell(SignalType.PAUSED, "new", 11.0)
+            engine.alive["new"] = new
+            engine.tell(SignalType.UNPAUSED, "new", 12.0)
+            del engine.alive["new"]
+            engine.tell(SignalType.EXITED, "new", 13.0, exit_code=7)
+            told = [started, *[await anext(events) for _ in range(3)]]
+        assert [(event.type.value, event.timestamp) for event in told] == [
+            ("started", at(10.0)),
+            ("paused", at(11.0)),
+            ("unpaused", at(12.0)),
+            ("exited", at(13.0)),
+        ]
+        assert told[-1].exit_code == 7
+        assert engine.calls["inspect"] <= inspects + 2
 
 
 async def test_events_without_nanoseconds_are_told_apart_by_their_seconds() -> None:
@@ -276,8 +259,7 @@ async def test_events_without_nanoseconds_are_told_apart_by_their_seconds() -> N
             read = fake.requests["inspect"]
             event = {"Type": "container", "Action": "rename", "Actor": actor, "time": now + number}
             fake.emit_raw(json.dumps(event).encode() + b"\n")
-            async with asyncio.timeout(PATIENCE):
-                await fake.until(partial(_more, fake, read))
+            await within(fake.until(partial(_more, fake, read)))
 
 
 def _more(fake: FakeDocker, read: int) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.followed import eventually, followed
+from tests.support.followed import docker_followed, eventually, followed
 from whalewatch import moby
 from whalewatch.testing import FakeDocker
 
@@ -96,20 +96,16 @@ async def test_garbage_changes_nothing_and_is_told_in_one_clean_line(
     line: bytes, lost: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "whalewatch")
-    async with FakeDocker() as fake:
-        old = fake.run("old")
-        async with followed(moby.watch(fake.address)) as follow:
-            fake.emit_raw(line)
-            fake.kill(old)
-            new = fake.run("new")
-            await follow.until_taken(new)
-            await follow.until(lambda: follow.types(old))  # there is no order among containers
-            assert follow.types(old) == ["exited"]
-            assert follow.types(new) == ["started"]
-            assert len(follow.types()) == 2
-            assert follow.watcher.stats.lost == lost
-            assert (follow.watcher.stats.outages, follow.watcher.stats.drift) == (0, 0)
-            assert follow.shows(fake)
+    async with docker_followed("old") as (fake, follow, (old,)):
+        fake.emit_raw(line)
+        fake.kill(old)
+        new = fake.run("new")
+        await follow.until_taken(new)
+        await follow.until(lambda: follow.types(old))  # there is no order among containers
+        assert (follow.types(old), follow.types(new)) == (["exited"], ["started"])
+        assert (len(follow.types()), follow.stats.lost) == (2, lost)
+        assert (follow.stats.outages, follow.stats.drift) == (0, 0)
+        assert follow.shows(fake)
     messages = [record.getMessage() for record in caplog.records if record.name.startswith("whalewatch")]
     assert all(message.isprintable() and len(message) < 1000 for message in messages), messages
     assert sum(record.levelno >= logging.WARNING for record in caplog.records) == lost
@@ -125,10 +121,10 @@ async def test_events_between_garbage_and_in_pieces_are_all_told() -> None:
             ids.append(fake.run())
             if dice.random() < 0.3:
                 fake.kill(ids[-1])
-        await follow.until(lambda: follow.watcher.stats.lost == 100)
+        await follow.until(lambda: follow.stats.lost == 100)
         await follow.until_taken(fake.run())
         await follow.until(lambda: follow.shows(fake))
-        assert follow.watcher.stats.outages == 0
+        assert follow.stats.outages == 0
 
 
 async def test_event_that_comes_byte_by_byte_is_understood() -> None:
@@ -140,7 +136,7 @@ async def test_event_that_comes_byte_by_byte_is_understood() -> None:
             fake.emit_raw(line[position : position + 1])
             await fake.until(lambda: fake.unsent == 0)
         await follow.until_taken(id)
-        assert follow.watcher.stats.lost == 0
+        assert follow.stats.lost == 0
 
 
 async def test_line_without_end_takes_no_memory_and_then_events_go_on() -> None:
@@ -157,7 +153,7 @@ async def test_line_without_end_takes_no_memory_and_then_events_go_on() -> None:
             tracemalloc.stop()
         fake.emit_raw(b"\n")
         await follow.until_taken(fake.run())
-        assert follow.watcher.stats.lost == 1
+        assert follow.stats.lost == 1
         assert peak < 24 << 20
 
 
@@ -166,7 +162,7 @@ async def test_garbage_for_ever_is_warned_of_once(caplog: pytest.LogCaptureFixtu
     async with FakeDocker() as fake, followed(moby.watch(fake.address)) as follow:
         for line in (*LOST.values(), *LOST.values()):
             fake.emit_raw(line)
-        await eventually(lambda: follow.watcher.stats.lost == 2 * len(LOST))
+        await eventually(lambda: follow.stats.lost == 2 * len(LOST))
         await follow.until_taken(fake.run())
     levels = [record.levelno for record in caplog.records if "event" in record.getMessage()]
     assert levels == [logging.WARNING] + [logging.DEBUG] * (2 * len(LOST) - 1)
@@ -182,11 +178,11 @@ async def test_time_that_is_text_takes_no_memory() -> None:
             fake.emit_raw(
                 b'{"Type": "container", "Action": "die", "Actor": {"ID": "x", "Attributes": {}}, "time": "1"}\n'
             )
-            await eventually(lambda: follow.watcher.stats.signals)
+            await eventually(lambda: follow.stats.signals)
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-        assert follow.watcher.stats.lost == 1
+        assert follow.stats.lost == 1
         assert peak < 50_000_000
 
 
@@ -196,5 +192,5 @@ async def test_flood_of_nonsense_does_not_become_a_flood_of_calls() -> None:
             fake.emit_raw(b"garbage\n")
         id = fake.run("new")
         await follow.until(lambda: follow.types(id) == ["started"])
-        assert follow.watcher.stats.lost == 1000
+        assert follow.stats.lost == 1000
         assert fake.requests["list"] <= 3

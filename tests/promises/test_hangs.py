@@ -22,6 +22,7 @@ from tests.support.engines.containerd_control import ContainerdControl
 from tests.support.engines.control import DockerControl
 from tests.support.engines.proxy import Proxy
 from tests.support.outage import lost, noticed, story
+from tests.support.scripted import within
 from whalewatch import EngineTimeout, NotSynced, Origin, Retry, WatchState, containerd, moby
 from whalewatch.containerd import ContainerdEngine
 from whalewatch.moby import MobyEngine
@@ -124,8 +125,7 @@ class Trap(Counter[str]):
 
     async def sprung(self) -> float:
         """Wait until the engine hangs, and return the time by the loop's clock."""
-        async with asyncio.timeout(PATIENCE):
-            await self._sprung.wait()
+        await within(self._sprung.wait(), PATIENCE)
         return asyncio.get_running_loop().time()
 
 
@@ -223,19 +223,18 @@ async def test_watcher_of_a_hung_engine_can_be_left_at_once(subject: Subject) ->
         await given_up.ready(PATIENCE)
         await asyncio.to_thread(engine.freeze)
         await lost(given_up, EngineTimeout)
-    for turns in range(8):
+    for later in range(8):
         going = subject.watch(engine.address)
-        async with leaving(f"hanging {turns} turns of the loop later", going):
+        async with leaving(f"hanging {later} turns of the loop later", going):
             await going.ready(PATIENCE)
-            freezing = asyncio.create_task(_freeze(engine, turns))
+            freezing = asyncio.create_task(_freeze(engine, later))
         await freezing
         engine.thaw()
     assert {what: seconds for what, seconds in took.items() if seconds > LEFT} == {}
 
 
-async def _freeze(engine: Dockerd | Containerd, turns: int) -> None:
-    for _ in range(turns):
-        await asyncio.sleep(0)
+async def _freeze(engine: Dockerd | Containerd, later: int) -> None:
+    await turns(later)
     os.kill(engine.pid, signal.SIGSTOP)
 
 

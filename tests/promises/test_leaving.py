@@ -11,7 +11,7 @@ import pytest
 from tenacity import wait_fixed
 
 from tests.support.followed import AT_ONCE, eventually, leave
-from tests.support.scripted import PATIENCE, ScriptedEngine, box, lost_engine
+from tests.support.scripted import PATIENCE, ScriptedEngine, box, lost_engine, turns, within
 from whalewatch import Listing, Retry, Signal, SignalType, WatchEnded, Watcher, WatchState, moby
 from whalewatch.testing import FakeDocker
 
@@ -54,8 +54,7 @@ async def test_leaving_while_the_engine_hangs_in_a_call(kind: str) -> None:
         fake.run("alone")
         gate = fake.faults.pause_at(kind)
         watcher = await moby.watch(fake.address, heartbeat=0.01 if kind == "ping" else 10).__aenter__()
-        async with asyncio.timeout(PATIENCE):
-            await gate.reached()
+        await within(gate.reached())
         await leave(watcher)
 
 
@@ -83,15 +82,14 @@ async def test_leaving_before_it_has_begun() -> None:
         await watcher.portfolio.names()
 
 
-@pytest.mark.parametrize("turns", range(8))
-async def test_leaving_just_as_the_stream_fails(turns: int) -> None:
+@pytest.mark.parametrize("later", range(8))
+async def test_leaving_just_as_the_stream_fails(later: int) -> None:
     engine = ScriptedEngine()
     watcher = await Watcher(engine, retry=AT_ONCE).__aenter__()
     await watcher.ready(PATIENCE)
     await eventually(lambda: engine.calls["listing"] == 2)
     engine.end(lost_engine())
-    for _ in range(turns):
-        await asyncio.sleep(0)
+    await turns(later)
     await leave(watcher)
     assert engine.streams == []
 
@@ -157,15 +155,13 @@ async def test_cancelled_while_leaving_it_leaves_nothing_behind() -> None:
         await hold.reached()
         for _ in range(2):
             leaving.cancel()
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
+            await turns(2)
         assert not leaving.done(), "it leaves only when nothing is left"
         hold.release()
         async with asyncio.timeout(PATIENCE):
             with pytest.raises(asyncio.CancelledError):
                 await leaving
-    assert watcher.status.state is WatchState.CLOSED
-    assert engine.streams == []
+    assert (watcher.status.state, engine.streams) == (WatchState.CLOSED, [])
     assert watcher._task is not None
     assert watcher._task.done()
 

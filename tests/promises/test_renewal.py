@@ -37,4 +37,4 @@ async def test_event_on_its_way_in_the_former_stream_is_taken() -> None:
         assert engine.opened == 1
         await follow.until(lambda: follow.types("late"))
         assert [event.origin for event in follow.news("late")] == [Origin.ENGINE]
-        assert follow.watcher.stats.drift == 0
+        assert follow.stats.drift == 0

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.followed import AT_ONCE, eventually, followed, picture
-from tests.support.scripted import PATIENCE, ScriptedEngine, box
+from tests.support.followed import AT_ONCE, docker_followed, eventually, followed, picture
+from tests.support.scripted import PATIENCE, ScriptedEngine, box, turns
 from whalewatch import (
     EngineTimeout,
     EngineUnavailable,
@@ -28,29 +28,30 @@ if TYPE_CHECKING:
 
 
 async def test_engine_that_hangs_is_noticed_told_and_forgiven() -> None:
-    async with FakeDocker() as fake:
-        kept, doomed = fake.run("kept"), fake.run("doomed")
-        async with followed(moby.watch(fake.address, heartbeat=0.8, call_timeout=1.2, retry=AT_ONCE)) as follow:
-            watcher = follow.watcher
-            begun = asyncio.get_running_loop().time()
-            with fake.faults.freeze():
-                await follow.until(lambda: follow.states[-1].error is not None)
-                assert asyncio.get_running_loop().time() - begun < 6.0
-                error = watcher.status.error
-                assert isinstance(error, EngineTimeout)
-                assert fake.address in str(error)
-                snapshot = watcher.portfolio.snapshot()
-                assert not snapshot.synced
-                assert set(picture(snapshot)) == {kept, doomed}, "the old picture stays readable"
-                fake.kill(doomed)
-                born = fake.run("born")
-            await follow.until(lambda: follow.shows(fake))
-            assert follow.types(kept) == []
-            assert follow.types(doomed) == ["exited"]
-            assert follow.types(born) == ["started"]
-            assert watcher.status == follow.states[-1]
-            assert (follow.states[-1].state, follow.states[-1].error) == (WatchState.SYNCED, None)
-            assert watcher.stats.outages == 1
+    async with docker_followed("kept", "doomed", heartbeat=0.8, call_timeout=1.2, retry=AT_ONCE) as (
+        fake,
+        follow,
+        kept,
+        doomed,
+    ):
+        watcher = follow.watcher
+        begun = asyncio.get_running_loop().time()
+        with fake.faults.freeze():
+            await follow.until(lambda: follow.states[-1].error is not None)
+            assert asyncio.get_running_loop().time() - begun < 6.0
+            error = watcher.status.error
+            assert isinstance(error, EngineTimeout)
+            assert fake.address in str(error)
+            snapshot = watcher.portfolio.snapshot()
+            assert not snapshot.synced
+            assert set(picture(snapshot)) == {kept, doomed}, "the old picture stays readable"
+            fake.kill(doomed)
+            born = fake.run("born")
+        await follow.until(lambda: follow.shows(fake))
+        assert (follow.types(kept), follow.types(doomed)) == ([], ["exited"])
+        assert (follow.types(born), watcher.status) == (["started"], follow.states[-1])
+        assert (follow.states[-1].state, follow.states[-1].error) == (WatchState.SYNCED, None)
+        assert watcher.stats.outages == 1
 
 
 @pytest.mark.parametrize("kind", ["events", "list"])
@@ -73,7 +74,7 @@ async def test_hang_of_an_engine_that_has_nothing_to_tell_is_noticed_by_the_hear
         with engine.hold("ping"), engine.hold("connect"):
             await follow.until(lambda: follow.states[-1].error is not None)
             assert isinstance(follow.states[-1].error, EngineTimeout)
-            assert not follow.watcher.portfolio.snapshot().synced
+            assert not follow.snapshot.synced
 
 
 async def outage(fake: FakeDocker, how: str, changes: Callable[[], None]) -> None:
@@ -111,44 +112,38 @@ async def test_outage_is_told_as_the_difference_in_one_revision(how: str) -> Non
             fake.remove(fake.run("brief"), force=True)
 
         async with followed(moby.watch(fake.address, retry=AT_ONCE, audit=None)) as follow:
-            snapshot = follow.watcher.portfolio.snapshot()
-            await eventually(lambda: follow.watcher.stats.audits == 1)
+            snapshot = follow.snapshot
+            await eventually(lambda: follow.stats.audits == 1)
             await outage(fake, how, changes)
-            await follow.until(lambda: follow.watcher.stats.syncs == 2)
+            await follow.until(lambda: follow.stats.syncs == 2)
             await follow.until(lambda: follow.shows(fake))
             assert follow.types(survivor) == []
             assert follow.types(dead) == follow.types(removed) == ["exited"]
-            assert follow.types(restarted) == ["exited", "started"]
-            assert follow.types(reborn) == ["started"]
-            assert follow.types(paused) == ["paused"]
-            assert follow.types(thawed) == ["unpaused"]
-            assert follow.types(renamed) == ["updated"]
-            assert len(follow.news()) == 8
+            assert (follow.types(restarted), follow.types(reborn)) == (["exited", "started"], ["started"])
+            assert (follow.types(paused), follow.types(thawed)) == (["paused"], ["unpaused"])
+            assert (follow.types(renamed), len(follow.news())) == (["updated"], 8)
             assert {event.origin for event in follow.news()} == {Origin.RESYNC}
             assert {event.revision for event in follow.news()} == {snapshot.revision + 1}
-            assert follow.watcher.stats.outages == 1
-            assert follow.watcher.stats.drift == 0
+            assert (follow.stats.outages, follow.stats.drift) == (1, 0)
 
 
 async def test_during_an_outage_the_old_picture_stays_and_says_that_it_is_old() -> None:
-    async with FakeDocker() as fake:
-        id = fake.run("alone")
-        async with followed(moby.watch(fake.address, retry=AT_ONCE)) as follow:
-            portfolio = follow.watcher.portfolio
-            assert portfolio.snapshot().synced
-            fake.faults.refuse()
-            await follow.until(lambda: follow.watcher.status.state is WatchState.DISCONNECTED)
-            fake.kill(id)
-            assert not portfolio.snapshot().synced
-            assert (await portfolio.container("alone")) is not None
-            with pytest.raises(NotSynced) as caught:
-                await portfolio.in_sync(0.01)
-            assert isinstance(caught.value.__cause__, EngineUnavailable)
-            assert follow.types() == []
-            await fake.faults.accept()
-            await portfolio.in_sync(PATIENCE)
-            assert portfolio.snapshot().synced
-            await follow.until(lambda: follow.types() == ["exited"])
+    async with docker_followed("alone", retry=AT_ONCE) as (fake, follow, (id,)):
+        portfolio = follow.watcher.portfolio
+        assert portfolio.snapshot().synced
+        fake.faults.refuse()
+        await follow.until(lambda: follow.watcher.status.state is WatchState.DISCONNECTED)
+        fake.kill(id)
+        assert not portfolio.snapshot().synced
+        assert (await portfolio.container("alone")) is not None
+        with pytest.raises(NotSynced) as caught:
+            await portfolio.in_sync(0.01)
+        assert isinstance(caught.value.__cause__, EngineUnavailable)
+        assert follow.types() == []
+        await fake.faults.accept()
+        await portfolio.in_sync(PATIENCE)
+        assert portfolio.snapshot().synced
+        await follow.until(lambda: follow.types() == ["exited"])
 
 
 async def test_engine_that_loses_all_its_containers_is_believed() -> None:
@@ -174,8 +169,7 @@ async def test_what_is_told_while_an_outage_ends_outdoes_a_listing_from_before()
             engine.exit("a")
             engine.start(box("b"))
             await engine.until(lambda: engine.calls["inspect"] == 2)
-            for _ in range(20):
-                await asyncio.sleep(0)
+            await turns(20)
         await follow.until(lambda: len(follow.types()) == 2)
         assert follow.types() == ["exited", "started"]
         assert len({event.revision for event in follow.news()}) == 1

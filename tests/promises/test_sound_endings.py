@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.scripted import PATIENCE, ScriptedEngine, box
+from tests.support.scripted import PATIENCE, ScriptedEngine, box, within
 from whalewatch import Container, EngineError, Retry, Signal, SignalType, WatchEnded, Watcher, WatchState, moby
 from whalewatch.testing import FakeDocker
 
@@ -37,8 +37,7 @@ async def test_cancellation_from_within_an_adapter_ends_nothing_silently(kind: s
     engine = ScriptedEngine(box("a"))
     with engine.fail(kind, asyncio.CancelledError()):
         watcher = await Watcher(engine, retry=QUICKLY, heartbeat=0.01 if kind == "ping" else 10.0).__aenter__()
-        async with asyncio.timeout(PATIENCE):
-            await engine.until(lambda: engine.calls[kind] >= 2)
+        await within(engine.until(lambda: engine.calls[kind] >= 2))
     try:
         await watcher.portfolio.wait_for("a", PATIENCE)
         await watcher.portfolio.in_sync(PATIENCE)
@@ -58,8 +57,7 @@ async def test_answer_about_another_container_is_not_believed() -> None:
     async with Watcher(engine) as watcher:
         await watcher.ready(PATIENCE)
         engine.tell(SignalType.STARTED, "alias", 5)
-        async with asyncio.timeout(PATIENCE):
-            await engine.until(lambda: watcher.stats.unresolved == 1)
+        await within(engine.until(lambda: watcher.stats.unresolved == 1))
         assert [c.id for c in watcher.portfolio.snapshot()] == ["a"]
         assert [c.id for c in await watcher.portfolio.containers("")] == ["a"]
 
@@ -90,15 +88,13 @@ async def test_short_lived_containers_leave_nothing_behind_in_memory() -> None:
     engine = ScriptedEngine()
     async with Watcher(engine, audit=None) as watcher:
         await watcher.ready(PATIENCE)
-        async with asyncio.timeout(PATIENCE):
-            await engine.until(lambda: watcher.stats.audits == 1)
+        await within(engine.until(lambda: watcher.stats.audits == 1))
         for number in range(100):
             engine.start(box(f"c{number}", start=number + 1))
             await watcher.portfolio.wait_for(f"c{number}", PATIENCE)
             engine.exit(f"c{number}")
             await watcher.portfolio.wait_gone(f"c{number}", PATIENCE)
-        assert watcher._tracker.audit.touched == set()
-        assert watcher._tracker._states == {}
+        assert (watcher._tracker.audit.touched, watcher._tracker._states) == (set(), {})
 
 
 class Peculiar(EngineError):

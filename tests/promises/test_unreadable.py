@@ -8,9 +8,9 @@ from random import Random
 
 import pytest
 
-from tests.support.followed import AT_ONCE, eventually, followed, picture, truth
+from tests.support.followed import AT_ONCE, docker_followed, eventually, followed, picture, truth
 from tests.support.scripted import PATIENCE, Hold, ScriptedEngine, alive, box, lost_engine
-from tests.support.stepping import ImpatientLoop
+from tests.support.stepping import in_no_time
 from whalewatch import Container, EngineError, EngineTimeout, ListedContainer, Listing, SignalType, Watcher, moby
 from whalewatch.testing import FakeDocker
 
@@ -45,43 +45,34 @@ async def test_container_that_cannot_be_read_delays_nothing_but_itself(how: str)
 
 
 async def test_container_that_can_be_read_no_more_keeps_its_last_known_state() -> None:
-    async with FakeDocker() as fake:
-        id = fake.run("old")
-        async with followed(moby.watch(fake.address, call_timeout=0.3)) as follow:
-            with fake.faults.fail("inspect", id=id):
-                fake.rename(id, "new")
-                await eventually(lambda: follow.watcher.stats.unresolved == 1)
-                assert "old" in follow.watcher.portfolio.snapshot()
-            await follow.until(lambda: follow.types() == ["updated"])
-            assert follow.shows(fake)
-            assert follow.watcher.stats.unresolved == 0
+    async with docker_followed("old", call_timeout=0.3) as (fake, follow, (id,)):
+        with fake.faults.fail("inspect", id=id):
+            fake.rename(id, "new")
+            await eventually(lambda: follow.stats.unresolved == 1)
+            assert "old" in follow.snapshot
+        await follow.until(lambda: follow.types() == ["updated"])
+        assert follow.shows(fake)
+        assert follow.stats.unresolved == 0
 
 
 async def test_container_that_exits_while_it_cannot_be_read_is_no_longer_unresolved() -> None:
-    async with FakeDocker() as fake:
-        id = fake.run("old")
-        async with followed(moby.watch(fake.address, call_timeout=0.3)) as follow:
-            with fake.faults.fail("inspect", id=id):
-                fake.rename(id, "new")
-                await eventually(lambda: follow.watcher.stats.unresolved == 1)
-                fake.kill(id)
-                await follow.until(lambda: follow.types() == ["exited"])
-                await eventually(lambda: follow.watcher.stats.unresolved == 0)
+    async with docker_followed("old", call_timeout=0.3) as (fake, follow, (id,)):
+        with fake.faults.fail("inspect", id=id):
+            fake.rename(id, "new")
+            await eventually(lambda: follow.stats.unresolved == 1)
+            fake.kill(id)
+            await follow.until(lambda: follow.types() == ["exited"])
+            await eventually(lambda: follow.stats.unresolved == 0)
 
 
 async def test_nothing_is_believed_gone_because_no_container_can_be_read() -> None:
-    async with FakeDocker() as fake:
-        ids = [fake.run(f"c{i}") for i in range(3)]
-        async with followed(moby.watch(fake.address, call_timeout=0.3, retry=AT_ONCE)) as follow:
-            with fake.faults.fail("inspect"):
-                fake.faults.cut_streams()
-                await follow.until(lambda: follow.watcher.stats.syncs == 2)
-                assert follow.types() == []
-                assert len(follow.watcher.portfolio.snapshot()) == 3
-                assert follow.watcher.stats.unresolved == 3
-            await eventually(lambda: follow.watcher.stats.unresolved == 0)
-            assert follow.types() == []
-            assert set(follow.fold.alive) == set(ids)
+    async with docker_followed(*(f"c{i}" for i in range(3)), call_timeout=0.3, retry=AT_ONCE) as (fake, follow, ids):
+        with fake.faults.fail("inspect"):
+            fake.faults.cut_streams()
+            await follow.until(lambda: follow.stats.syncs == 2)
+            assert (follow.types(), len(follow.snapshot), follow.stats.unresolved) == ([], 3, 3)
+        await eventually(lambda: follow.stats.unresolved == 0)
+        assert (follow.types(), set(follow.fold.alive)) == ([], set(ids))
 
 
 async def test_engine_that_lists_and_then_hangs_is_not_taken_for_one_without_containers() -> None:
@@ -92,10 +83,10 @@ async def test_engine_that_lists_and_then_hangs_is_not_taken_for_one_without_con
         async with followed(moby.watch(fake.address, call_timeout=0.2, retry=AT_ONCE), ready=False) as follow:
             await follow.until(lambda: follow.states and follow.states[-1].error is not None)
             assert isinstance(follow.watcher.status.error, EngineTimeout)
-            assert follow.watcher.stats.syncs == 0
+            assert follow.stats.syncs == 0
             fake.faults.clear()
             await follow.watcher.ready(PATIENCE)
-            assert picture(follow.watcher.portfolio.snapshot()) == truth(fake)
+            assert picture(follow.snapshot) == truth(fake)
 
 
 async def test_container_that_has_failed_already_is_not_waited_for_once_more() -> None:
@@ -104,18 +95,18 @@ async def test_container_that_has_failed_already_is_not_waited_for_once_more() -
         with engine.hold("listing") as listing, engine.fail("inspect bad"):
             await listing.reached()
             engine.tell(SignalType.STARTED, "bad")
-            await eventually(lambda: follow.watcher.stats.unresolved)
+            await eventually(lambda: follow.stats.unresolved)
             with engine.hold("inspect bad"):
                 listing.release()
                 await follow.watcher.ready(2.0)
-                assert alive(follow.watcher.portfolio.snapshot()) == {"good": box("good")}
+                assert alive(follow.snapshot) == {"good": box("good")}
         await follow.until(lambda: follow.fold.alive == engine.alive)
 
 
 async def test_part_of_an_engine_that_cannot_be_listed_concludes_nothing_and_is_tried_again() -> None:
     engine = ScriptedEngine(box("ns1/a"), box("ns2/b"), complete=True)
     async with followed(Watcher(engine, retry=AT_ONCE, random=Random(1))) as follow:
-        assert len(follow.watcher.portfolio.snapshot()) == 2
+        assert len(follow.snapshot) == 2
         await eventually(lambda: engine.calls["listing"] == 2)  # the confirming one
         for _ in range(2):
             engine.listings.append(
@@ -127,11 +118,11 @@ async def test_part_of_an_engine_that_cannot_be_listed_concludes_nothing_and_is_
                 )
             )
         engine.end()
-        await follow.until(lambda: follow.watcher.stats.syncs == 2)
+        await follow.until(lambda: follow.stats.syncs == 2)
         assert follow.types() == []
-        assert "ns2/b" in follow.watcher.portfolio.snapshot()
-        assert follow.watcher.stats.unresolved == 1
-        await eventually(lambda: follow.watcher.stats.unresolved == 0)
+        assert "ns2/b" in follow.snapshot
+        assert follow.stats.unresolved == 1
+        await eventually(lambda: follow.stats.unresolved == 0)
         assert follow.types() == []
 
 
@@ -141,27 +132,23 @@ async def test_many_hanging_containers_are_left_aside_and_found_later() -> None:
         for id in ids[:12]:
             fake.faults.hang("inspect", id)
         async with followed(moby.watch(fake.address, call_timeout=1.5, concurrency=8, audit=None)) as follow:
-            assert picture(follow.watcher.portfolio.snapshot()) == {id: truth(fake)[id] for id in ids[12:]}
-            assert follow.watcher.stats.unresolved == 12
+            assert picture(follow.snapshot) == {id: truth(fake)[id] for id in ids[12:]}
+            assert follow.stats.unresolved == 12
             fake.faults.clear()
             await follow.until(lambda: follow.shows(fake))
-            await eventually(lambda: follow.watcher.stats.unresolved == 0)
-            assert follow.watcher.stats.syncs == 1
+            await eventually(lambda: follow.stats.unresolved == 0)
+            assert follow.stats.syncs == 1
 
 
-def test_many_hanging_containers_delay_ready_by_hardly_more_than_one_does() -> None:
-    async def main() -> None:
-        engine = ScriptedEngine(*(box(f"c{i:02}") for i in range(20)))
-        for number in range(12):
-            engine.holds[f"inspect c{number:02}"] = Hold()
-        async with Watcher(engine, call_timeout=8.0, concurrency=8, audit=None) as watcher:
-            await watcher.ready(60.0)
-            assert 8.0 <= asyncio.get_running_loop().time() < 9.1
-            assert len(watcher.portfolio.snapshot()) == 8
-            assert watcher.stats.unresolved == 12
-
-    with asyncio.Runner(loop_factory=ImpatientLoop) as runner:
-        runner.run(main())
+@in_no_time
+async def test_many_hanging_containers_delay_ready_by_hardly_more_than_one_does() -> None:
+    engine = ScriptedEngine(*(box(f"c{i:02}") for i in range(20)))
+    for number in range(12):
+        engine.holds[f"inspect c{number:02}"] = Hold()
+    async with Watcher(engine, call_timeout=8.0, concurrency=8, audit=None) as watcher:
+        await watcher.ready(60.0)
+        assert 8.0 <= asyncio.get_running_loop().time() < 9.1
+        assert (len(watcher.portfolio.snapshot()), watcher.stats.unresolved) == (8, 12)
 
 
 class MuteEngine(ScriptedEngine):
@@ -184,17 +171,14 @@ class MuteEngine(ScriptedEngine):
         return None
 
 
-def test_inspects_under_way_are_bounded_though_none_is_answered() -> None:
-    async def main() -> None:
-        engine = MuteEngine(*(box(f"c{i}") for i in range(50)))
-        async with Watcher(engine, call_timeout=8.0, concurrency=3, audit=None):
-            await asyncio.sleep(0.9)
-            assert engine.most == 3
-            await asyncio.sleep(100.0)
-            assert engine.most == 8 * 3
-
-    with asyncio.Runner(loop_factory=ImpatientLoop) as runner:
-        runner.run(main())
+@in_no_time
+async def test_inspects_under_way_are_bounded_though_none_is_answered() -> None:
+    engine = MuteEngine(*(box(f"c{i}") for i in range(50)))
+    async with Watcher(engine, call_timeout=8.0, concurrency=3, audit=None):
+        await asyncio.sleep(0.9)
+        assert engine.most == 3
+        await asyncio.sleep(100.0)
+        assert engine.most == 8 * 3
 
 
 async def test_hanging_containers_do_not_hold_up_those_that_start_later() -> None:
@@ -208,30 +192,27 @@ async def test_hanging_containers_do_not_hold_up_those_that_start_later() -> Non
             third = fake.run("third")
             await follow.until(lambda: follow.types() == ["started"])
             assert follow.types(third) == ["started"]
-            assert follow.watcher.stats.unresolved == 0, "the others have not even been given up"
+            assert follow.stats.unresolved == 0, "the others have not even been given up"
         await follow.until(lambda: follow.shows(fake))
 
 
-def test_start_waits_for_none_of_many_that_hang() -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        engine = ScriptedEngine(*(box(f"c{number:03}") for number in range(200)))
-        for id in engine.alive:
-            engine.holds[f"inspect {id}"] = Hold()
-        async with Watcher(engine, call_timeout=8.0, concurrency=8, audit=None) as watcher:
-            await watcher.ready(1000.0)
-            longest = 0.0
-            for number in range(20):
-                await asyncio.sleep(1.3)
-                begun = loop.time()
-                engine.start(box(f"later-{number}"))
-                await watcher.portfolio.wait_for(f"later-{number}", 100.0)
-                longest = max(longest, loop.time() - begun)
-            assert longest <= 1.0 + 0.01, "an eighth of the time-out, after which a place is given back"
-            assert watcher.stats.unresolved == 200
-
-    with asyncio.Runner(loop_factory=ImpatientLoop) as runner:
-        runner.run(main())
+@in_no_time
+async def test_start_waits_for_none_of_many_that_hang() -> None:
+    loop = asyncio.get_running_loop()
+    engine = ScriptedEngine(*(box(f"c{number:03}") for number in range(200)))
+    for id in engine.alive:
+        engine.holds[f"inspect {id}"] = Hold()
+    async with Watcher(engine, call_timeout=8.0, concurrency=8, audit=None) as watcher:
+        await watcher.ready(1000.0)
+        longest = 0.0
+        for number in range(20):
+            await asyncio.sleep(1.3)
+            begun = loop.time()
+            engine.start(box(f"later-{number}"))
+            await watcher.portfolio.wait_for(f"later-{number}", 100.0)
+            longest = max(longest, loop.time() - begun)
+        assert longest <= 1.0 + 0.01, "an eighth of the time-out, after which a place is given back"
+        assert watcher.stats.unresolved == 200
 
 
 async def test_inspect_that_fails_once_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
@@ -254,60 +235,50 @@ async def test_container_that_keeps_failing_is_tried_less_and_less_often(caplog:
                 await eventually(lambda: fake.requests["inspect"] == read + 3)
                 waited = loop.time() - begun
                 assert waited > 0.75 * (0.5 + 1.0), "half a second, then a whole one, jittered"
-                assert follow.watcher.stats.unresolved == 1
-                assert follow.types() == []
+                assert (follow.stats.unresolved, follow.types()) == (1, [])
             await follow.until(lambda: follow.types(bad) == ["updated"])
-            await eventually(lambda: follow.watcher.stats.unresolved == 0)
-            assert follow.types(good) == []
-            assert (follow.watcher.stats.outages, follow.watcher.stats.syncs) == (0, 1)
+            await eventually(lambda: follow.stats.unresolved == 0)
+            assert (follow.types(good), follow.stats.outages, follow.stats.syncs) == ([], 0, 1)
             assert follow.shows(fake)
     told = [record for record in caplog.records if "cannot read" in record.getMessage()]
     assert [record.levelname for record in told if record.levelname != "DEBUG"] == ["WARNING"], "it is told once"
 
 
-def test_few_of_many_containers_that_cannot_be_read_are_warned_about_and_once_each(
+@in_no_time
+async def test_few_of_many_containers_that_cannot_be_read_are_warned_about_and_once_each(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def main() -> None:
-        engine = ScriptedEngine(*(box(f"c{number}") for number in range(100)))
-        async with Watcher(engine, call_timeout=1.0, audit=None, retry=AT_ONCE) as watcher:
-            await watcher.ready()
-            with engine.fail("inspect"):
-                for outage in range(1, 6):
-                    engine.end(lost_engine())
-                    await asyncio.sleep(100.0)
-                    assert watcher.stats.outages == outage
-                    assert watcher.stats.unresolved == 100
-            await asyncio.sleep(100.0)
-            assert watcher.stats.unresolved == 0
-            with engine.fail("inspect c7"):
-                engine.rename("c7", "new")
-                await asyncio.sleep(10.0)
-
-    with asyncio.Runner(loop_factory=ImpatientLoop) as runner:
-        runner.run(main())
+    engine = ScriptedEngine(*(box(f"c{number}") for number in range(100)))
+    async with Watcher(engine, call_timeout=1.0, audit=None, retry=AT_ONCE) as watcher:
+        await watcher.ready()
+        with engine.fail("inspect"):
+            for outage in range(1, 6):
+                engine.end(lost_engine())
+                await asyncio.sleep(100.0)
+                assert (watcher.stats.outages, watcher.stats.unresolved) == (outage, 100)
+        await asyncio.sleep(100.0)
+        assert watcher.stats.unresolved == 0
+        with engine.fail("inspect c7"):
+            engine.rename("c7", "new")
+            await asyncio.sleep(10.0)
     warned = [r.getMessage() for r in caplog.records if r.levelname == "WARNING" and "cannot read" in r.msg]
-    assert len(warned) == 8 + 1
-    assert len(set(warned[:8])) == 8
+    assert (len(warned), len(set(warned[:8]))) == (8 + 1, 8)
     assert warned[8].startswith("cannot read container 'c7'")
 
 
-def test_containers_that_an_outage_took_do_not_keep_others_from_being_warned_about(
+@in_no_time
+async def test_containers_that_an_outage_took_do_not_keep_others_from_being_warned_about(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def main() -> None:
-        engine = ScriptedEngine(*(box(f"c{number}") for number in range(8)))
-        with engine.fail("inspect"):
-            async with Watcher(engine, call_timeout=1.0, audit=None, retry=AT_ONCE) as watcher:
-                await watcher.ready()
-                await asyncio.sleep(10.0)
-                engine.alive = {"new": box("new")}
-                engine.end(lost_engine())
-                await asyncio.sleep(10.0)
-                assert watcher.stats.unresolved == 1
-
-    with asyncio.Runner(loop_factory=ImpatientLoop) as runner:
-        runner.run(main())
+    engine = ScriptedEngine(*(box(f"c{number}") for number in range(8)))
+    with engine.fail("inspect"):
+        async with Watcher(engine, call_timeout=1.0, audit=None, retry=AT_ONCE) as watcher:
+            await watcher.ready()
+            await asyncio.sleep(10.0)
+            engine.alive = {"new": box("new")}
+            engine.end(lost_engine())
+            await asyncio.sleep(10.0)
+            assert watcher.stats.unresolved == 1
     warned = [r.getMessage() for r in caplog.records if r.levelname == "WARNING" and "cannot read" in r.msg]
     assert len(warned) == 8 + 1
     assert warned[8].startswith("cannot read container 'new'")

@@ -141,8 +141,7 @@ class Checked:
                 break
             if asyncio.get_running_loop().time() > deadline:
                 assert snapshot.synced, self.watcher.status
-                assert picture == truth
-                assert self.fold.revision == snapshot.revision
+                assert (picture, self.fold.revision) == (truth, snapshot.revision)
             await asyncio.sleep(0.02)
         self.fold.check(snapshot)
 

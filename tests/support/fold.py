@@ -82,8 +82,7 @@ class NetFold(Fold):
             self._open = False
         self.take(event)
         if event.last:
-            assert source.revision == event.revision
-            assert self.revision == event.revision
+            assert (source.revision, self.revision) == (event.revision, event.revision)
             self.check(history.pictures[event.revision])
 
 

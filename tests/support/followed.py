@@ -11,12 +11,11 @@ from tenacity import wait_fixed
 
 from tests.support.fold import Fold
 from tests.support.scripted import PATIENCE, alive
-from whalewatch import ContainerEvent, Origin, Retry, Stats, Status, Watcher, WatchState
+from whalewatch import ContainerEvent, Origin, Retry, Snapshot, Stats, Status, Watcher, WatchState, moby
+from whalewatch.testing import FakeDocker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-
-    from whalewatch.testing import FakeDocker
 
 AT_ONCE = Retry(wait=wait_fixed(0))
 """Retries for ever, without waiting."""
@@ -31,11 +30,19 @@ class Followed:
         self.states: list[Status] = []
         self._news = asyncio.Event()
 
+    @property
+    def stats(self) -> Stats:
+        return self.watcher.stats
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self.watcher.portfolio.snapshot()
+
     async def read(self) -> None:
         async for event in self.watcher.events():
             self.fold.take(event)
             if event.last:
-                self.fold.check(self.watcher.portfolio.snapshot())
+                self.fold.check(self.snapshot)
             self._news.set()
 
     async def read_status(self) -> None:
@@ -71,7 +78,7 @@ class Followed:
 
     def shows(self, fake: FakeDocker) -> bool:
         """Whether the picture is the engine's, and what was folded is the picture."""
-        snapshot = self.watcher.portfolio.snapshot()
+        snapshot = self.snapshot
         return snapshot.synced and picture(snapshot) == truth(fake) and self.fold.alive == alive(snapshot)
 
 
@@ -99,6 +106,17 @@ async def followed(watcher: Watcher, *, ready: bool = True) -> AsyncIterator[Fol
     for reader in readers:
         if not reader.cancelled():
             reader.result()
+
+
+@asynccontextmanager
+async def docker_followed(
+    *names: str, ready: bool = True, **options: Any
+) -> AsyncIterator[tuple[FakeDocker, Followed, list[str]]]:
+    """Follow a fake Docker engine in which containers of these names run; their ids come third."""
+    async with FakeDocker() as fake:
+        ids = [fake.run(name) for name in names]
+        async with followed(moby.watch(fake.address, **options), ready=ready) as follow:
+            yield fake, follow, ids
 
 
 async def eventually(condition: Callable[[], object], seconds: float = PATIENCE) -> None:

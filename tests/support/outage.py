@@ -83,8 +83,7 @@ def _read_in(watcher: Watcher, picture: Snapshot) -> float:
     assert not now.synced
     assert now.revision == picture.revision
     assert at_once(portfolio.containers()) == tuple(now) == tuple(picture)
-    assert at_once(portfolio.total()) == len(picture)
-    assert at_once(portfolio.names()) == picture.names()
+    assert (at_once(portfolio.total()), at_once(portfolio.names())) == (len(picture), picture.names())
     assert at_once(portfolio.projects()) == picture.projects()
     assert at_once(portfolio.project("")) == picture.project("")
     for container in picture:
@@ -157,8 +156,7 @@ class Outage:
         assert {event.origin for event in replayed[:count]} <= {Origin.SYNC}
         assert replayed[count:] == told
         async with asyncio.timeout(PATIENCE), self._following as following:
-            assert [await anext(following) for _ in told] == told
-            assert following.stats.pending == 0
+            assert ([await anext(following) for _ in told], following.stats.pending) == (told, 0)
 
     def over(self) -> None:
         """Leave nothing behind."""

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
@@ -29,7 +29,9 @@ from whalewatch._core.status import Counters
 from whalewatch._core.tracker import Tracker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+
+T = TypeVar("T")
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -47,6 +49,25 @@ def box(id: str, pid: int | None = 1, start: float | None = 0, **attributes: Any
     return Container(
         **{"id": id, "name": id, "pid": pid, "started_at": None if start is None else at(start), **attributes}
     )
+
+
+async def turns(count: int) -> None:
+    """Let all that is ready to run take so many turns."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def begun(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Make a task of something, and let it come to where it waits."""
+    task = asyncio.create_task(work)
+    await asyncio.sleep(0)
+    return task
+
+
+async def within(wait: Awaitable[T], seconds: float = PATIENCE) -> T:
+    """Wait for what must come in time."""
+    async with asyncio.timeout(seconds):
+        return await wait
 
 
 class Hold:

@@ -7,6 +7,7 @@ import gc
 import logging
 import selectors
 from collections.abc import Callable, Coroutine, Generator
+from functools import wraps
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -99,6 +100,17 @@ class ImpatientLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._impatient.passed
+
+
+def in_no_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run an asynchronous test in a loop in which waiting takes no time."""
+
+    @wraps(test)
+    def run(*arguments: Any, **fixtures: Any) -> None:
+        with asyncio.Runner(loop_factory=ImpatientLoop) as runner:
+            runner.run(test(*arguments, **fixtures))
+
+    return run
 
 
 class Complaints(logging.Handler):
