@@ -27,7 +27,6 @@ VERSIONS = (*DOCKER_VERSIONS, *CONTAINERD_VERSIONS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what was asked for; nothing is asserted."""
     options = _options().parse_args(arguments)
     wanted = options.benchmark or [*WITHOUT_ENGINE, *WITH_ENGINE]
     peer = Peer(tuple(shlex.split(options.peer))) if options.peer else None

@@ -43,12 +43,10 @@ class Target:
 
     @property
     def bare(self) -> str:
-        """The program to hold whalewatch against."""
         return "bare" if self.kind == "moby" else "bare_containerd"
 
     @property
     def bare_is(self) -> str:
-        """What that program has."""
         return "bare session" if self.kind == "moby" else "bare channel"
 
 
@@ -64,7 +62,6 @@ def engine(version: str) -> Dockerd | Containerd:
 
 
 def target(engine: Dockerd | Containerd) -> Target:
-    """Tell how a running engine is measured."""
     if isinstance(engine, Dockerd):
         return Target("moby", str(engine.socket), engine.version)
     return Target("containerd", str(engine.socket), f"containerd {engine.version}")

@@ -68,7 +68,6 @@ class Row:
     tail: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as plain values."""
         return asdict(self)
 
 

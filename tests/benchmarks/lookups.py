@@ -21,7 +21,6 @@ Query = Callable[[str], Awaitable[object]]
 
 
 def container(number: int) -> Container:
-    """Make up a container."""
     return Container(
         id=f"{number:064x}",
         name=f"container-{number}",

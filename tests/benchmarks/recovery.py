@@ -54,7 +54,6 @@ class Result:
 
     @property
     def within(self) -> int:
-        """How many were within the bound."""
         return sum(seconds <= self.bound for seconds in self.took)
 
 
@@ -158,7 +157,6 @@ async def _answer(docker: Dockerd) -> None:
 
 
 async def _then(wait: Awaitable[None], clock: Callable[[], float]) -> float:
-    """Wait, and return the time."""
     await wait
     return clock()
 

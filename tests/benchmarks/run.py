@@ -37,11 +37,9 @@ class Peer:
     command: tuple[str, ...]
 
     def sync(self, kind: str, socket: str) -> dict[str, Any]:
-        """Let it synchronise once."""
         return _last(_completed([*self.command, "sync", kind, socket]))
 
     def events(self, kind: str, socket: str, seconds: float) -> Program:
-        """Let it follow the events."""
         return Program([*self.command, "events", kind, socket, f"{seconds:g}"])
 
 
@@ -49,18 +47,15 @@ class Program:
     """A process that answers in lines of JSON; a context manager, which ends it."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        """Start it."""
         self._command = command
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=_environment()
         )
 
     def __enter__(self) -> Self:
-        """Return it."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """End it."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
@@ -69,13 +64,11 @@ class Program:
                 pipe.close()
 
     def ask(self, line: str) -> None:
-        """Write a line to it."""
         assert self._process.stdin is not None
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
 
     def answer(self) -> dict[str, Any]:
-        """Wait for its next line."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -107,7 +100,6 @@ class Program:
 
 
 def program(name: str, *arguments: object) -> Program:
-    """Start one of the measured programs."""
     return Program(_command(name, *arguments))
 
 

@@ -113,7 +113,6 @@ def changes(rounds: int, progress: Callable[[str], None]) -> Iterator[Row]:
 
 
 def _tracker(size: int) -> Tracker:
-    """Make a tracker that is in sync."""
     containers: list[Container] = [container(number) for number in range(size)]
     tracker = Tracker(Feed(), lambda: datetime.now(UTC), Counters())
     tracker.open(lambda _id, _reason: None)

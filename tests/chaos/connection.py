@@ -1,19 +1,32 @@
-"""Faults of the connection to any engine, made by a proxy that understands nothing of what passes through."""
+"""Faults of any engine, and of the connection to it: a proxy that understands nothing of what passes through."""
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from tests.chaos.world import Fault
     from tests.support.engines.proxy import Proxy
 
 
+KILLING = "engine killed, and processes of containers while it was"
+
+
+@asynccontextmanager
+async def during(begin: Callable[[], object], end: Callable[[], object]) -> AsyncIterator[None]:
+    """A fault that is begun by one call, which may block, and ended by another."""
+    await asyncio.to_thread(begin)
+    try:
+        yield
+    finally:
+        end()
+
+
 def connection_faults(proxy: Proxy) -> dict[str, Fault]:
-    """Return the faults by name."""
 
     @asynccontextmanager
     async def cut() -> AsyncIterator[None]:

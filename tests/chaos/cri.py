@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tests.chaos.connection import connection_faults
+from tests.chaos.private import PrivateWorld
 from tests.chaos.shims import REFUSALS, engine_faults, hear, kill
 from tests.chaos.witness import Told
 from tests.support import cri_checker
 from tests.support.engines.containerd import Containerd, Version
 from tests.support.engines.containerd_control import ContainerdControl
 from tests.support.engines.cri_control import SLEEP, CRIControl, Listed, Pod
-from tests.support.engines.proxy import Proxy
-from whalewatch import Container, Retry, Watcher, cri
+from whalewatch import Container, Watcher, cri
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from random import Random
-    from types import TracebackType
 
     from tests.chaos.world import Fault, Operation
 
@@ -36,72 +33,38 @@ FEW = 2
 DEAD = {"CREATED", "STOPPED"}
 """States of a task without a process that does what it is meant to."""
 
-HEARD = 200
-"""Events of the engine that are kept, to be told if something was wrong."""
 
-WATCHER: dict[str, Any] = {"poll": 0.5, "heartbeat": 1.0, "call_timeout": 3.0, "retry": Retry(stable_after=1.0)}
-
-OPTIONS: dict[bool, dict[str, Any]] = {
-    False: WATCHER | {"audit": 30.0},  # nothing is hidden from it, so that the audit should have nothing to find
-    True: WATCHER | {"audit": 8.0},
-}
-"""Options of watchers, by whether they are behind the proxy."""
-
-
-class CRIWorld:
-    """A containerd with the CRI that survives what is done to it; see `tests.chaos.world.World`.
+class CRIWorld(PrivateWorld):
+    """A containerd with the CRI that survives what is done to it.
 
     A watcher that polls is not told what came and went between two looks, and it need not be: every picture is held
     against the engine's in peace only, and an audit of its is a look like any other, that leaves nothing to be found.
     """
 
     refusals = REFUSALS
-    patience: float = WATCHER["heartbeat"] + WATCHER["call_timeout"]
-    dated = False
-    unknown = 0
+    watching: ClassVar[dict[str, Any]] = {"poll": 0.5, **PrivateWorld.watching}
 
     def __init__(self, version: Version, source: Source, dice: Random) -> None:
-        """Prepare; nothing runs yet."""
-        self.name = f"CRI of containerd {version}, {source}"
         self.proves_subscriptions = source == "poll"  # which begins with a listing
         self.sole = source == "pod-events"  # of containerd 1.7, which has one queue of them for all
         self._source: Source = source
-        self._dice = dice
         self._engine = Containerd(version, cri=True)
         self._control = CRIControl(self._engine.socket)
         self._native = ContainerdControl(self._engine.socket)
-        self._proxy = Proxy(self._engine.socket)
-        self._stack = AsyncExitStack()
-        self._number = 0
         self._pods: dict[str, Pod] = {}
-        self._exits: set[tuple[str, int]] = set()
         self._disputed: set[int] = set()
-        self._told = Told()
-        self.told = self._told if source == "native" else None
-        self.heard: deque[str] = deque(maxlen=HEARD)
+        super().__init__(f"CRI of containerd {version}, {source}", self._engine, dice, self._control, self._native)
 
-    async def __aenter__(self) -> Self:
-        """Start the engine and the proxy."""
-        self._stack.push_async_callback(asyncio.to_thread, self._engine.close)
-        await asyncio.to_thread(self._engine.start)
-        for one in (self._control, self._native, self._proxy):
-            await self._stack.enter_async_context(one)
-        self.name = f"CRI of containerd {self._engine.version}, {self._source}"
-        hearing = asyncio.create_task(hear(self._engine, self.heard, self._told, self._exits, _shown))
-        self._stack.push_async_callback(asyncio.wait, {hearing})
-        self._stack.callback(hearing.cancel)
-        return self
+    @property
+    def told(self) -> Told | None:
+        return self._heard_of if self._source == "native" else None
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End them."""
-        await self._stack.aclose()
+    async def _hear(self) -> None:
+        await hear(self._engine, self.heard, self._heard_of, self._exits, _shown)
 
     def watcher(self, *, proxied: bool) -> Watcher:
-        """Make a watcher of the engine, through the proxy or not."""
-        address = self._proxy.address if proxied else self._engine.address
-        return cri.watch(address, source=self._source, **OPTIONS[proxied])
+        address = (self._proxy if proxied else self._engine).address
+        return cri.watch(address, source=self._source, **self.options(proxied=proxied))
 
     async def truth(self) -> dict[str, dict[str, Any]]:
         """Everything that is alive, by id, once containerd and its CRI agree about it.
@@ -121,12 +84,7 @@ class CRIWorld:
         return told
 
     def seen(self, container: Container) -> dict[str, Any]:
-        """What a watcher says of a container."""
         return cri_checker.seen(container)
-
-    def told_of_exit(self, container: Container) -> bool:
-        """Whether the engine itself said that this run had exited."""
-        return (container.id, container.pid) in self._exits
 
     async def revive(self) -> None:
         """Kill the engine and start it again; what containerd and its CRI could not agree about is ended."""
@@ -139,7 +97,6 @@ class CRIWorld:
 
     @property
     def operations(self) -> Mapping[str, Operation]:
-        """By name."""
         return {
             "run a pod": self._run_pod,
             "stop a pod": self._stop_pod,
@@ -252,7 +209,6 @@ class CRIWorld:
 
     @property
     def faults(self) -> Mapping[str, Mapping[str, Fault]]:
-        """By place and name."""
         return {**engine_faults(self._engine, self._dice, self._pids), "connection": connection_faults(self._proxy)}
 
 

@@ -40,7 +40,6 @@ class Listener:
     """
 
     def __init__(self, name: str, watcher: Watcher, buffer: int = 1024) -> None:
-        """Subscribe at the first `listen`."""
         self.name = name
         self.fold = Fold()
         self.found: deque[str] = deque(maxlen=HISTORY)
@@ -109,7 +108,6 @@ class Watched:
 
     @property
     def listeners(self) -> Iterator[Listener]:
-        """All of them."""
         yield self.eager
         yield self.lazy
         if self._elsewhere is not None:
@@ -117,7 +115,6 @@ class Watched:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Watch and listen."""
         thread = threading.Thread(target=self._listen_elsewhere, name=f"{self.name}, listener")
         async with self.watcher:
             thread.start()

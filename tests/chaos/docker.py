@@ -6,28 +6,26 @@ import asyncio
 import json
 import os
 import signal
-from collections import deque
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 from zlib import crc32
 
 import aiohttp
 
-from tests.chaos.connection import connection_faults
-from tests.chaos.witness import Told
+from tests.chaos.connection import KILLING, connection_faults, during
+from tests.chaos.private import PrivateWorld
 from tests.support.checker import seen, told
 from tests.support.engines.control import ControlError, DockerControl
 from tests.support.engines.dockerd import Dockerd, Version
 from tests.support.engines.process import EngineFailedError
-from tests.support.engines.proxy import Event, Proxy, passed_on
-from whalewatch import Container, Retry, Watcher, moby
+from tests.support.engines.proxy import Event, passed_on
+from whalewatch import Container, Watcher, moby
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
     from random import Random
-    from types import TracebackType
 
     from tests.chaos.world import Fault, Operation
 
@@ -35,17 +33,6 @@ CROWD = 12
 """Containers at most: each costs the engine memory, and each look at the truth a call."""
 
 SICK = {"Test": ["CMD-SHELL", "test ! -f /sick"], "Interval": 1_000_000_000, "Retries": 1}
-
-WATCHER: dict[str, Any] = {"heartbeat": 1.0, "call_timeout": 2.0, "retry": Retry(stable_after=1.0)}
-
-OPTIONS: dict[bool, dict[str, Any]] = {
-    False: WATCHER | {"audit": 30.0},  # nothing is hidden from it, so that the audit should have nothing to find
-    True: WATCHER | {"audit": 8.0},  # longer than what a renewed stream replays
-}
-"""Options of watchers, by whether they are behind the proxy."""
-
-HEARD = 200
-"""Events of the engine that are kept, to be told if something was wrong."""
 
 GIGANTIC = 6_000_000
 """Bytes of a line that is too long."""
@@ -60,56 +47,31 @@ NOISE = (
 GIGANTIC_LINE = b'{"Type": "' + b"x" * GIGANTIC + b'"}\n'
 
 
-class DockerWorld:
-    """A Docker engine that survives what is done to it; see `tests.chaos.world.World`."""
+class DockerWorld(PrivateWorld):
+    """A Docker engine that survives what is done to it."""
 
     refusals: tuple[type[Exception], ...] = (ControlError, aiohttp.ClientError, OSError, TimeoutError)
-    sole = False
+    watching: ClassVar[dict[str, Any]] = {**PrivateWorld.watching, "call_timeout": 2.0}
     proves_subscriptions = True
-    patience: float = WATCHER["heartbeat"] + WATCHER["call_timeout"]
     dated = True
-    unknown = 0
 
     def __init__(self, version: Version, dice: Random) -> None:
-        """Prepare; nothing runs yet."""
-        self.name = f"Docker {version}"
-        self._dice = dice
         self._engine = Dockerd(version, live_restore=True)
         self._control = DockerControl(self._engine.socket)
-        self._proxy = Proxy(self._engine.socket)
-        self._stack = AsyncExitStack()
-        self._number = 0
         self._ids: list[str] = []
         self._network = ""
         self._deaths: dict[str, datetime] = {}
-        self.told = Told()
-        self.heard: deque[str] = deque(maxlen=HEARD)
+        super().__init__(f"Docker {version}", self._engine, dice, self._control)
 
     async def __aenter__(self) -> Self:
-        """Start the engine and the proxy."""
-        self._stack.push_async_callback(asyncio.to_thread, self._engine.close)
-        await asyncio.to_thread(self._engine.start)
-        await self._stack.enter_async_context(self._control)
-        await self._stack.enter_async_context(self._proxy)
+        await super().__aenter__()
         self._network = await self._control.network_create("chaos")
-        hearing = asyncio.create_task(self._hear())
-        self._stack.push_async_callback(asyncio.wait, {hearing})
-        self._stack.callback(hearing.cancel)
-        self.name = f"Docker {self._engine.version}"
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End them."""
-        await self._stack.aclose()
-
     def watcher(self, *, proxied: bool) -> Watcher:
-        """Make a watcher of the engine, through the proxy or not."""
-        return moby.watch(self._proxy.address if proxied else self._engine.address, **OPTIONS[proxied])
+        return moby.watch((self._proxy if proxied else self._engine).address, **self.options(proxied=proxied))
 
     async def truth(self) -> dict[str, dict[str, Any]]:
-        """Everything that is alive, by id."""
         try:
             inspections = await self._control.truth()
         except ExceptionGroup as several:
@@ -123,7 +85,7 @@ class DockerWorld:
                 with suppress(*self.refusals):
                     async with control.events(filters={"type": ["container", "network"]}) as events:
                         self.heard.append("a stream begins")
-                        with self.told.hearing():
+                        with self._heard_of.hearing():
                             async for event in events:
                                 self._take_down(event)
                 self.heard.append("the stream has ended")
@@ -132,7 +94,7 @@ class DockerWorld:
     def _take_down(self, event: Event) -> None:
         action, actor = event["Action"], event["Actor"]
         if event["Type"] == "network":
-            self.told.note(actor["Attributes"].get("container", ""), event["timeNano"])
+            self._heard_of.note(actor["Attributes"].get("container", ""), event["timeNano"])
         elif not action.startswith("exec_"):
             moment = datetime.fromtimestamp(event["timeNano"] / 1e9, UTC)
             self.heard.append(f"{moment:%H:%M:%S.%f} {action} {actor['ID']:.12}")
@@ -140,7 +102,7 @@ class DockerWorld:
             if died:
                 self._deaths[actor["ID"]] = moment
             exit_code = actor["Attributes"].get("exitCode") if died else None
-            self.told.note(actor["ID"], event["timeNano"], None if exit_code is None else int(exit_code))
+            self._heard_of.note(actor["ID"], event["timeNano"], None if exit_code is None else int(exit_code))
 
     def told_of_exit(self, container: Container) -> bool:
         """Whether the engine itself said that this run had exited.
@@ -181,14 +143,12 @@ class DockerWorld:
             self.heard.append("it would not start, and was made anew")
 
     def seen(self, container: Container) -> dict[str, Any]:
-        """What a watcher says of a container."""
         return seen(container)
 
     # -- operations --------------------------------------------------------------------------------------------------
 
     @property
     def operations(self) -> Mapping[str, Operation]:
-        """By name."""
         control = self._control
         return {
             "run": self._run,
@@ -240,8 +200,8 @@ class DockerWorld:
         await self._control.pause(id)
         await self._control.unpause(id)
 
-    async def _remove(self) -> None:
-        id = self._any()
+    async def _remove(self, id: str | None = None) -> None:
+        id = id or self._any()
         await self._control.remove(id)
         with suppress(ValueError):
             self._ids.remove(id)
@@ -249,9 +209,7 @@ class DockerWorld:
     async def _replace(self) -> None:
         id = self._any()
         name = (await self._control.inspect(id))["Name"][1:]
-        await self._control.remove(id)
-        with suppress(ValueError):
-            self._ids.remove(id)
+        await self._remove(id)
         await self._run(name)
 
     async def _exec(self) -> None:
@@ -268,16 +226,13 @@ class DockerWorld:
 
     @property
     def faults(self) -> Mapping[str, Mapping[str, Fault]]:
-        """By place and name."""
         return {
             "engine": {
                 "engine killed": lambda: self._away(self._engine.kill),
-                "engine killed, and processes of containers while it was": lambda: self._away(
-                    self._engine.kill, killing=True
-                ),
+                KILLING: lambda: self._away(self._engine.kill, killing=True),
                 "engine stopped": lambda: self._away(self._engine.stop),
-                "engine frozen": self._frozen,
-                "containerd frozen": self._containerd_frozen,
+                "engine frozen": lambda: during(self._engine.freeze, self._engine.thaw),
+                "containerd frozen": lambda: during(self._engine.freeze_containerd, self._engine.thaw_containerd),
             },
             "connection": connection_faults(self._proxy)
             | {
@@ -285,8 +240,8 @@ class DockerWorld:
                 "events swallowed": lambda: self._rewritten(self._swallowing()),
                 "events doubled": lambda: self._rewritten(lambda event: [event, event]),
                 "events shuffled and late": self._shuffled,
-                "noise among the events": self._noise,
-                "a gigantic line among the events": self._gigantic_line,
+                "noise among the events": lambda: self._injected(*self._dice.sample(NOISE, k=3)),
+                "a gigantic line among the events": lambda: self._injected(GIGANTIC_LINE),
             },
         }
 
@@ -302,22 +257,6 @@ class DockerWorld:
         finally:
             self._engine.live_restore = self._dice.random() < 0.8
             await self._start()
-
-    @asynccontextmanager
-    async def _frozen(self) -> AsyncIterator[None]:
-        await asyncio.to_thread(self._engine.freeze)
-        try:
-            yield
-        finally:
-            self._engine.thaw()
-
-    @asynccontextmanager
-    async def _containerd_frozen(self) -> AsyncIterator[None]:
-        await asyncio.to_thread(self._engine.freeze_containerd)
-        try:
-            yield
-        finally:
-            self._engine.thaw_containerd()
 
     @asynccontextmanager
     async def _streams_ended(self) -> AsyncIterator[None]:
@@ -356,14 +295,9 @@ class DockerWorld:
             self._proxy.inject(json.dumps(event).encode() + b"\n")
 
     @asynccontextmanager
-    async def _noise(self) -> AsyncIterator[None]:
-        for line in self._dice.sample(NOISE, k=3):
+    async def _injected(self, *lines: bytes) -> AsyncIterator[None]:
+        for line in lines:
             self._proxy.inject(line)
-        yield
-
-    @asynccontextmanager
-    async def _gigantic_line(self) -> AsyncIterator[None]:
-        self._proxy.inject(GIGANTIC_LINE)
         yield
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import grpc.aio
 
+from tests.chaos.connection import KILLING, during
 from tests.support.engines.containerd_control import ContainerdControl
 
 if TYPE_CHECKING:
@@ -49,14 +50,6 @@ def engine_faults(
             await asyncio.to_thread(engine.start)
 
     @asynccontextmanager
-    async def frozen() -> AsyncIterator[None]:
-        await asyncio.to_thread(engine.freeze)
-        try:
-            yield
-        finally:
-            engine.thaw()
-
-    @asynccontextmanager
     async def shim_frozen() -> AsyncIterator[None]:
         shims = engine.shims()
         chosen = dice.sample(sorted(shims), k=min(len(shims), 2))
@@ -77,9 +70,9 @@ def engine_faults(
     return {
         "engine": {
             "engine killed": lambda: away(engine.kill),
-            "engine killed, and processes of containers while it was": lambda: away(engine.kill, killing=True),
+            KILLING: lambda: away(engine.kill, killing=True),
             "engine stopped": lambda: away(engine.stop),
-            "engine frozen": frozen,
+            "engine frozen": lambda: during(engine.freeze, engine.thaw),
         },
         "shim": {"shim frozen": shim_frozen, "shim killed": shim_killed},
     }

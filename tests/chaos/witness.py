@@ -34,7 +34,6 @@ class Told:
     """What an engine told of its containers, as it is heard beside all watchers, by time."""
 
     def __init__(self) -> None:
-        """Begin deaf, before the engine is started."""
         self._exit_codes: dict[tuple[str, datetime], int | None] = {}
         self._deaf: deque[tuple[datetime, datetime]] = deque(maxlen=KEPT)
         self._deaf_since: datetime | None = datetime.now(UTC)

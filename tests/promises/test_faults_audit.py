@@ -161,11 +161,7 @@ async def test_audit_reads_anew_only_what_its_listing_leaves_open() -> None:
 
 
 async def test_what_an_audit_finds_does_not_hold_up_what_the_engine_tells() -> None:
-    async with docker_followed(*(f"box-{number}" for number in range(60)), audit=1.0, concurrency=2) as (
-        fake,
-        follow,
-        *ids,
-    ):
+    async with docker_followed(*(f"box-{n}" for n in range(60)), audit=1.0, concurrency=2) as (fake, follow, ids):
         with fake.faults.silently():
             for number, id in enumerate(ids):
                 fake.rename(id, f"crate-{number}")

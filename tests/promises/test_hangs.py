@@ -22,7 +22,7 @@ from tests.support.engines.containerd_control import ContainerdControl
 from tests.support.engines.control import DockerControl
 from tests.support.engines.proxy import Proxy
 from tests.support.outage import lost, noticed, story
-from tests.support.scripted import within
+from tests.support.scripted import turns, within
 from whalewatch import EngineTimeout, NotSynced, Origin, Retry, WatchState, containerd, moby
 from whalewatch.containerd import ContainerdEngine
 from whalewatch.moby import MobyEngine

@@ -31,8 +31,7 @@ async def test_engine_that_hangs_is_noticed_told_and_forgiven() -> None:
     async with docker_followed("kept", "doomed", heartbeat=0.8, call_timeout=1.2, retry=AT_ONCE) as (
         fake,
         follow,
-        kept,
-        doomed,
+        (kept, doomed),
     ):
         watcher = follow.watcher
         begun = asyncio.get_running_loop().time()

@@ -41,19 +41,16 @@ def told(inspection: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def facts(container: Container, *names: str) -> dict[str, Any]:
+    """Some attributes of a container, by name."""
+    return {name: getattr(container, name) for name in names}
+
+
 def seen(container: Container) -> dict[str, Any]:
     """What the library says of one container, in the terms of `told`."""
     return {
-        "id": container.id,
-        "name": container.name,
-        "pid": container.pid,
-        "paused": container.paused,
-        "labels": dict(container.labels),
-        "project": container.project,
-        "image": container.image,
-        "started_at": container.started_at,
+        **facts(container, "id", "name", "pid", "paused", "labels", "project", "image", "started_at", "privileged"),
         "health": container.health.value if container.health else None,
-        "privileged": container.privileged,
         "addresses": {name: [str(a) for a in addresses] for name, addresses in container.addresses.items()},
     }
 
@@ -78,7 +75,10 @@ class Checked:
     Attributes:
         watcher: the watcher.
         fold: of everything that an unfiltered subscription with replay has delivered.
+        echoes: whether its engine may tell of a pause twice: see `without_echoes`.
     """
+
+    echoes = True
 
     def __init__(self, watcher: Watcher, control: DockerControl | None = None) -> None:
         self.watcher = watcher
@@ -96,7 +96,6 @@ class Checked:
         return seen(container)
 
     async def read(self) -> None:
-        """Fold the subscription until it ends."""
         async with self.watcher.events() as events:
             async for event in events:
                 self.fold.take(event)
@@ -108,10 +107,9 @@ class Checked:
         """The events of one container so far, without what was replayed or found by the synchronisation."""
         events = [e for e in self.fold.events if e.container.id == id and e.origin is not Origin.SYNC]
         fake = self.watcher.engine.pid == os.getpid()  # which has no echoes: there, two pauses are a fault of ours
-        return events if fake else list(without_echoes(events))
+        return list(without_echoes(events)) if self.echoes and not fake else events
 
     def types(self, id: str) -> list[str]:
-        """The types of its events so far."""
         return [event.type.value for event in self.of(id)]
 
     async def until(self, condition: Callable[[], object]) -> None:

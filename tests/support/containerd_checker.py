@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from tests.support.checker import Checked, supervised
-from whalewatch import Container, ContainerEvent, Origin, containerd
+from tests.support.checker import Checked, facts, supervised
+from whalewatch import Container, containerd
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -22,6 +22,8 @@ class CheckedContainerd(Checked):
         control: its driver.
         ignored: the namespaces that it does not see.
     """
+
+    echoes = False
 
     def __init__(self, watcher: Any, control: ContainerdControl, ignored: tuple[str, ...]) -> None:
         super().__init__(watcher)
@@ -47,19 +49,7 @@ class CheckedContainerd(Checked):
 
     def seen(self, container: Container) -> dict[str, Any]:
         """What the library says of one container, in the same terms."""
-        return {
-            "id": container.id,
-            "name": container.name,
-            "pid": container.pid,
-            "paused": container.paused,
-            "labels": dict(container.labels),
-            "project": container.project,
-            "image": container.image,
-        }
-
-    def of(self, id: str) -> list[ContainerEvent]:
-        """The events of one container so far, without what was replayed or found by the synchronisation."""
-        return [e for e in self.fold.events if e.container.id == id and e.origin is not Origin.SYNC]
+        return facts(container, "id", "name", "pid", "paused", "labels", "project", "image")
 
 
 @asynccontextmanager

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 
-from tests.support.checker import Checked, supervised
-from whalewatch import Container, ContainerEvent, Origin, cri
+from tests.support.checker import Checked, facts, supervised
+from whalewatch import Container, cri
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 class CheckedCRI(Checked):
     """A watcher of a CRI engine under supervision."""
+
+    echoes = False
 
     def __init__(self, watcher: Any, control: CRIControl) -> None:
         super().__init__(watcher)
@@ -39,10 +41,6 @@ class CheckedCRI(Checked):
         """What the library says of one container, in the same terms."""
         return seen(container)
 
-    def of(self, id: str) -> list[ContainerEvent]:
-        """The events of one container so far, without what was replayed or found by the synchronisation."""
-        return [e for e in self.fold.events if e.container.id == id and e.origin is not Origin.SYNC]
-
 
 async def truth(control: CRIControl) -> dict[str, dict[str, Any]]:
     """What an engine says is alive, by id: what runs, and what is ready.
@@ -63,7 +61,7 @@ async def truth(control: CRIControl) -> dict[str, dict[str, Any]]:
 
 def seen(container: Container) -> dict[str, Any]:
     """What the library says of one container, in the terms of `truth`."""
-    return {"id": container.id, "name": container.name, "pid": container.pid, "labels": dict(container.labels)}
+    return facts(container, "id", "name", "pid", "labels")
 
 
 async def _pod(control: CRIControl, sandbox: str) -> dict[str, str]:

@@ -25,7 +25,6 @@ class Fold:
         self._current = 0
 
     def take(self, event: ContainerEvent) -> None:
-        """Fold one event."""
         self.events.append(event)
         c = event.container
         known = self.alive.get(c.id)

@@ -57,7 +57,6 @@ class Followed:
                 await self.step()
 
     async def step(self) -> None:
-        """Wait for the next event or status."""
         self._news.clear()
         await self._news.wait()
 

@@ -116,7 +116,6 @@ class Outage:
     """
 
     def __init__(self, check: Checked) -> None:
-        """Take note of the picture as it is."""
         self.told: list[ContainerEvent] = []
         self._check = check
         self._picture = check.watcher.portfolio.snapshot()
@@ -159,7 +158,6 @@ class Outage:
             assert ([await anext(following) for _ in told], following.stats.pending) == (told, 0)
 
     def over(self) -> None:
-        """Leave nothing behind."""
         self._in_sync.cancel()
 
     def of(self, id: str) -> list[ContainerEvent]:

@@ -86,7 +86,6 @@ class Hold:
                 await self._changed.wait()
 
     def release(self) -> None:
-        """Let all calls go, and hold none any more."""
         self._open.set()
 
     async def pass_through(self) -> None:
@@ -148,22 +147,18 @@ class ScriptedEngine:
             stream.put_nowait(Signal(type_, id, timestamp, pid, exit_code, likely_exiting))
 
     def start(self, container: Container) -> None:
-        """Start a container, and tell of it."""
         self.alive[container.id] = container
         self.tell(SignalType.STARTED, container.id)
 
     def exit(self, id: str, exit_code: int | None = None) -> None:
-        """Let a container exit, and tell of it."""
         del self.alive[id]
         self.tell(SignalType.EXITED, id, exit_code=exit_code)
 
     def rename(self, id: str, name: str) -> None:
-        """Rename a container, and tell of it."""
         self.alive[id] = attrs.evolve(self.alive[id], name=name)
         self.tell(SignalType.CHANGED, id)
 
     def pause(self, id: str, *, paused: bool = True) -> None:
-        """Pause or unpause a container, and tell of it."""
         self.alive[id] = attrs.evolve(self.alive[id], paused=paused)
         self.tell(SignalType.PAUSED if paused else SignalType.UNPAUSED, id)
 
@@ -260,7 +255,6 @@ class ScriptedEngine:
 
 
 def lost_engine() -> EngineUnavailable:
-    """The error of an engine that is away."""
     return EngineUnavailable("scripted engine at scripted://engine: gone for a walk")
 
 
@@ -281,7 +275,6 @@ class Publisher:
 
     @property
     def snapshot(self) -> Snapshot:
-        """The picture as it is."""
         return self.feed.snapshot
 
     def events(self, **options: Any) -> Subscription:
@@ -304,19 +297,15 @@ class Publisher:
         )
 
     def lose(self) -> None:
-        """Publish that the engine is lost."""
         self._tracker.close()
 
     def start(self, container: Container) -> None:
-        """Publish the start of one container."""
         self.publish({container.id: container})
 
     def exit(self, id: str, exit_code: int | None = None) -> None:
-        """Publish the exit of one container."""
         self.publish({id: None}, exit_code=exit_code)
 
     def change(self, id: str, **attributes: Any) -> None:
-        """Publish a change of one container."""
         known = self.snapshot._get(id)
         assert known is not None
         self.publish({id: attrs.evolve(known, **attributes)})
@@ -330,5 +319,4 @@ class Publisher:
 
 
 def alive(snapshot: Snapshot | Project) -> dict[str, Container]:
-    """The containers of a picture by id."""
     return {container.id: container for container in snapshot}

@@ -36,7 +36,6 @@ class Steps:
         self._at, self._call = step, call
 
     def count(self) -> None:
-        """Take a step."""
         self.taken += 1
         if self.taken == self._at and self._call is not None:
             self._call()

@@ -22,7 +22,6 @@ ACTIONS = {"start": "started", "die": "exited", "pause": "paused", "unpause": "u
 
 
 def session(socket: str) -> aiohttp.ClientSession:
-    """Make a session on a unix socket."""
     return aiohttp.ClientSession(connector=aiohttp.UnixConnector(socket), timeout=aiohttp.ClientTimeout(total=None))
 
 
@@ -93,7 +92,6 @@ async def events(socket: str) -> None:
 
 
 async def watch(socket: str, seconds: float) -> None:
-    """Synchronise, and follow the events for a while."""
     async with session(socket) as http:
         containers = await synchronise(http)
         async with http.get(f"{BASE}/events"):

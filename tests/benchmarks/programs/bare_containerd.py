@@ -134,7 +134,6 @@ async def events(socket: str) -> None:
 
 
 async def watch(socket: str, seconds: float) -> None:
-    """Synchronise, and follow the events for a while."""
     async with channel(socket) as open_:
         containers = await synchronise(open_)
         asked = dict(calls)

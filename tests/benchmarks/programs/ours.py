@@ -63,7 +63,6 @@ async def events(kind: str, socket: str) -> None:
 
 
 async def watch(kind: str, socket: str, seconds: float, audit: float) -> None:
-    """Watch for a while."""
     async with watch_of(kind)(socket, audit=audit) as watcher:
         await watcher.ready()
         say(ready=True)

@@ -83,14 +83,12 @@ class Containerd(PrivateEngine):
     log_tails = {"containerd": 30}  # noqa: RUF012 - declared where it is inherited from
 
     def __init__(self, version: Version, root: Path | None = None, *, cri: bool = False) -> None:
-        """Prepare the folder; nothing runs before `start`."""
         super().__init__(version, root, deepest="containerd.sock.ttrpc")
         self.socket = self.root / "containerd.sock"
         self.address = f"unix://{self.socket}"
         self.cri = cri
 
     def __repr__(self) -> str:
-        """Tell which engine this is, and where."""
         return f"<Containerd {self.version or self.expected} at {self.address}>"
 
     def ctr(self, *arguments: str, namespace: str = "default") -> str:

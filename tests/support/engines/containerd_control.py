@@ -89,7 +89,6 @@ class ContainerdControl(GrpcControl):
     # -- namespaces --------------------------------------------------------------------------------------------------
 
     async def namespaces(self) -> list[str]:
-        """Return the names of all namespaces."""
         answer = await self._call("Namespaces", "List")
         return sorted(namespace.name for namespace in answer.namespaces)
 
@@ -98,7 +97,6 @@ class ContainerdControl(GrpcControl):
         await self._call("Namespaces", "Create", name, namespace={"name": name, "labels": dict(labels or {})})
 
     async def namespace_delete(self, name: str) -> None:
-        """Delete a namespace, which must be empty."""
         await self._call("Namespaces", "Delete", name, name=name)
 
     # -- containers and their tasks ------------------------------------------------------------------------------------
@@ -112,7 +110,6 @@ class ContainerdControl(GrpcControl):
         cmd: Sequence[str] = SLEEP,
         image: str = IMAGE,
     ) -> None:
-        """Create a container without a task."""
         await self._call(
             "Containers",
             "Create",
@@ -127,11 +124,9 @@ class ContainerdControl(GrpcControl):
         )
 
     async def task_create(self, id: str, namespace: str = NAMESPACE) -> int:
-        """Create a container's task, and return the PID of the process that waits to be started."""
         return int((await self._call("Tasks", "Create", namespace, container_id=id)).pid)
 
     async def start(self, id: str, namespace: str = NAMESPACE) -> int:
-        """Start a created task and return its PID."""
         return int((await self._call("Tasks", "Start", namespace, container_id=id)).pid)
 
     async def run(
@@ -155,7 +150,6 @@ class ContainerdControl(GrpcControl):
         return await self.start(id, namespace)
 
     async def kill(self, id: str, namespace: str = NAMESPACE, *, signal: int = signals.SIGKILL) -> None:
-        """Send a signal to a container's initial process."""
         await self._call("Tasks", "Kill", namespace, container_id=id, signal=int(signal))
 
     async def wait(self, id: str, namespace: str = NAMESPACE, *, exec_id: str = "") -> int:
@@ -163,16 +157,13 @@ class ContainerdControl(GrpcControl):
         return int((await self._call("Tasks", "Wait", namespace, container_id=id, exec_id=exec_id)).exit_status)
 
     async def kill_and_wait(self, id: str, namespace: str = NAMESPACE) -> int:
-        """Kill a container and wait for its exit; return the exit code."""
         await self.kill(id, namespace)
         return await self.wait(id, namespace)
 
     async def pause(self, id: str, namespace: str = NAMESPACE) -> None:
-        """Freeze a container's processes."""
         await self._call("Tasks", "Pause", namespace, container_id=id)
 
     async def resume(self, id: str, namespace: str = NAMESPACE) -> None:
-        """Let a container's processes run again."""
         await self._call("Tasks", "Resume", namespace, container_id=id)
 
     async def exec(self, id: str, exec_id: str, cmd: Sequence[str] = ("/bin/true",), namespace: str = NAMESPACE) -> int:
@@ -189,7 +180,6 @@ class ContainerdControl(GrpcControl):
         return int((await self._call("Tasks", "Start", namespace, container_id=id, exec_id=exec_id)).pid)
 
     async def update_labels(self, id: str, labels: Mapping[str, str], namespace: str = NAMESPACE) -> None:
-        """Give a container these labels instead of those it has."""
         await self._call(
             "Containers",
             "Update",
@@ -209,7 +199,6 @@ class ContainerdControl(GrpcControl):
         await self._call("Tasks", "Delete", namespace, container_id=id)
 
     async def container_delete(self, id: str, namespace: str = NAMESPACE) -> None:
-        """Remove a container that has no task."""
         await self._call("Containers", "Delete", namespace, id=id)
 
     async def remove(self, id: str, namespace: str = NAMESPACE) -> None:
@@ -231,7 +220,6 @@ class ContainerdControl(GrpcControl):
         return {task.id: (STATUS[task.status], task.pid) for task in answer.tasks}
 
     async def containers(self, namespace: str = NAMESPACE) -> dict[str, Any]:
-        """Return all containers by id, also without tasks."""
         answer = await self._call("Containers", "List", namespace)
         return {container.id: container for container in answer.containers}
 
@@ -357,5 +345,4 @@ class _gone:  # noqa: N801 - it reads as a verb does
         """Do nothing."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        """Tell whether the error says so."""
         return isinstance(error, grpc.aio.AioRpcError) and error.code() in _GONE

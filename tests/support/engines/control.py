@@ -17,7 +17,6 @@ import aiohttp
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
-    from types import TracebackType
 
 _Result = TypeVar("_Result")
 
@@ -49,7 +48,6 @@ class ControlError(Exception):
     """
 
     def __init__(self, call: str, status: int, message: str) -> None:
-        """Keep what was asked and what was answered."""
         super().__init__(f"{call}: {status} {message}")
         self.status = status
         self.message = message
@@ -94,19 +92,14 @@ class DockerControl:
     """
 
     def __init__(self, path: str | Path, *, api: str | None = None) -> None:
-        """Remember where the engine is; nothing is opened before the first call."""
         self.path = str(path).removeprefix("unix://")
         self._prefix = f"/v{api}" if api else ""
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        """Return this driver."""
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the connections."""
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
@@ -152,7 +145,6 @@ class DockerControl:
         return container
 
     async def start(self, container: str) -> None:
-        """Start a created or exited container; one that runs already stays as it is."""
         await self._call("POST", f"/containers/{_quoted(container)}/start")
 
     async def stop(self, container: str, t: int = 0) -> None:
@@ -160,7 +152,6 @@ class DockerControl:
         await self._call("POST", f"/containers/{_quoted(container)}/stop", params={"t": str(t)})
 
     async def kill(self, container: str, signal: str = "SIGKILL") -> None:
-        """Send a signal to a container's initial process."""
         await self._call("POST", f"/containers/{_quoted(container)}/kill", params={"signal": signal})
 
     async def restart(self, container: str, t: int = 0) -> None:
@@ -168,15 +159,12 @@ class DockerControl:
         await self._call("POST", f"/containers/{_quoted(container)}/restart", params={"t": str(t)})
 
     async def pause(self, container: str) -> None:
-        """Freeze a container's processes."""
         await self._call("POST", f"/containers/{_quoted(container)}/pause")
 
     async def unpause(self, container: str) -> None:
-        """Let a container's processes run again."""
         await self._call("POST", f"/containers/{_quoted(container)}/unpause")
 
     async def rename(self, container: str, name: str) -> None:
-        """Give a container another name."""
         await self._call("POST", f"/containers/{_quoted(container)}/rename", params={"name": name})
 
     async def remove(self, container: str, *, force: bool = True) -> None:
@@ -203,7 +191,6 @@ class DockerControl:
         return int(state["ExitCode"])
 
     async def inspect(self, container: str) -> dict[str, Any]:
-        """Return everything the engine tells of a container."""
         inspection: dict[str, Any] = await self._json("GET", f"/containers/{_quoted(container)}/json")
         return inspection
 
@@ -221,32 +208,26 @@ class DockerControl:
     # -- networks, images, the engine ------------------------------------------------------------------------------
 
     async def network_create(self, name: str, *, driver: str = "bridge") -> str:
-        """Create a network and return its id."""
         body = {"Name": name, "Driver": driver, "CheckDuplicate": True}
         created = await self._json("POST", "/networks/create", body=body)
         return str(created["Id"])
 
     async def network_connect(self, network: str, container: str) -> None:
-        """Connect a container to a network; it keeps those it has."""
         await self._call("POST", f"/networks/{_quoted(network)}/connect", body={"Container": container})
 
     async def network_disconnect(self, network: str, container: str, *, force: bool = False) -> None:
-        """Take a container off a network."""
         body = {"Container": container, "Force": force}
         await self._call("POST", f"/networks/{_quoted(network)}/disconnect", body=body)
 
     async def network_remove(self, network: str) -> None:
-        """Remove a network that nobody is connected to."""
         await self._call("DELETE", f"/networks/{_quoted(network)}")
 
     async def tag(self, image: str, name: str) -> None:
-        """Give an image another name, such as "other:1"."""
         repository, _, version = name.partition(":")
         params = {"repo": repository, "tag": version or "latest"}
         await self._call("POST", f"/images/{_quoted(image)}/tag", params=params)
 
     async def info(self) -> dict[str, Any]:
-        """Return what the engine tells of itself."""
         info: dict[str, Any] = await self._json("GET", "/info")
         return info
 
@@ -270,7 +251,6 @@ class DockerControl:
             yield _events(response)
 
     async def truth(self) -> dict[str, dict[str, Any]]:
-        """Return the inspections of all containers that are alive now, by id: those with an initial process."""
         inspections = await _each(self._inspected, [listed["Id"] for listed in await self.list(all=True)])
         return {
             inspection["Id"]: inspection

@@ -145,7 +145,6 @@ class CRIControl(GrpcControl):
         cmd: Sequence[str] = SLEEP,
         image: str = PAUSE_IMAGE,
     ) -> str:
-        """Create a container in a pod, and return its id."""
         answer = await self.call(
             "CreateContainer",
             pod_sandbox_id=pod.id,
@@ -162,11 +161,9 @@ class CRIControl(GrpcControl):
         return str(answer.container_id)
 
     async def start(self, id: str) -> None:
-        """Start a created container."""
         await self.call("StartContainer", container_id=id)
 
     async def run(self, pod: Pod, name: str, **options: Any) -> str:
-        """Create a container and start it; arguments and result as for `create`."""
         id = await self.create(pod, name, **options)
         await self.start(id)
         return id
@@ -199,12 +196,10 @@ class CRIControl(GrpcControl):
     # -- what is there -------------------------------------------------------------------------------------------------
 
     async def version(self) -> tuple[str, str]:
-        """Return what the engine calls itself, and its version."""
         answer = await self.call("Version")
         return answer.runtime_name, answer.runtime_version
 
     async def containers(self) -> dict[str, Listed]:
-        """Return all containers, whatever their state, by id."""
         answer = await self.call("ListContainers")
         return {
             each.id: Listed(
@@ -220,7 +215,6 @@ class CRIControl(GrpcControl):
         }
 
     async def sandboxes(self) -> dict[str, Listed]:
-        """Return all sandboxes, whatever their state, by id."""
         answer = await self.call("ListPodSandbox")
         return {
             each.id: Listed(
@@ -254,7 +248,6 @@ class CRIControl(GrpcControl):
         return {id: await self.pid(id) for id in alive}
 
     async def clean(self) -> None:
-        """Remove all pods."""
         for id in await self.sandboxes():
             await self.stop_pod(id)
             await self.remove_pod(id)
@@ -279,7 +272,6 @@ class CRIControl(GrpcControl):
     # -- below: gRPC ---------------------------------------------------------------------------------------------------
 
     async def call(self, method: str, *, service: str = SERVICE, **fields: Any) -> Any:
-        """Make any unary call, and return its answer."""
         request, answer = message(f"{method}Request"), message(f"{method}Response")
         call = self._opened().unary_unary(
             f"{service}/{method}", request_serializer=request.SerializeToString, response_deserializer=answer.FromString

@@ -80,7 +80,6 @@ class Dockerd(PrivateEngine):
         tcp: bool = False,
         tls: bool = False,
     ) -> None:
-        """Prepare the folder; nothing runs before `start`."""
         super().__init__(version, root, deepest="exec/containerd/containerd-debug.sock")
         self.socket = self.root / "docker.sock"
         self.address = f"unix://{self.socket}"
@@ -91,12 +90,10 @@ class Dockerd(PrivateEngine):
         self._network: subprocess.Popen[bytes] | None = None
 
     def __repr__(self) -> str:
-        """Tell which engine this is, and where."""
         return f"<Dockerd {self.version or self.expected} at {self.address}>"
 
     @property
     def tcp_address(self) -> str:
-        """Its TCP address, as a `tcp://` URL."""
         if self.port is None:
             message = f"{self!r} has no TCP port"
             raise EngineFailedError(message)
@@ -122,7 +119,6 @@ class Dockerd(PrivateEngine):
         self._containerd.freeze()
 
     def thaw_containerd(self) -> None:
-        """Let a frozen containerd go on."""
         self._containerd.thaw()
 
     def _close(self) -> None:

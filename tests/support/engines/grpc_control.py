@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import grpc.aio
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 TIMEOUT = 30.0
 """Seconds that one call may take; far above anything measured, so that a hung engine fails the test, not the run."""
@@ -28,18 +25,13 @@ class GrpcControl:
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Remember where the engine is; nothing is opened before the first call."""
         self.path = Path(str(path).removeprefix("unix://"))
         self._channel: Any = None
 
     async def __aenter__(self) -> Self:
-        """Return this driver."""
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the connection."""
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:

@@ -88,7 +88,6 @@ def missing(version: str) -> str | None:
 
 
 def main() -> int:
-    """Install what is missing; return the exit code."""
     started = time.monotonic()
     if (why := unsupported() or _not_debian()) is not None:
         _say(f"the live tests are left out: {why}")

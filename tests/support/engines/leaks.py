@@ -32,7 +32,6 @@ class Held:
 
     @classmethod
     def now(cls) -> Held:
-        """Look."""
         return cls(frozenset((thread.ident, thread.name) for thread in threading.enumerate()), _descriptors())
 
     def leaked(self) -> list[str]:

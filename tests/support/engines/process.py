@@ -19,7 +19,6 @@ from tests.support.engines import install
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from types import TracebackType
 
 START_TIMEOUT = 60.0
 """Seconds an engine may take to answer: 0.2 to 2 measured, 10 when it first has to end orphaned containers."""
@@ -51,7 +50,6 @@ class PrivateEngine(ABC):
     """The logs to quote when something fails, with the number of lines."""
 
     def __init__(self, version: str, root: Path | None, *, deepest: str) -> None:
-        """Prepare the folder; nothing runs before `start`."""
         self.expected = version
         self.version = ""
         self.root = Path(tempfile.mkdtemp(prefix="ww-")) if root is None else root
@@ -61,7 +59,6 @@ class PrivateEngine(ABC):
         self._engine: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        """Start the engine; what was started is ended again if that fails."""
         try:
             self.start()
         except BaseException:
@@ -69,15 +66,11 @@ class PrivateEngine(ABC):
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the engine."""
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
     def pid(self) -> int:
-        """The PID of the running engine."""
         if self._engine is None:
             message = f"{self!r} is not running"
             raise EngineFailedError(message)
@@ -106,18 +99,15 @@ class PrivateEngine(ABC):
         """Start what is not running, and wait until it answers."""
 
     def stop(self) -> None:
-        """End the engine in good order."""
         self.thaw()
         end(self._engine, signal.SIGTERM)
         self._engine = None
 
     def kill(self) -> None:
-        """End the engine with SIGKILL."""
         end(self._engine, signal.SIGKILL)
         self._engine = None
 
     def restart(self) -> None:
-        """Stop and start again."""
         self.stop()
         self.start()
 
@@ -127,7 +117,6 @@ class PrivateEngine(ABC):
         self._wait_for("freeze", lambda: thread_states(self.pid) == {"T"}, STOP_TIMEOUT)
 
     def thaw(self) -> None:
-        """Let a frozen engine go on."""
         if self.running:
             os.kill(self.pid, signal.SIGCONT)
 
@@ -228,7 +217,6 @@ def kill_all(pids: Iterable[int]) -> None:
 
 
 def alive(pid: int) -> bool:
-    """Tell whether a process runs; a zombie does not."""
     return bool(thread_states(pid) - {"Z"})
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from types import TracebackType
 
 _CHUNK = 65_536
 _ACCEPTING = 5  # turns of the loop, within which asyncio's server makes a connection of what it has accepted
@@ -22,7 +21,6 @@ Event = dict[str, Any]
 
 
 def passed_on(event: Event) -> list[Event]:
-    """Change nothing."""
     return [event]
 
 
@@ -44,7 +42,6 @@ class Proxy:
     """
 
     def __init__(self, upstream: Path | int, *, tcp: bool = False) -> None:
-        """Prepare; nothing listens yet."""
         self._upstream = upstream
         self._folder = tempfile.TemporaryDirectory(prefix="ww-proxy-")
         self._path = Path(self._folder.name, "engine.sock")
@@ -59,20 +56,15 @@ class Proxy:
         self.streams = self.connections = 0
 
     async def __aenter__(self) -> Self:
-        """Listen."""
         await self.up()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End all connections and remove the socket."""
+    async def __aexit__(self, *_: object) -> None:
         await self.down()
         self._folder.cleanup()
 
     @property
     def address(self) -> str:
-        """Where it listens."""
         return f"tcp://127.0.0.1:{self._port}" if self._tcp else f"unix://{self._path}"
 
     async def up(self) -> None:
@@ -102,7 +94,6 @@ class Proxy:
             self._path.unlink(missing_ok=True)
 
     async def cut(self) -> None:
-        """Cut all connections; new ones are welcome."""
         serving = [*self._serving]
         for task in serving:
             task.cancel()
