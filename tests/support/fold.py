@@ -24,7 +24,11 @@ class Fold:
         self._started = False
         self._current = 0
 
-    def take(self, event: ContainerEvent) -> None:
+    def take(self, *events: ContainerEvent) -> None:
+        for event in events:
+            self._take(event)
+
+    def _take(self, event: ContainerEvent) -> None:
         self.events.append(event)
         c = event.container
         known = self.alive.get(c.id)
