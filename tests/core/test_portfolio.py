@@ -15,7 +15,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.scripted import PATIENCE, Publisher, ScriptedEngine, alive, at, begun, box, lost_engine, turns
+from tests.support.scripted import (
+    PATIENCE,
+    Publisher,
+    ScriptedEngine,
+    alive,
+    at,
+    begun,
+    box,
+    lost_engine,
+    turns,
+    within,
+)
 from whalewatch import (
     Container,
     EngineUnavailable,
@@ -35,6 +46,8 @@ from whalewatch._core.feed import Feed
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
+Wanted = str | Callable[[Container], bool]
+
 SHOP: dict[str, Any] = {"project": "shop"}
 
 
@@ -42,74 +55,62 @@ def portfolio(*containers: Container) -> Portfolio:
     return Portfolio(Publisher(*containers).feed)
 
 
-async def within(wait: Awaitable[Any]) -> Any:
-    async with asyncio.timeout(PATIENCE):
-        return await wait
-
-
 # ---- queries
 
 
-async def test_names_are_those_of_the_projects_sorted_without_the_nameless() -> None:
-    asked = portfolio(box("a", project="zoo"), box("b", **SHOP), box("c"), box("d", **SHOP))
-    assert (await asked.names(), await portfolio().names()) == (("shop", "zoo"), ())
+ID = "0123456789abcdef" * 4
+ZOO, WEB, TAKEN, LATE, LAST = (
+    box("z", project="zoo"),
+    box(ID, name="web", **SHOP),
+    box("taken", name="other"),
+    box("late", name="taken", start=30, **SHOP),
+    box("last", name="taken", start=None, **SHOP),
+)
 
 
-async def test_projects_begin_with_the_nameless_even_if_it_is_empty() -> None:
-    asked = portfolio(box("a", project="zoo"), box("b", **SHOP))
-    projects = await asked.projects()
-    assert [project.name for project in projects] == ["", "shop", "zoo"]
-    assert [len(project) for project in projects] == [0, 1, 1]
-    assert await portfolio().projects() == (Project(""),)
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        (("names",), ("shop", "zoo")),
+        (("projects",), (Project("", (TAKEN,)), Project("shop", (LAST, LATE, WEB)), Project("zoo", (ZOO,)))),
+        (("project", "shop"), Project("shop", (LAST, LATE, WEB))),
+        (("project", ""), Project("", (TAKEN,))),
+        (("project", "unknown"), None),
+        (("containers",), (ZOO, WEB, TAKEN, LATE, LAST)),
+        (("containers", "shop"), (LAST, LATE, WEB)),
+        (("containers", ""), (TAKEN,)),
+        (("containers", "unknown"), ()),
+        (("total",), 5),
+        (("container", ID), WEB),
+        (("container", "web"), WEB),
+        (("container", "taken"), TAKEN),
+        *((("container", part), None) for part in (ID[:12], ID[:-1], ID.upper(), "we", "/web", "")),
+    ],
+)
+async def test_portfolio_and_its_snapshots_answer_alike(query: tuple[str, ...], expected: object) -> None:
+    """In order of first sight, or of a project by name; full ids and names only, and an id wins over a name."""
+    asked, (name, *arguments) = portfolio(ZOO, WEB, TAKEN, LATE, LAST), query
+    assert await getattr(asked, name)(*arguments) == getattr(asked.snapshot(), name)(*arguments) == expected
 
 
 async def test_project_is_none_where_no_container_of_it_is_alive_except_the_nameless() -> None:
     publisher = Publisher(box("a", **SHOP))
     asked = Portfolio(publisher.feed)
-    shop = await asked.project("shop")
-    assert shop == Project("shop", (box("a", **SHOP),))
-    assert await asked.project("unknown") is None
-    assert await asked.project("") == Project("")
+    assert await asked.projects() == (Project(""), Project("shop", (box("a", **SHOP),)))
     publisher.exit("a")
     assert await asked.project("shop") is None
     publisher.start(box("b"))
     assert await asked.project("") == Project("", (box("b"),))
 
 
-async def test_containers_come_in_order_of_first_sight_and_of_a_project_by_name() -> None:
-    asked = portfolio(box("z", **SHOP), box("m"), box("a", **SHOP))
-    assert [c.id for c in await asked.containers()] == ["z", "m", "a"]
-    assert [c.id for c in await asked.containers("shop")] == ["a", "z"]
-    assert ([c.id for c in await asked.containers("")], await asked.containers("unknown")) == (["m"], ())
-    assert await asked.total() == 3
-
-
-async def test_container_is_found_by_full_id_or_by_name_only() -> None:
-    id = "0123456789abcdef" * 4
-    asked = portfolio(box(id, name="web"))
-    assert await asked.container(id) == await asked.container("web") == box(id, name="web")
-    for part in (id[:12], id[:-1], "we", "/web", "", id.upper()):
-        assert await asked.container(part) is None
-
-
-async def test_id_wins_over_a_name() -> None:
-    asked = portfolio(box("first", name="second"), box("second", name="third"))
-    found = await asked.container("second")
-    assert found is not None
-    assert found.id == "second"
-
-
 async def test_of_one_name_the_earliest_started_is_it_and_the_next_when_it_has_gone() -> None:
-    publisher = Publisher(
-        box("late", name="web", start=30), box("early", name="web", start=10), box("unknown", name="web", start=None)
-    )
-    asked = Portfolio(publisher.feed)
+    several = {"late": 30, "early": 10, "unknown": None}
+    publisher = Publisher(*(box(id, name="web", start=start) for id, start in several.items()))
     for expected in ("early", "late", "unknown"):
-        found = await asked.container("web")
-        assert found is not None
-        assert found.id == expected
+        found = await Portfolio(publisher.feed).container("web")
+        assert found == box(expected, name="web", start=several[expected])
         publisher.exit(expected)
-    assert await asked.container("web") is None
+    assert await Portfolio(publisher.feed).container("web") is None
 
 
 async def test_renamed_container_is_found_by_its_new_name_only() -> None:
@@ -190,21 +191,13 @@ async def test_queries_after_the_end_answer_from_the_last_picture() -> None:
 # ---- wait_for
 
 
-@pytest.mark.parametrize("wanted", ["id", "name", lambda c: c.pid == 7], ids=["id", "name", "predicate"])
-async def test_wait_for_what_is_there_returns_at_once(wanted: str | Callable[[Container], bool]) -> None:
+ways_to_ask = pytest.mark.parametrize("wanted", ["id", "name", lambda c: c.pid == 7], ids=["id", "name", "predicate"])
+
+
+@ways_to_ask
+async def test_wait_for_what_is_there_returns_at_once(wanted: Wanted) -> None:
     there = box("id", name="name", pid=7)
     assert await portfolio(box("other"), there).wait_for(wanted, timeout=0) == there
-
-
-@pytest.mark.parametrize("wanted", ["id", "name", lambda c: c.pid == 7], ids=["id", "name", "predicate"])
-async def test_wait_for_what_comes_later(wanted: str | Callable[[Container], bool]) -> None:
-    publisher = Publisher()
-    waiting = await begun(Portfolio(publisher.feed).wait_for(wanted))
-    publisher.start(box("other"))
-    await asyncio.sleep(0)
-    assert not waiting.done()
-    publisher.start(box("id", name="name", pid=7))
-    assert await within(waiting) == box("id", name="name", pid=7)
 
 
 async def test_wait_for_waits_for_the_first_synchronisation_too() -> None:
@@ -218,6 +211,27 @@ async def test_wait_for_waits_for_the_first_synchronisation_too() -> None:
             assert await within(waiting) == box("a")
 
 
+Deeds = tuple[tuple[Any, ...], ...]
+
+
+async def passes(publisher: Publisher, waiting: asyncio.Task[Any], in_vain: Deeds, then: Deeds) -> Any:
+    """Let this happen, which does not end a wait, then that, which does; return what it was for."""
+    for method, *arguments in in_vain:
+        publisher.start(arguments[0]) if method == "start" else publisher.exit(arguments[0])
+        await turns(3)
+        assert not waiting.done()
+    for method, *arguments in then:
+        getattr(publisher, method)(*arguments)
+    return await within(waiting)
+
+
+@ways_to_ask
+async def test_wait_for_what_comes_later(wanted: Wanted) -> None:
+    publisher, there = Publisher(), box("id", name="name", pid=7)
+    waiting = await begun(Portfolio(publisher.feed).wait_for(wanted))
+    assert await passes(publisher, waiting, (("start", box("other")),), (("start", there),)) == there
+
+
 async def test_wait_for_is_satisfied_by_a_change() -> None:
     publisher = Publisher(box("a", health=Health.STARTING))
     waiting = await begun(Portfolio(publisher.feed).wait_for(lambda c: c.health is Health.HEALTHY))
@@ -225,20 +239,12 @@ async def test_wait_for_is_satisfied_by_a_change() -> None:
     assert (await within(waiting)).health is Health.HEALTHY
 
 
-async def test_wait_for_is_told_of_a_brief_life() -> None:
-    publisher = Publisher()
-    waiting = await begun(Portfolio(publisher.feed).wait_for("brief"))
-    publisher.start(box("brief"))
-    publisher.exit("brief")
-    assert (await within(waiting)).id == "brief"
-
-
-async def test_wait_for_is_not_satisfied_by_an_exit() -> None:
+async def test_wait_for_is_told_of_a_brief_life_and_not_satisfied_by_an_exit() -> None:
     publisher = Publisher(box("a"))
-    waiting = await begun(Portfolio(publisher.feed).wait_for(lambda c: c.name == "b" or c.pid == 2))
-    publisher.exit("a")
-    publisher.start(box("a", pid=2))
-    assert (await within(waiting)).pid == 2
+    brief = await begun(Portfolio(publisher.feed).wait_for("brief"))
+    assert await passes(publisher, brief, (), (("start", box("brief")), ("exit", "brief"))) == box("brief")
+    reborn = await begun(Portfolio(publisher.feed).wait_for(lambda c: c.name == "b" or c.pid == 2))
+    assert await passes(publisher, reborn, (("exit", "a"),), (("start", box("a", pid=2)),)) == box("a", pid=2)
 
 
 async def test_wait_for_in_vain_says_what_and_why() -> None:
@@ -300,57 +306,37 @@ async def test_waits_leave_no_subscription_behind() -> None:
 
 
 @pytest.mark.parametrize("wanted", ["b", lambda c: c.name == "b"], ids=["name", "predicate"])
-async def test_wait_gone_returns_at_once_if_nothing_matches(wanted: str | Callable[[Container], bool]) -> None:
+async def test_wait_gone_returns_at_once_if_nothing_matches(wanted: Wanted) -> None:
     await portfolio(box("a")).wait_gone(wanted, timeout=0)
 
 
-@pytest.mark.parametrize("wanted", ["id", "name", lambda c: c.pid == 7], ids=["id", "name", "predicate"])
-async def test_wait_gone_waits_for_the_exit(wanted: str | Callable[[Container], bool]) -> None:
+@ways_to_ask
+async def test_wait_gone_waits_for_the_exit(wanted: Wanted) -> None:
     publisher = Publisher(box("other"), box("id", name="name", pid=7))
     waiting = await begun(Portfolio(publisher.feed).wait_gone(wanted))
-    publisher.exit("other")
     publisher.change("id", paused=True)
-    await turns(3)
-    assert not waiting.done()
-    publisher.exit("id")
-    await within(waiting)
+    await passes(publisher, waiting, (("exit", "other"),), (("exit", "id"),))
 
 
-async def test_restart_under_the_same_id_counts_as_gone() -> None:
-    publisher = Publisher(box("a", pid=1))
-    waiting = await begun(Portfolio(publisher.feed).wait_gone("a"))
-    publisher.restart("a", pid=2)
-    await within(waiting)
-
-
-async def test_rebirth_under_the_same_name_counts_as_gone() -> None:
-    publisher = Publisher(box("one", name="web"))
-    waiting = await begun(Portfolio(publisher.feed).wait_gone("web"))
-    publisher.exit("one")
-    publisher.start(box("two", name="web"))
-    await within(waiting)
+async def test_restart_under_the_same_id_counts_as_gone_and_so_does_rebirth_under_the_same_name() -> None:
+    publisher = Publisher(box("a", pid=1), box("one", name="web"))
+    by_id, by_name = [await begun(Portfolio(publisher.feed).wait_gone(one)) for one in ("a", "web")]
+    await passes(publisher, by_id, (), (("restart", "a", 2),))
+    await passes(publisher, by_name, (), (("exit", "one"), ("start", box("two", name="web"))))
 
 
 async def test_renamed_container_is_not_gone() -> None:
-    publisher = Publisher(box("a", name="web"))
+    publisher = Publisher(box("a", name="web"), box("other"))
     waiting = await begun(Portfolio(publisher.feed).wait_gone("web"))
-    publisher.change("a", name="other")
-    await turns(3)
-    assert not waiting.done()
-    publisher.exit("a")
-    await within(waiting)
+    publisher.change("a", name="new")
+    await passes(publisher, waiting, (("exit", "other"),), (("exit", "a"),))
 
 
 async def test_of_several_that_match_all_must_go_and_newcomers_do_not_count() -> None:
     publisher = Publisher(box("a", **SHOP), box("b", **SHOP), box("c"))
     waiting = await begun(Portfolio(publisher.feed).wait_gone(lambda c: c.project == "shop"))
-    publisher.exit("a")
-    publisher.start(box("d", **SHOP))
-    publisher.exit("c")
-    await turns(3)
-    assert not waiting.done()
-    publisher.exit("b")
-    await within(waiting)
+    in_vain = (("exit", "a"), ("start", box("d", **SHOP)), ("exit", "c"))
+    await passes(publisher, waiting, in_vain, (("exit", "b"),))
 
 
 async def test_wait_gone_in_vain_says_so() -> None:
@@ -409,37 +395,19 @@ async def test_in_sync_is_true_though_the_next_outage_follows_at_once(monkeypatc
 # ---- snapshots
 
 
-def test_snapshot_answers_as_the_portfolio_does() -> None:
-    snapshot = Publisher(box("a", name="web", **SHOP), box("b", project="zoo"), box("c")).snapshot
-    assert snapshot.names() == ("shop", "zoo")
-    assert [project.name for project in snapshot.projects()] == ["", "shop", "zoo"]
-    assert snapshot.project("shop") == Project("shop", (box("a", name="web", **SHOP),))
-    assert snapshot.project("unknown") is None
-    assert snapshot.project("") == Project("", (box("c"),))
-    assert [c.id for c in snapshot.containers()] == ["a", "b", "c"]
-    assert [c.id for c in snapshot.containers("zoo")] == ["b"]
-    assert snapshot.container("web") == snapshot.container("a") == box("a", name="web", **SHOP)
-    assert snapshot.container("unknown") is None
-    assert snapshot.total() == len(snapshot) == 3
-    assert [c.id for c in snapshot] == ["a", "b", "c"]
-
-
 def test_snapshot_contains_containers_ids_and_names() -> None:
-    snapshot = Publisher(box("a", name="web")).snapshot
-    assert "a" in snapshot
-    assert "web" in snapshot
-    assert "b" not in snapshot
-    assert box("a", name="web") in snapshot
-    assert box("a", name="web", pid=99) not in snapshot, "another run"
-    assert 7 not in snapshot
+    snapshot = Publisher(box("a", name="web"), box("b", name="db")).snapshot
+    assert ([c.id for c in snapshot], len(snapshot)) == (["a", "b"], 2)
+    assert all(one in snapshot for one in ("a", "web", box("a", name="web")))
+    assert not any(one in snapshot for one in ("c", box("a", name="web", pid=99), 7)), "another run is another"
 
 
 def test_empty_snapshot_is_false_and_answers() -> None:
     snapshot = Publisher().snapshot
     assert not snapshot
     assert snapshot.synced
-    assert snapshot.projects() == (Project(""),)
     assert (snapshot.names(), snapshot.containers(), snapshot.container("a")) == ((), (), None)
+    assert snapshot.projects() == (Project(""),)
 
 
 def test_snapshot_that_was_taken_does_not_change() -> None:
