@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
+import shutil
 import socket
 import ssl
 import subprocess
-import sys
-import textwrap
 import threading
 import traceback
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -65,53 +63,38 @@ def test_address_is_understood(address: str, shown: str, url: str, path: str | N
 
 def test_relative_path_becomes_an_absolute_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert endpoint("./docker.sock").path == str(tmp_path / "docker.sock")
-    assert endpoint("./docker.sock").address == f"unix://{tmp_path}/docker.sock"
+    found = endpoint("./docker.sock")
+    assert (found.path, found.address) == (f"{tmp_path}/docker.sock", f"unix://{tmp_path}/docker.sock")
 
 
 def test_tls_context_makes_tcp_tls() -> None:
     tls = ssl.create_default_context()
     for scheme in ("tcp", "https", "http"):
         found = endpoint(f"{scheme}://host", tls)
-        assert found.url == "https://host:2376"
-        assert found.tls is tls
+        assert (found.url, found.tls) == ("https://host:2376", tls)
 
 
 def test_ssh_address_is_understood() -> None:
-    found = endpoint("ssh://me@host:2222")
-    assert (found.address, found.ssh, found.path) == ("ssh://me@host:2222", "ssh://me@host:2222", None)
-    assert endpoint("ssh://host").address == "ssh://host"
+    for address in ("ssh://me@host:2222", "ssh://host"):
+        found = endpoint(address)
+        assert (found.address, found.ssh, found.path) == (address, address, None)
 
 
-@pytest.mark.parametrize(
-    "address",
-    [
-        "",
-        "docker.sock",
-        "localhost:2375",
-        "unix://",
-        "unix://docker.sock",
-        "tcp://",
-        "tcp://:2375",
-        "tcp://host:port",
-        "tcp://host:99999",
-        "tcp://[::1",
-        "ftp://host",
-        "npipe:////./pipe/docker_engine",
-        "fd://",
-        "tcp://ho\nst",
-        "/run/docker\x00.sock",
-        "unix:///run/\x1b[31mdocker.sock",
-    ],
+UNUSABLE = (
+    *("", "docker.sock", "localhost:2375", "unix://", "unix://docker.sock", "tcp://", "tcp://:2375", "tcp://host:port"),
+    *("tcp://host:99999", "tcp://[::1", "ftp://host", "npipe:////./pipe/docker_engine", "fd://", "tcp://ho\nst"),
+    *("/run/docker\x00.sock", "unix:///run/\x1b[31mdocker.sock"),
 )
+
+
+@pytest.mark.parametrize("address", UNUSABLE)
 def test_address_that_cannot_be_used_is_refused_at_once_by_what_it_is(address: str) -> None:
     for use in (endpoint, moby.watch, moby.MobyEngine):
         with pytest.raises(AddressError) as caught:
             use(address)
         assert isinstance(caught.value, ValueError)
-        message = str(caught.value)
-        assert message.isprintable()
-        assert len(message) > len(address)
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) > len(address)
 
 
 def test_gigantic_address_is_told_in_part() -> None:
@@ -151,9 +134,9 @@ def test_password_is_not_shown_in_errors_either(address: str) -> None:
 # ---- where none is given
 
 
-def config(home: Path, content: str) -> None:
+def config(home: Path, content: str, encoding: str = "utf-8") -> None:
     (home / ".docker").mkdir(exist_ok=True)
-    (home / ".docker" / "config.json").write_text(content)
+    (home / ".docker" / "config.json").write_text(content, encoding)
 
 
 def context(folder: Path, name: str, docker: Any) -> Path:
@@ -165,27 +148,20 @@ def context(folder: Path, name: str, docker: Any) -> Path:
     return folder / "contexts" / "tls" / hashed / "docker"
 
 
-def test_docker_host_wins(tmp_path: Path) -> None:
-    config(tmp_path, '{"currentContext": "remote"}')
-    context(tmp_path / ".docker", "remote", {"Host": "tcp://remote:1"})
-    environ = {"DOCKER_HOST": "tcp://env:1", "DOCKER_CONTEXT": "remote"}
-    assert default_endpoint(environ, tmp_path).address == "tcp://env:1"
-
-
-def test_docker_context_wins_over_the_current_context(tmp_path: Path) -> None:
+def test_engine_is_where_the_environment_says_or_else_the_context(tmp_path: Path) -> None:
     config(tmp_path, '{"currentContext": "current"}')
-    context(tmp_path / ".docker", "current", {"Host": "tcp://current:1"})
-    context(tmp_path / ".docker", "chosen", {"Host": "unix:///chosen.sock"})
-    assert default_endpoint({"DOCKER_CONTEXT": "chosen"}, tmp_path).address == "unix:///chosen.sock"
-    assert default_endpoint({}, tmp_path).address == "tcp://current:1"
-
-
-def test_docker_config_names_another_folder(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
+    places = {"current": "tcp://current:1", "chosen": "unix:///chosen.sock", "there": "tcp://there:1"}
+    for name, host in places.items():
+        context(elsewhere if name == "there" else tmp_path / ".docker", name, {"Host": host})
     (elsewhere / "config.json").write_text('{"currentContext": "there"}')
-    context(elsewhere, "there", {"Host": "tcp://there:1"})
-    assert default_endpoint({"DOCKER_CONFIG": str(elsewhere)}, tmp_path).address == "tcp://there:1"
+    for environ, address in (
+        ({"DOCKER_HOST": "tcp://env:1", "DOCKER_CONTEXT": "chosen"}, "tcp://env:1"),
+        ({"DOCKER_CONTEXT": "chosen"}, "unix:///chosen.sock"),
+        ({}, "tcp://current:1"),
+        ({"DOCKER_CONFIG": str(elsewhere)}, "tcp://there:1"),
+    ):
+        assert default_endpoint(environ, tmp_path).address == address
 
 
 @pytest.mark.parametrize("content", ["{}", '{"auths": {}}', '{"currentContext": ""}', '{"currentContext": "default"}'])
@@ -212,38 +188,44 @@ def test_defaults_are_those_of_this_process(monkeypatch: pytest.MonkeyPatch) -> 
     assert moby.watch().engine.address == "tcp://env:1"
 
 
-@pytest.mark.parametrize(
-    ("environ", "words"),
-    [
+def complaint(environ: dict[str, str], home: Path) -> str:
+    """What is said of a configuration that cannot be used; a secret is never told."""
+    with pytest.raises(AddressError) as caught:
+        default_endpoint(environ, home)
+    assert "secret" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_bad_configuration_says_where_it_is(tmp_path: Path) -> None:
+    for environ, words in (
         ({"DOCKER_HOST": "nonsense"}, ["DOCKER_HOST", "nonsense"]),
         ({"DOCKER_HOST": "ftp://someone:secret@host"}, ["DOCKER_HOST", "ftp"]),
         ({"DOCKER_CONTEXT": "unknown"}, ["unknown", "context"]),
-    ],
-)
-def test_bad_configuration_says_where_it_is(environ: dict[str, str], words: list[str], tmp_path: Path) -> None:
-    with pytest.raises(AddressError) as caught:
-        default_endpoint(environ, tmp_path)
-    message = str(caught.value)
-    assert all(word in message for word in words), message
-    assert "secret" not in message
+    ):
+        assert [word for word in words if word not in complaint(environ, tmp_path)] == []
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "17", "null", "\xff"])
 def test_configuration_that_makes_no_sense_says_which_file(content: str, tmp_path: Path) -> None:
-    (tmp_path / ".docker").mkdir()
-    (tmp_path / ".docker" / "config.json").write_bytes(content.encode("latin-1"))
-    with pytest.raises(AddressError, match=r"config\.json"):
-        default_endpoint({}, tmp_path)
+    config(tmp_path, content, encoding="latin-1")
+    assert "config.json" in complaint({}, tmp_path)
 
 
-@pytest.mark.parametrize(
-    "written", [{}, None, [], {"Host": 7}, {"Host": "nonsense"}, {"Host": ""}, {"Host": "tcp://someone:secret@host:x"}]
-)
+ODD: list[Any] = [
+    {},
+    None,
+    [],
+    {"Host": 7},
+    {"Host": "nonsense"},
+    {"Host": ""},
+    {"Host": "tcp://someone:secret@host:x"},
+]
+
+
+@pytest.mark.parametrize("written", ODD)
 def test_context_that_makes_no_sense_is_named(written: Any, tmp_path: Path) -> None:
     context(tmp_path / ".docker", "odd", written)
-    with pytest.raises(AddressError, match="odd") as caught:
-        default_endpoint({"DOCKER_CONTEXT": "odd"}, tmp_path)
-    assert "secret" not in str(caught.value)
+    assert "odd" in complaint({"DOCKER_CONTEXT": "odd"}, tmp_path)
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "", '{"Endpoints": null}'])
@@ -251,8 +233,7 @@ def test_context_file_that_makes_no_sense_is_named(content: str, tmp_path: Path)
     context(tmp_path / ".docker", "odd", {})
     (meta,) = (tmp_path / ".docker").rglob("meta.json")
     meta.write_text(content)
-    with pytest.raises(AddressError, match=r"meta\.json"):
-        default_endpoint({"DOCKER_CONTEXT": "odd"}, tmp_path)
+    assert "meta.json" in complaint({"DOCKER_CONTEXT": "odd"}, tmp_path)
 
 
 def test_user_without_a_home_can_still_name_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,34 +297,24 @@ def test_tls_files_are_looked_for_beside_the_configuration_by_default(pki: Path)
 
 
 async def test_context_has_tls_files_of_its_own_and_may_skip_the_check(pki: Path, tmp_path: Path) -> None:
-    for name, skip in (("strict", False), ("lax", True)):
-        files = context(tmp_path / ".docker", name, {"Host": "tcp://host:1", "SkipTLSVerify": skip})
+    for skip, mode in ((False, ssl.CERT_REQUIRED), (True, ssl.CERT_NONE)):
+        files = context(tmp_path / ".docker", f"{skip}", {"Host": "tcp://host:1", "SkipTLSVerify": skip})
         files.mkdir(parents=True)
-        (files / "ca.pem").write_bytes((pki / "ca.pem").read_bytes())
-    strict = default_endpoint({"DOCKER_CONTEXT": "strict"}, tmp_path)
-    lax = default_endpoint({"DOCKER_CONTEXT": "lax"}, tmp_path)
-    assert strict.tls is not None
-    assert lax.tls is not None
-    assert (strict.tls.verify_mode, strict.tls.check_hostname) == (ssl.CERT_REQUIRED, True)
-    assert (lax.tls.verify_mode, lax.tls.check_hostname) == (ssl.CERT_NONE, False)
-    assert strict.url == "https://host:1"
+        shutil.copy(pki / "ca.pem", files)
+        found = default_endpoint({"DOCKER_CONTEXT": f"{skip}"}, tmp_path)
+        assert found.tls is not None
+        assert (found.tls.verify_mode, found.tls.check_hostname, found.url) == (mode, not skip, "https://host:1")
 
 
-@pytest.mark.parametrize("fault", ["no key", "garbage for a CA", "garbage for a certificate", "another's key"])
-def test_tls_files_that_cannot_be_used_are_refused_at_once(fault: str, pki: Path, tmp_path: Path) -> None:
-    for name in ("ca.pem", "cert.pem", "key.pem"):
-        (tmp_path / name).write_bytes((pki / name).read_bytes())
-    if fault == "no key":
-        (tmp_path / "key.pem").unlink()
-    elif fault == "garbage for a CA":
-        (tmp_path / "ca.pem").write_text("garbage")
-    elif fault == "garbage for a certificate":
-        (tmp_path / "cert.pem").write_text("garbage")
-    else:
-        (tmp_path / "key.pem").write_bytes((pki / "server-key.pem").read_bytes())
+def test_tls_files_that_cannot_be_used_are_refused_at_once(pki: Path, tmp_path: Path) -> None:
     environ = {"DOCKER_HOST": "tcp://host", "DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(tmp_path)}
-    with pytest.raises(AddressError, match=str(tmp_path)):
+    anothers = (pki / "server-key.pem").read_text()
+    for file, content in (("ca.pem", "garbage"), ("cert.pem", "garbage"), ("key.pem", anothers), ("key.pem", None)):
+        for name in ("ca.pem", "cert.pem", "key.pem"):
+            shutil.copy(pki / name, tmp_path)
         default_endpoint(environ, tmp_path)
+        (tmp_path / file).unlink() if content is None else (tmp_path / file).write_text(content)
+        assert str(tmp_path) in complaint(environ, tmp_path)
 
 
 # ---- what is said when it is not there
@@ -377,59 +348,13 @@ def told(error: WhalewatchError | None, address: str, expected: type[EngineError
     assert len(message) < 600
 
 
-async def test_socket_that_is_missing(tmp_path: Path) -> None:
-    await refused(f"unix://{tmp_path}/docker.sock", EngineUnavailable, "no socket", "start the engine", "address")
-    await refused(f"unix://{tmp_path}/no/such/folder/docker.sock", EngineUnavailable, "no socket")
-
-
-async def test_file_that_is_no_socket(tmp_path: Path) -> None:
+async def test_path_at_which_there_is_no_socket(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no socket")
-    await refused(f"unix://{tmp_path}/file", EngineUnavailable)
-    await refused(f"unix://{tmp_path}", EngineUnavailable)
+    missing = ("no socket", "start the engine", "address")
+    for path, *words in (("/none.sock", *missing), ("/no/such/folder/docker.sock", "no socket"), ("/file",), ("",)):
+        await refused(f"unix://{tmp_path}{path}", EngineUnavailable, *words)
     await refused(f"unix://{tmp_path}/file/docker.sock", EngineUnavailable, "no socket")
-
-
-async def test_path_that_is_too_long(tmp_path: Path) -> None:
-    error = await refused(f"unix:///{'x' * 150}", EngineUnavailable)
-    assert "too long" in str(error)
-
-
-async def test_socket_without_permission(tmp_path: Path) -> None:
-    """Root may everything: so the attempt is made by another process, of another user."""
-    program = """
-        import asyncio, os, sys
-        from whalewatch import EngineError, moby
-
-        async def main(address):
-            watcher = moby.watch(address, retry=None)
-            if os.geteuid() == 0:
-                os.setgroups([])
-                os.setgid(65534)
-                os.setuid(65534)
-            async with watcher:
-                try:
-                    await watcher.ready(5)
-                except EngineError as error:
-                    print(type(error).__name__, error)
-
-        asyncio.run(main(sys.argv[1]))
-        """
-    async with FakeDocker(tmp_path / "docker.sock") as fake:
-        fake.path.chmod(0)
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-c",
-            textwrap.dedent(program),
-            fake.address,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        )
-        async with asyncio.timeout(3 * PATIENCE):
-            out, err = await process.communicate()
-    message = out.decode().strip()
-    assert message.startswith(f"EngineUnavailable Docker engine at {fake.address}: permission denied"), (out, err)
-    assert "group docker" in message
+    await refused(f"unix:///{'x' * 150}", EngineUnavailable, "too long")
 
 
 async def test_connection_refused(tmp_path: Path) -> None:
@@ -474,13 +399,9 @@ def http(status: str, body: bytes = b"", *headers: str) -> bytes:
 
 
 async def test_what_speaks_no_http() -> None:
-    async with answering(b"SSH-2.0-OpenSSH_9.2p1\r\n") as address:
-        await refused(address, UnsupportedEngine, "HTTP")
-    async with answering(b"\x00\xff\x1b[31m" * 50 + b"\r\n\r\n") as address:
-        await refused(address, UnsupportedEngine, "HTTP")
-
-
-async def test_what_hangs_up_without_a_word() -> None:
+    for said in (b"SSH-2.0-OpenSSH_9.2p1\r\n", b"\x00\xff\x1b[31m" * 50 + b"\r\n\r\n"):
+        async with answering(said) as address:
+            await refused(address, UnsupportedEngine, "HTTP")
     async with answering(b"") as address:
         await refused(address, EngineUnavailable, "lost")
 
@@ -540,24 +461,20 @@ async def test_answer_that_breaks_the_rules_of_http(answer: bytes) -> None:
         assert len(str(caught.value)) < 600
 
 
-@pytest.mark.parametrize("status", ["401 Unauthorized", "403 Forbidden"])
-async def test_what_denies_access(status: str) -> None:
-    async with answering(http(status, b'{"message": "not you\x1b[31m"}')) as address:
-        await refused(address, EngineUnavailable, "denied", status[:3], "not you")
+async def test_engine_that_denies_access_or_fails() -> None:
+    for status, error, *words in (
+        ("401 Unauthorized", EngineUnavailable, "denied", "401"),
+        ("403 Forbidden", EngineUnavailable, "denied", "403"),
+        ("500 Internal Server Error", EngineError, "500"),
+        ("503 Service Unavailable", EngineError, "503"),
+    ):
+        async with answering(http(status, b'{"message": "not you\x1b[31m"}')) as address:
+            await refused(address, error, "not you", *words)
 
 
-@pytest.mark.parametrize("status", ["500 Internal Server Error", "503 Service Unavailable"])
-async def test_engine_that_fails(status: str) -> None:
-    async with answering(http(status, b'{"message": "out of luck"}')) as address:
-        await refused(address, EngineError, status[:3], "out of luck")
-
-
-async def test_engine_whose_api_is_too_old() -> None:
+async def test_engine_whose_api_is_too_old_or_too_new() -> None:
     async with FakeDocker(api_version="1.40", version="19.03.15") as fake:
         await refused(fake.address, UnsupportedEngine, "1.40", "1.41", "20.10")
-
-
-async def test_engine_whose_api_is_too_new() -> None:
     async with FakeDocker(api_version="1.99", min_api_version="1.90") as fake:
         await refused(fake.address, UnsupportedEngine, "1.90")
 
@@ -573,28 +490,18 @@ async def test_plain_http_to_a_tls_port(pki: Path) -> None:
     async with FakeDocker(host="127.0.0.1", ssl_context=served(pki)) as fake:
         await refused(fake.tcp_address, EngineUnavailable, "lost")
     # Docker's own server says what is the matter.
-    said = http("400 Bad Request", b"Client sent an HTTP request to an HTTPS server.\n")
-    async with answering(said) as address:
+    async with answering(http("400 Bad Request", b"Client sent an HTTP request to an HTTPS server.\n")) as address:
         await refused(address, UnsupportedEngine, "HTTPS", "tls=")
 
 
-async def test_tls_to_a_plain_port(pki: Path) -> None:
+async def test_tls_to_a_plain_port_or_to_a_server_of_another_certificate(pki: Path) -> None:
+    known, strange = (ssl.create_default_context(cafile=str(pki / name)) for name in ("ca.pem", "other.pem"))
     async with FakeDocker(host="127.0.0.1") as fake:
-        tls = ssl.create_default_context(cafile=str(pki / "ca.pem"))
-        await refused(fake.tcp_address, EngineUnavailable, "TLS", tls=tls)
-
-
-async def test_server_certificate_of_another_ca(pki: Path) -> None:
+        await refused(fake.tcp_address, EngineUnavailable, "TLS", tls=known)
     async with FakeDocker(host="127.0.0.1", ssl_context=served(pki)) as fake:
-        tls = ssl.create_default_context(cafile=str(pki / "other.pem"))
-        await refused(fake.tcp_address, EngineUnavailable, "TLS", "CA", tls=tls)
-
-
-async def test_server_certificate_of_another_host(pki: Path) -> None:
-    async with FakeDocker(host="127.0.0.1", ssl_context=served(pki)) as fake:
-        tls = ssl.create_default_context(cafile=str(pki / "ca.pem"))
-        address = fake.tcp_address.replace("127.0.0.1", "localhost")
-        await refused(address, EngineUnavailable, "TLS", tls=tls)
+        await refused(fake.tcp_address, EngineUnavailable, "TLS", "CA", tls=strange)
+        another_host = fake.tcp_address.replace("127.0.0.1", "localhost")
+        await refused(another_host, EngineUnavailable, "TLS", tls=known)
 
 
 @contextmanager

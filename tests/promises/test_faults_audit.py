@@ -29,18 +29,16 @@ from whalewatch.testing import FakeDocker
 async def test_listing_that_shows_the_former_state_repairs_nothing(
     before: bool, act: Callable[[FakeDocker, str], object], types: list[str]
 ) -> None:
-    async with FakeDocker() as fake:
-        id = fake.run("box", paused=before)
-        async with followed(moby.watch(fake.address, audit=0.1)) as follow:
-            with fake.faults.stale_list():
-                act(fake, id)
-                await follow.until(lambda: follow.types(id) == types)
-                audits, inspects = follow.stats.audits, fake.requests["inspect"]
-                await follow.until_stats(lambda stats: stats.audits >= audits + 3)
-                if "exited" in types:
-                    assert fake.requests["inspect"] > inspects, "an inspect decided"
-            assert (follow.types(id), follow.stats.drift) == (types, 0)
-            assert follow.shows(fake)
+    async with docker_followed(lambda fake: fake.run("box", paused=before), audit=0.1) as (fake, follow, (id,)):
+        with fake.faults.stale_list():
+            act(fake, id)
+            await follow.until(lambda: follow.types(id) == types)
+            audits, inspects = follow.stats.audits, fake.requests["inspect"]
+            await follow.until_stats(lambda stats: stats.audits >= audits + 3)
+            if "exited" in types:
+                assert fake.requests["inspect"] > inspects, "an inspect decided"
+        assert (follow.types(id), follow.stats.drift) == (types, 0)
+        assert follow.shows(fake)
 
 
 # ---- what is told while the audit reads

@@ -18,6 +18,9 @@ from tests.support.stepping import in_no_time
 from whalewatch import Origin, SignalType, Watcher, moby
 from whalewatch.testing import FakeDocker
 
+CALM: dict[str, Any] = {"audit": None, "concurrency": 1}
+"""Nothing is found but by what the engine tells, and one container is read at a time."""
+
 Match = Callable[[dict[str, Any]], bool]
 
 
@@ -43,18 +46,17 @@ class Change:
     types: list[str]
 
 
+def starting(fake: FakeDocker) -> str:
+    return fake.run("box", health="starting")
+
+
 CHANGES = {
     "start": Change("start", lambda fake: fake.create("box"), FakeDocker.start, ["started"]),
     "die": Change("die", lambda fake: fake.run("box"), FakeDocker.kill, ["exited"]),
     "pause": Change("pause", lambda fake: fake.run("box"), FakeDocker.pause, ["paused"]),
     "unpause": Change("unpause", lambda fake: fake.run("box", paused=True), FakeDocker.unpause, ["unpaused"]),
     "rename": Change("rename", lambda fake: fake.run("box"), lambda fake, box: fake.rename(box, "crate"), ["updated"]),
-    "health": Change(
-        "health_status",
-        lambda fake: fake.run("box", health="starting"),
-        lambda fake, box: fake.set_health(box, "healthy"),
-        ["updated"],
-    ),
+    "health": Change("health_status", starting, lambda fake, box: fake.set_health(box, "healthy"), ["updated"]),
 }
 
 each_change = pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
@@ -87,47 +89,34 @@ async def test_lost_event_of_any_kind_is_made_up_for_by_the_audit(change: Change
 
 
 @each_change
-async def test_event_delivered_twice_is_told_once(change: Change) -> None:
-    async with FakeDocker() as fake:
-        id = change.prepare(fake)
-        async with followed(moby.watch(fake.address, audit=None, concurrency=1)) as follow:
-            with fake.faults.duplicate(telling(change.action)):
-                change.act(fake, id)
+async def test_event_told_twice_or_again_later_is_nothing_new(change: Change) -> None:
+    """Later it is told with another time, so that nothing shows that it is the same."""
+    async with docker_followed(change.prepare, **CALM) as (fake, follow, (id,)):
+        with fake.faults.duplicate(telling(change.action)):
+            change.act(fake, id)
+        await all_taken(fake, follow)
+        assert (follow.types(id), follow.stats.drift) == (change.types, 0)
+        action = "health_status: healthy" if change is CHANGES["health"] else change.action
+        for _ in range(2):
+            fake.emit("container", action, id)
             await all_taken(fake, follow)
             assert (follow.types(id), follow.stats.drift) == (change.types, 0)
 
 
 @each_change
-async def test_event_told_again_later_is_nothing_new(change: Change) -> None:
-    """With a later time stamp, so that nothing shows that it is the same."""
-    async with FakeDocker() as fake:
-        id = change.prepare(fake)
-        async with followed(moby.watch(fake.address, audit=None, concurrency=1)) as follow:
-            change.act(fake, id)
-            action = "health_status: healthy" if change is CHANGES["health"] else change.action
-            fake.emit("container", action, id)
-            await all_taken(fake, follow)
-            fake.emit("container", action, id)
-            await all_taken(fake, follow)
-            assert follow.types(id) == change.types
-
-
-@each_change
 async def test_late_event_is_told_with_its_own_time(change: Change) -> None:
-    async with FakeDocker() as fake:
-        id = change.prepare(fake)
-        async with followed(moby.watch(fake.address, audit=None, concurrency=1)) as follow:
-            with fake.faults.delay(3600, lambda event: event["Actor"]["ID"] == id or event["Type"] == "network"):
-                change.act(fake, id)
-                await follow.until_taken(fake.run("later"))
-                assert follow.types(id) == []
-            await all_taken(fake, follow)
-            assert follow.types(id) == change.types
-            (event,) = follow.news(id)
-            assert event.origin is Origin.ENGINE
-            (later,) = (e for e in follow.news() if e.container.name == "later")
-            assert event.timestamp < later.timestamp
-            assert follow.stats.drift == 0
+    async with docker_followed(change.prepare, **CALM) as (fake, follow, (id,)):
+        with fake.faults.delay(3600, lambda event: event["Actor"]["ID"] == id or event["Type"] == "network"):
+            change.act(fake, id)
+            await follow.until_taken(fake.run("later"))
+            assert follow.types(id) == []
+        await all_taken(fake, follow)
+        assert follow.types(id) == change.types
+        (event,) = follow.news(id)
+        assert event.origin is Origin.ENGINE
+        (later,) = (e for e in follow.news() if e.container.name == "later")
+        assert event.timestamp < later.timestamp
+        assert follow.stats.drift == 0
 
 
 @pytest.mark.parametrize(
@@ -140,42 +129,31 @@ async def test_late_event_is_told_with_its_own_time(change: Change) -> None:
         ("rename", lambda fake, box: fake.rename(box, "chest"), ["updated"]),
         ("health", lambda fake, box: fake.set_health(box, "unhealthy"), ["updated"]),
     ],
-    ids=["die before its start", "start before the die", "unpause before pause", "pause before unpause", "renames",
-         "health"],
-)  # fmt: skip
+    ids=CHANGES,
+)
 async def test_two_events_in_the_wrong_order_lead_to_the_truth(
     first: str, second: Callable[[FakeDocker, str], object], types: list[str]
 ) -> None:
     change = CHANGES[first]
-    async with FakeDocker() as fake:
-        id = change.prepare(fake)
-        async with followed(moby.watch(fake.address, audit=None, concurrency=1)) as follow:
-            swapped = telling("start", "die", "pause", "unpause", "rename", "health_status")
-            with fake.faults.reorder(2, lambda event: event["Actor"]["ID"] == id and swapped(event)):
-                change.act(fake, id)
-                second(fake, id)
-            await all_taken(fake, follow)
-            assert (follow.types(id), follow.stats.drift) == (types, 0)
-
-
-async def test_late_death_of_an_earlier_run_does_not_kill_the_next() -> None:
-    async with docker_followed("box", audit=None, concurrency=1) as (fake, follow, (id,)):
-        with fake.faults.delay(3600, telling("die")):
-            fake.restart(id, exit_code=3)
-            await follow.until(lambda: follow.types(id) == ["exited", "started"])
+    async with docker_followed(change.prepare, **CALM) as (fake, follow, (id,)):
+        swapped = telling("start", "die", "pause", "unpause", "rename", "health_status")
+        with fake.faults.reorder(2, lambda event: event["Actor"]["ID"] == id and swapped(event)):
+            change.act(fake, id)
+            second(fake, id)
         await all_taken(fake, follow)
-        assert follow.types(id) == ["exited", "started"]
-        assert {event.origin for event in follow.news(id)} == {Origin.ENGINE}
+        assert (follow.types(id), follow.stats.drift) == (types, 0)
 
 
-async def test_deaths_of_two_earlier_runs_that_come_at_the_end_kill_nobody() -> None:
-    async with docker_followed("box", audit=None, concurrency=1) as (fake, follow, (id,)):
+async def test_late_deaths_of_earlier_runs_kill_nobody() -> None:
+    async with docker_followed("box", **CALM) as (fake, follow, (id,)):
         with fake.faults.delay(3600, telling("die")):
-            for _ in range(2):
-                fake.restart(id)
+            for runs in (1, 2):
+                fake.restart(id, exit_code=3)
                 await all_taken(fake, follow)
+                assert follow.types(id) == ["exited", "started"] * runs
         await all_taken(fake, follow)
         assert follow.types(id) == ["exited", "started"] * 2
+        assert {event.origin for event in follow.news(id)} == {Origin.ENGINE}
 
 
 async def test_removal_stands_in_for_a_death_that_was_lost() -> None:
@@ -189,7 +167,7 @@ async def test_removal_stands_in_for_a_death_that_was_lost() -> None:
 
 
 async def test_death_of_a_container_whose_start_was_lost_is_nothing() -> None:
-    async with FakeDocker() as fake, followed(moby.watch(fake.address, audit=None, concurrency=1)) as follow:
+    async with FakeDocker() as fake, followed(moby.watch(fake.address, **CALM)) as follow:
         with fake.faults.drop(telling("start")):
             id = fake.run("brief")
         fake.kill(id)
@@ -209,7 +187,7 @@ async def test_restart_whose_start_was_lost_is_an_exit_and_the_audit_finds_the_r
 
 
 async def test_restart_whose_death_was_lost_is_an_exit_and_a_start_without_exit_code() -> None:
-    async with docker_followed("box", audit=None, concurrency=1) as (fake, follow, (id,)):
+    async with docker_followed("box", **CALM) as (fake, follow, (id,)):
         with fake.faults.drop(telling("die")):
             fake.restart(id, exit_code=3)
         await all_taken(fake, follow)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,13 @@ from tests.support.outage import outage, story
 from whalewatch import EngineUnavailable, Health, Origin, Retry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from tests.conftest import Docker
+    from tests.support.checker import Checked
     from tests.support.engines.dockerd import Dockerd
+
+    Engine = tuple[Dockerd, DockerControl]
 
 pytestmark = pytest.mark.live
 
@@ -31,23 +35,38 @@ each_version = pytest.mark.parametrize("version", ["20.10", "26.1"])
 QUICK: dict[str, Any] = {"heartbeat": 1.0, "call_timeout": 2.0, "retry": Retry(wait=wait_fixed(0.1), stable_after=0)}
 
 
+@asynccontextmanager
+async def engine_of(make_dockerd: Callable[..., Dockerd], version: str, **options: Any) -> AsyncIterator[Engine]:
+    """A real engine for one test alone, and its driver."""
+    dockerd = await asyncio.to_thread(make_dockerd, version, **options)
+    async with DockerControl(dockerd.socket) as control:
+        yield dockerd, control
+
+
+@asynccontextmanager
+async def away(engine: Engine, leave: Callable[[], None]) -> AsyncIterator[tuple[Checked, Callable[[], Any]]]:
+    """Watch an engine under supervision, take it away, and let the block bring it back by `outage`."""
+    dockerd, control = engine
+    async with checked(dockerd.address, control, **QUICK) as check:
+        await check.settled()
+        await control.aclose()
+        await asyncio.to_thread(leave)
+        yield check, lambda: asyncio.to_thread(dockerd.start)
+
+
 @each_version
 async def test_engine_with_live_restore_is_killed(make_dockerd: Callable[..., Dockerd], version: str) -> None:
-    dockerd = await asyncio.to_thread(make_dockerd, version, live_restore=True)
-    async with DockerControl(dockerd.socket) as control:
+    async with engine_of(make_dockerd, version, live_restore=True) as (dockerd, control):
         ids = [await control.run(name) for name in ("survivor", "paused", "victim")]
         ids.append(await control.run("phoenix", restart="always"))
         await control.pause(ids[1])
-        async with checked(dockerd.address, control, **QUICK) as check:
-            await check.settled()
-            pids = [(await control.inspect(id))["State"]["Pid"] for id in ids[2:]]
-            await control.aclose()
-            await asyncio.to_thread(dockerd.kill)
+        pids = [(await control.inspect(id))["State"]["Pid"] for id in ids[2:]]
+        async with away((dockerd, control), dockerd.kill) as (check, back):
             async with outage(check) as one:
                 for pid in pids:
                     os.kill(pid, signal.SIGKILL)  # Docker never tells of these deaths
                 await eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))  # shims know by then
-                await asyncio.to_thread(dockerd.start)
+                await back()
             assert story(one.told) == [("exited", "phoenix"), ("exited", "victim"), ("started", "phoenix")]
             assert all(event.exit_code is None for event in one.told)
             await control.kill(ids[0])  # and all is as before
@@ -57,70 +76,46 @@ async def test_engine_with_live_restore_is_killed(make_dockerd: Callable[..., Do
 
 @each_version
 async def test_engine_with_live_restore_is_restarted(make_dockerd: Callable[..., Dockerd], version: str) -> None:
-    dockerd = await asyncio.to_thread(make_dockerd, version, live_restore=True)
-    async with DockerControl(dockerd.socket) as control:
+    async with engine_of(make_dockerd, version, live_restore=True) as (dockerd, control):
         ids = [await control.run(name) for name in ("survivor", "paused")]
         await control.pause(ids[1])
-        async with checked(dockerd.address, control, **QUICK) as check:
-            await check.settled()
-            await control.aclose()
-            await asyncio.to_thread(dockerd.stop)
+        async with away((dockerd, control), dockerd.stop) as (check, back):
             async with outage(check) as one:
                 assert not dockerd.socket.exists()
                 assert isinstance(check.watcher.status.error, EngineUnavailable)
-                await asyncio.to_thread(dockerd.start)
+                await back()
             assert one.told == []
-            newcomer = await control.run("newcomer")
-            await check.expect(newcomer, "started")
+            await check.expect(await control.run("newcomer"), "started")
 
 
 @each_version
-async def test_engine_without_live_restore_is_killed(make_dockerd: Callable[..., Dockerd], version: str) -> None:
-    dockerd = await asyncio.to_thread(make_dockerd, version)
-    async with DockerControl(dockerd.socket) as control:
-        for name in ("one", "other"):
-            await control.run(name, stop_signal="SIGKILL")
-        phoenix = await control.run("phoenix", stop_signal="SIGKILL", restart="always")
-        async with checked(dockerd.address, control, **QUICK) as check:
-            await check.settled()
-            await control.aclose()
-            await asyncio.to_thread(dockerd.kill)
-            async with outage(check) as one:
-                await asyncio.to_thread(dockerd.start)  # which ends what the former one has left
-            assert story(one.told) == [
-                ("exited", "one"),
-                ("exited", "other"),
-                ("exited", "phoenix"),
-                ("started", "phoenix"),
-            ]
-            exited, started = one.of(phoenix)
-            assert exited.container.pid != started.container.pid
-
-
-@each_version
-async def test_engine_without_live_restore_is_restarted(make_dockerd: Callable[..., Dockerd], version: str) -> None:
-    dockerd = await asyncio.to_thread(make_dockerd, version)
-    async with DockerControl(dockerd.socket) as control:
+@pytest.mark.parametrize("killed", [True, False], ids=["killed", "restarted"])
+async def test_engine_without_live_restore_is_away(
+    make_dockerd: Callable[..., Dockerd], version: str, killed: bool
+) -> None:
+    async with engine_of(make_dockerd, version) as (dockerd, control):
         ids = [await control.run(name, stop_signal="SIGKILL") for name in ("one", "other")]
-        phoenix = await control.run("phoenix", stop_signal="SIGKILL", restart="always")
-        async with checked(dockerd.address, control, **QUICK) as check:
-            await check.settled()
-            await control.aclose()
-            await asyncio.to_thread(dockerd.stop)
+        ids.append(await control.run("phoenix", stop_signal="SIGKILL", restart="always"))
+        async with away((dockerd, control), dockerd.kill if killed else dockerd.stop) as (check, back):
             async with outage(check) as one:
-                # It told of these deaths before it went.
-                assert not check.fold.alive
-                for id in (*ids, phoenix):
-                    assert [(e.type.value, e.origin) for e in check.of(id)] == [("exited", Origin.ENGINE)]
-                await asyncio.to_thread(dockerd.start)
-            assert story(one.told) == [("started", "phoenix")]
+                told = {id: [(e.type.value, e.origin) for e in check.of(id)] for id in ids}
+                assert told == {id: [] if killed else [("exited", Origin.ENGINE)] for id in ids}, (
+                    "or told before it goes"
+                )
+                assert killed or not check.fold.alive
+                await back()  # which ends what a killed one has left
+            exits = [("exited", name) for name in ("one", "other", "phoenix")] if killed else []
+            assert story(one.told) == [*exits, ("started", "phoenix")]
+            if killed:
+                exited, started = one.of(ids[-1])
+                assert exited.container.pid != started.container.pid
 
 
 @pytest.mark.parametrize("docker", ["20.10", "26.1"], indirect=True)
 async def test_everything_that_happened_out_of_sight_is_told_once(docker: Docker) -> None:
     control = docker.control
     async with asyncio.TaskGroup() as runs:
-        for name in (
+        for name in [
             "survivor",
             "restarted",
             "reborn",
@@ -131,7 +126,7 @@ async def test_everything_that_happened_out_of_sight_is_told_once(docker: Docker
             "right",
             "both",
             "mortal",
-        ):
+        ]:
             runs.create_task(control.run(name))
         runs.create_task(control.run("healthy", health="test ! -e /sick"))
     await control.pause("to-thaw")
@@ -147,31 +142,20 @@ async def test_everything_that_happened_out_of_sight_is_told_once(docker: Docker
             assert isinstance(check.watcher.status.error, EngineUnavailable)
             assert "no socket at" in str(check.watcher.status.error)
             await proxy.up()  # with a new socket file
-        assert story(one.told) == [
-            ("exited", "mortal"),
-            ("exited", "reborn"),
-            ("exited", "restarted"),
-            ("paused", "renamed-and-paused"),
-            ("paused", "to-pause"),
-            ("started", "new"),
-            ("started", "new-and-paused"),
-            ("started", "reborn"),
-            ("started", "restarted"),
-            ("unpaused", "to-thaw"),
-            ("updated", "healthy"),
-            ("updated", "left"),
-            ("updated", "renamed"),
-            ("updated", "renamed-and-paused"),
-            ("updated", "right"),
-        ]
+        told = {
+            "exited": ["last", "reborn", "restarted"],
+            "paused": ["renamed-and-paused", "to-pause"],
+            "started": ["new", "new-and-paused", "reborn", "restarted"],
+            "unpaused": ["to-thaw"],
+            "updated": ["healthy", "left", "renamed", "renamed-and-paused", "right"],
+        }
+        assert story(one.told) == [(type_, name) for type_, names in told.items() for name in names]
         by_name = {(e.type.value, e.container.name): e for e in one.told}
         exited, started = by_name["exited", "restarted"].container, by_name["started", "restarted"].container
         assert (exited.id, exited.pid != started.pid) == (started.id, True)
         assert by_name["exited", "reborn"].container.id != by_name["started", "reborn"].container.id
-        assert [e.type.value for e in one.of(by_name["paused", "renamed-and-paused"].container.id)] == [
-            "updated",
-            "paused",
-        ]
+        both = one.of(by_name["paused", "renamed-and-paused"].container.id)
+        assert [e.type.value for e in both] == ["updated", "paused"]
         assert by_name["started", "new-and-paused"].container.paused
         ill = by_name["updated", "healthy"]
         assert ill.previous is not None
@@ -198,7 +182,7 @@ async def _pause(control: DockerControl) -> None:
 
 
 async def _come_and_go(control: DockerControl) -> None:
-    await control.kill("mortal")
+    await control.kill("last")
     await control.remove(await control.run("brief"))
     await control.run("new")
     await control.pause(await control.run("new-and-paused"))

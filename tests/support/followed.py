@@ -109,11 +109,11 @@ async def followed(watcher: Watcher, *, ready: bool = True) -> AsyncIterator[Fol
 
 @asynccontextmanager
 async def docker_followed(
-    *names: str, ready: bool = True, **options: Any
+    *containers: str | Callable[[FakeDocker], str], ready: bool = True, **options: Any
 ) -> AsyncIterator[tuple[FakeDocker, Followed, list[str]]]:
-    """Follow a fake Docker engine in which containers of these names run; their ids come third."""
+    """Follow a fake Docker engine with containers, each given by its name or by what makes it; their ids come third."""
     async with FakeDocker() as fake:
-        ids = [fake.run(name) for name in names]
+        ids = [fake.run(one) if isinstance(one, str) else one(fake) for one in containers]
         async with followed(moby.watch(fake.address, **options), ready=ready) as follow:
             yield fake, follow, ids
 
