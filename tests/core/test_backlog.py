@@ -69,7 +69,7 @@ class Reader(NetFold):
         assert self.backlog.stats.pending == 0
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_whatever_is_published_and_however_it_is_read_folding_gives_the_picture(data: Any) -> None:
     publisher = Publisher()

@@ -322,7 +322,7 @@ class WithContainers(Interleavings):
 
 
 ENOUGH = settings(
-    max_examples=300, stateful_step_count=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much]
+    max_examples=100, stateful_step_count=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much]
 )
 TestWithoutPids = Interleavings.TestCase
 TestWithoutPids.settings = ENOUGH

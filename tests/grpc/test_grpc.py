@@ -359,6 +359,8 @@ async def test_connection_that_was_lost_meanwhile_is_not_made_anew(folder: Path)
     async with connected(folder / "s") as to:
         async with serving(folder / "s", version_1):
             assert await version(to) == await version(to) == "1"
+        async with asyncio.timeout(PATIENCE):  # gRPC notices in its own time, and would still use the connection
+            await to.client.wait_for_state_change(grpc.ChannelConnectivity.READY)
         async with serving(folder / "s", version_1):  # another one, perhaps
             with pytest.raises(EngineUnavailable, match="the connection was lost"):
                 await version(to)

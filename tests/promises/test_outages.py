@@ -114,19 +114,9 @@ async def test_engine_without_live_restore_is_away(
 @pytest.mark.parametrize("docker", ["20.10", "26.1"], indirect=True)
 async def test_everything_that_happened_out_of_sight_is_told_once(docker: Docker) -> None:
     control = docker.control
+    early = ("survivor", "restarted", "reborn", "to-pause", "to-thaw", "old", "left", "right", "both", "last")
     async with asyncio.TaskGroup() as runs:
-        for name in [
-            "survivor",
-            "restarted",
-            "reborn",
-            "to-pause",
-            "to-thaw",
-            "old",
-            "left",
-            "right",
-            "both",
-            "mortal",
-        ]:
+        for name in early:
             runs.create_task(control.run(name))
         runs.create_task(control.run("healthy", health="test ! -e /sick"))
     await control.pause("to-thaw")
