@@ -11,7 +11,7 @@ import pytest
 from tenacity import RetryCallState, stop_after_attempt, stop_after_delay, wait_fixed
 
 from tests.support.followed import AT_ONCE, eventually, followed, picture, truth
-from tests.support.scripted import PATIENCE, ScriptedEngine, lost_engine, turns
+from tests.support.scripted import PATIENCE, ScriptedEngine, lost_engine, within
 from tests.support.stepping import ImpatientLoop, in_no_time
 from whalewatch import EngineUnavailable, Retry, Watcher, WatchState, moby
 from whalewatch._core.retry import Backoff
@@ -130,18 +130,20 @@ def test_count_starts_afresh_once_a_synchronisation_has_held(caplog: pytest.LogC
 # ---- strategies of tenacity
 
 
-async def test_attempts_end_as_tenacity_says(tmp_path: Path) -> None:
-    seen: list[int] = []
+async def test_attempts_end_as_tenacity_says_by_strategies_of_its_own_or_plain_callables() -> None:
+    for stop in (stop_after_attempt(4), lambda state: state.attempt_number >= 4):
+        seen: list[tuple[int, object]] = []
 
-    def wait(state: RetryCallState) -> float:
-        seen.append(state.attempt_number)
-        return 0.0
+        def wait(state: RetryCallState, seen: list[tuple[int, object]] = seen) -> float:
+            assert state.outcome is not None
+            seen.append((state.attempt_number, state.outcome.exception()))
+            return 0.0
 
-    retry = Retry(wait=wait, stop=stop_after_attempt(4))
-    watcher = moby.watch(f"unix://{tmp_path}/none.sock", retry=retry)
-    with pytest.raises(EngineUnavailable, match="no socket"):
-        await asyncio.wait_for(watcher.run(), PATIENCE)
-    assert (seen, watcher.stats.calls) == ([1, 2, 3, 4], {"info": 4})
+        engine = ScriptedEngine()
+        with engine.fail("connect", lost_engine()) as error, pytest.raises(EngineUnavailable) as caught:
+            await within(Watcher(engine, retry=Retry(wait=wait, stop=stop)).run())
+        assert seen == [(number, error) for number in (1, 2, 3, 4)]
+        assert (caught.value, engine.calls["connect"]) == (error, 4)
 
 
 def test_waits_are_as_long_as_tenacity_says_until_it_stops() -> None:
@@ -250,46 +252,6 @@ async def test_time_that_passes_can_stop_it() -> None:
             with pytest.raises(EngineUnavailable):
                 await watcher.run()
     assert engine.calls["connect"] > 2
-
-
-async def test_plain_callables_serve_as_strategies() -> None:
-    seen: list[tuple[int, object]] = []
-
-    def wait(state: RetryCallState) -> float:
-        assert state.outcome is not None
-        seen.append((state.attempt_number, state.outcome.exception()))
-        return 0.0
-
-    engine = ScriptedEngine()
-    with engine.fail("connect", lost_engine()) as error:
-        watcher = Watcher(engine, retry=Retry(wait=wait, stop=lambda state: state.attempt_number >= 4))
-        async with asyncio.timeout(PATIENCE):
-            with pytest.raises(EngineUnavailable):
-                await watcher.run()
-    assert seen == [(number, error) for number in (1, 2, 3, 4)]
-
-
-async def test_wait_is_kept_between_attempts() -> None:
-    engine = ScriptedEngine()
-    with engine.fail("connect", lost_engine()):
-        async with Watcher(engine, retry=Retry(wait=wait_fixed(3600))) as watcher:
-            await eventually(lambda: watcher.status.state is WatchState.DISCONNECTED)
-            await turns(20)
-            assert engine.calls["connect"] == 1
-
-
-async def test_stream_that_ends_cleanly_backs_off_too() -> None:
-    waited = []
-
-    def wait(state: RetryCallState) -> float:
-        waited.append(state.attempt_number)
-        return 0.0
-
-    engine = ScriptedEngine()
-    async with followed(Watcher(engine, retry=Retry(wait=wait))) as follow:
-        engine.end()
-        await follow.until(lambda: follow.stats.syncs == 2)
-    assert waited == [1]
 
 
 def test_default_waits_are_short_while_connecting_and_long_while_synchronisations_are_cut() -> None:

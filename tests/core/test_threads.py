@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 import pytest
 
 from tests.support.fold import Fold
+from tests.support.followed import eventually, picture, truth
 from tests.support.scripted import PATIENCE, alive, begun, turns, within
-from whalewatch import EngineUnavailable, Origin, Snapshot, WatchEnded, Watcher, WatchState, moby
+from whalewatch import EngineUnavailable, Origin, Project, Snapshot, WatchEnded, Watcher, WatchState, moby
 from whalewatch._core.wakeup import Wakeup
 from whalewatch.testing import FakeDocker
 
@@ -81,12 +82,11 @@ async def test_everything_that_may_be_used_from_any_thread_works_there_while_eve
                 while watcher.stats.revisions < enough:
                     assert "shop" in await portfolio.names()
                     assert (await portfolio.projects())[0].name == ""
-                    shop = await portfolio.project("shop")
-                    assert shop is not None
-                    assert [c.id for c in shop] == [steady]
                     container = await portfolio.container("steady")
                     assert container is not None
-                    assert (container.id, await portfolio.containers("shop")) == (steady, (container,))
+                    assert container.id == steady
+                    assert await portfolio.project("shop") == Project("shop", (container,))
+                    assert await portfolio.containers("shop") == (container,)
                     assert await portfolio.total() >= 1
                     assert await portfolio.wait_for("steady", timeout=0) == container
                     await portfolio.wait_gone("nobody", timeout=0)
@@ -136,7 +136,7 @@ async def test_subscriptions_of_many_loops_fold_to_the_picture_while_events_pour
                 async for event in watcher.events():
                     if event.revision > 500:
                         break
-        await settled(fake, watcher)
+        await eventually(lambda: picture(watcher.portfolio.snapshot()) == truth(fake))
         fake.run("the-end")
         for reader in readers:
             fold = await reader
@@ -144,15 +144,11 @@ async def test_subscriptions_of_many_loops_fold_to_the_picture_while_events_pour
         assert watcher.stats.drift == 0
 
 
-async def settled(fake: FakeDocker, watcher: Watcher) -> None:
-    """Wait, within bounds, until the picture is the engine's."""
-    deadline = asyncio.get_running_loop().time() + PATIENCE
-    while True:
-        truth = {c.id: (c.pid, c.status == "paused") for c in fake.containers.values() if c.pid}
-        if {c.id: (c.pid, c.paused) for c in watcher.portfolio.snapshot()} == truth:
-            return
-        assert asyncio.get_running_loop().time() < deadline
-        await asyncio.sleep(0.01)
+async def met(barrier: threading.Barrier, wait: Coroutine[Any, Any, T]) -> T:
+    """Begin to wait for something, and go on only when all others do."""
+    task = await begun(wait)
+    await asyncio.to_thread(barrier.wait, PATIENCE)
+    return await task
 
 
 async def test_waits_in_other_loops_end_by_what_happens_in_the_watchers() -> None:
@@ -162,25 +158,14 @@ async def test_waits_in_other_loops_end_by_what_happens_in_the_watchers() -> Non
         waiting = threading.Barrier(4)
 
         async def come() -> str:
-            task = await begun(watcher.portfolio.wait_for("later"))
-            waiting.wait(PATIENCE)
-            return (await task).id
+            return (await met(waiting, watcher.portfolio.wait_for("later"))).id
 
         async def go() -> None:
-            task = await begun(watcher.portfolio.wait_gone("doomed"))
-            waiting.wait(PATIENCE)
-            await task
+            await met(waiting, watcher.portfolio.wait_gone("doomed"))
 
         async def read() -> list[str]:
-            seen = []
             async with watcher.events(replay=False) as events:
-                task = await begun(_next(events))
-                waiting.wait(PATIENCE)
-                seen.append((await task).container.id)
-                async for event in events:
-                    seen.append(event.container.id)
-                    return seen
-            raise AssertionError("it ended too early")
+                return [(await met(waiting, _next(events))).container.id, (await anext(events)).container.id]
 
         tasks = [asyncio.create_task(elsewhere(work)) for work in (come, go, read)]
         await asyncio.to_thread(waiting.wait, PATIENCE)
@@ -199,15 +184,11 @@ async def test_readers_in_other_loops_are_told_of_the_end() -> None:
         waiting = threading.Barrier(4)
 
         async def listen() -> list[str]:
-            task = await begun(_all(watcher.events()))
-            await asyncio.to_thread(waiting.wait, PATIENCE)
-            return await task
+            return await met(waiting, _all(watcher.events()))
 
         async def wait() -> None:
-            task = await begun(watcher.portfolio.wait_for("never"))
-            await asyncio.to_thread(waiting.wait, PATIENCE)
             with pytest.raises(WatchEnded):
-                await task
+                await met(waiting, watcher.portfolio.wait_for("never"))
 
         async with watched(fake) as watcher:
             alone = fake.run("alone")
@@ -228,10 +209,8 @@ async def test_error_that_ends_the_watch_reaches_queries_in_other_loops() -> Non
             asked = threading.Barrier(LOOPS + 1)
 
             async def ask() -> None:
-                task = await begun(watcher.portfolio.names())
-                await asyncio.to_thread(asked.wait, PATIENCE)
                 with pytest.raises(EngineUnavailable):
-                    await task
+                    await met(asked, watcher.portfolio.names())
 
             tasks = [asyncio.create_task(elsewhere(ask)) for _ in range(LOOPS)]
             await within(gate.reached())

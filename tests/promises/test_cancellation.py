@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
 from random import Random
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.engines.leaks import Held
 from tests.support.followed import AT_ONCE, eventually
-from tests.support.scripted import Hold, ScriptedEngine, box, lost_engine
+from tests.support.scripted import ScriptedEngine, box, lost_engine
 from tests.support.stepping import Complaints, ImpatientLoop, Steps
 from whalewatch import Signal, SignalType, Stats, WatchEnded, Watcher, WatchState, moby
 from whalewatch._core import inspections, session
@@ -50,9 +50,9 @@ class SlowEngine(ScriptedEngine):
             await stream.aclose()  # type: ignore[attr-defined] # it is an async generator
 
 
-async def passes(watcher: Watcher, condition: Callable[[Stats], object]) -> None:
+async def passes(watcher: Watcher, condition: Callable[[Stats], object], seconds: float = PATIENCE) -> None:
     """Wait until the counters of a watcher show something."""
-    await eventually(lambda: condition(watcher.stats), PATIENCE)
+    await eventually(lambda: condition(watcher.stats), seconds)
 
 
 async def story(engine: SlowEngine, watcher: Watcher) -> None:
@@ -83,17 +83,13 @@ async def story(engine: SlowEngine, watcher: Watcher) -> None:
     engine.tell(SignalType.LOST)
     await passes(watcher, lambda stats: stats.drift == 1)
     # a container that hangs
-    hold = engine.holds["inspect c"] = Hold()
-    engine.rename("c", "slow")
-    await passes(watcher, lambda stats: stats.unresolved == 1)
-    del engine.holds["inspect c"]
-    hold.release()
+    with engine.hold("inspect c"):
+        engine.rename("c", "slow")
+        await passes(watcher, lambda stats: stats.unresolved == 1)
     await passes(watcher, lambda stats: stats.unresolved == 0)
     # an engine that answers no calls
-    hold = engine.holds["ping"] = Hold()
-    await passes(watcher, lambda stats: stats.outages == 2)
-    del engine.holds["ping"]
-    hold.release()
+    with engine.hold("ping"):
+        await passes(watcher, lambda stats: stats.outages == 2)
     await passes(watcher, lambda stats: stats.syncs == 3)
     # a stream that ends by itself
     engine.end()
@@ -237,6 +233,23 @@ def cancelling_the_leaving(after: int) -> Callable[[Play, int], Any]:
     return way
 
 
+@contextmanager
+def noted(what: str, complaints: Complaints) -> Iterator[None]:
+    """Say what was done if anything goes wrong within the block, or if anybody complains of it."""
+    try:
+        yield
+        assert complaints.told == []
+    except BaseException as error:
+        error.add_note(what)
+        raise
+
+
+def shown_dice() -> Random:
+    seed = Random().randrange(10**6)
+    print(f"seed {seed}")  # noqa: T201 - pytest shows it if the test fails
+    return Random(seed)
+
+
 def test_story_is_told_to_its_end() -> None:
     playing = play(leaving, 10**9)
     assert playing.to_the_end
@@ -252,32 +265,20 @@ def test_watch_ends_cleanly_at_every_step(way: Callable[[Play, int], Any]) -> No
         step = 0
         while True:
             step += 1
-            try:
+            with noted(f"ended before step {step}", complaints):
                 playing = play(way, step)
-            except BaseException as error:
-                error.add_note(f"ended before step {step}")
-                raise
-            assert complaints.told == [], step
             if step > playing.steps.taken:
                 break
-        assert complaints.none(), complaints.told
     assert step > 150
 
 
 def test_watch_ends_cleanly_though_the_leaving_is_cancelled_at_any_step() -> None:
-    seed = Random().randrange(10**6)
-    print(f"seed {seed}")  # noqa: T201 - pytest shows it if the test fails
-    dice = Random(seed)
+    dice = shown_dice()
     with Complaints() as complaints:
         for after in range(1, 25):
             for step in dice.sample(range(1, 190), 8):
-                try:
+                with noted(f"left before step {step}, cancelled {after} steps later", complaints):
                     play(cancelling_the_leaving(after), step)
-                except BaseException as error:
-                    error.add_note(f"left before step {step}, cancelled {after} steps later")
-                    raise
-                assert complaints.told == [], (step, after)
-        assert complaints.none(), complaints.told
 
 
 # ---- over real sockets
@@ -341,23 +342,16 @@ async def test_watch_of_real_sockets_ends_cleanly_at_any_step(monkeypatch: pytes
     monkeypatch.setattr(session, "REPORT_DELAY", 0.01)
     for name, seconds in {"REPORT_DELAY": 0.01, "EXIT_DELAY": 0.01, "FIRST_RETRY": 0.02}.items():
         monkeypatch.setattr(inspections, name, seconds)
-    seed = Random().randrange(10**6)
-    print(f"seed {seed}")  # noqa: T201 - pytest shows it if the test fails
-    dice = Random(seed)
+    dice = shown_dice()
     loop = asyncio.get_running_loop()
     begun, plays = loop.time(), 0
     with Complaints() as complaints:
         longest = await wire_play(leaving_the_wire, 10**9)
         while loop.time() < begun + SAMPLING or plays < PLAYS:
             way, step = dice.choice([leaving_the_wire, cancelling_run_over_the_wire]), dice.randint(1, longest)
-            try:
+            with noted(f"ended before step {step} by {way.__name__}", complaints):
                 await wire_play(way, step)
-            except BaseException as error:
-                error.add_note(f"ended before step {step} by {way.__name__}")
-                raise
-            assert complaints.told == [], (step, way)
             plays += 1
-        assert complaints.none(), complaints.told
 
 
 async def leaving_the_wire(watcher: Watcher, told: asyncio.Task[None], steps: Steps, step: int) -> None:

@@ -54,7 +54,7 @@ def fault(fake: FakeDocker, kind: str, how: str, id: str | None = None) -> Fault
 # ---- inspects
 
 
-@pytest.mark.parametrize("how", GARBAGE)
+@pytest.mark.parametrize("how", ["fail", *GARBAGE])
 async def test_container_of_which_only_garbage_is_told_keeps_its_last_known_state(how: str) -> None:
     async with docker_followed("box", audit=None) as (fake, follow, (id,)):
         with fault(fake, "inspect", how, id):

@@ -12,7 +12,7 @@ from tenacity import wait_fixed
 
 from tests.support.followed import AT_ONCE, eventually, leave
 from tests.support.scripted import PATIENCE, ScriptedEngine, box, lost_engine, turns, within
-from whalewatch import Listing, Retry, Signal, SignalType, WatchEnded, Watcher, WatchState, moby
+from whalewatch import Listing, Retry, Signal, SignalType, Watcher, WatchState, moby
 from whalewatch.testing import FakeDocker
 
 if TYPE_CHECKING:
@@ -70,16 +70,6 @@ async def test_leaving_while_it_waits_to_try_again(tmp_path: Path) -> None:
     watcher = await moby.watch(f"unix://{tmp_path}/none.sock", retry=Retry(wait=wait_fixed(3600))).__aenter__()
     await eventually(lambda: watcher.status.state is WatchState.DISCONNECTED)
     await leave(watcher, 1.0)
-
-
-async def test_leaving_before_it_has_begun() -> None:
-    engine = ScriptedEngine()
-    watcher = await Watcher(engine).__aenter__()
-    await leave(watcher)
-    with pytest.raises(WatchEnded):
-        await watcher.ready()
-    with pytest.raises(WatchEnded):
-        await watcher.portfolio.names()
 
 
 @pytest.mark.parametrize("later", range(8))

@@ -12,10 +12,8 @@ from tests.support.followed import AT_ONCE, docker_followed, eventually, followe
 from tests.support.scripted import PATIENCE, ScriptedEngine, box, turns
 from whalewatch import (
     EngineTimeout,
-    EngineUnavailable,
     ListedContainer,
     Listing,
-    NotSynced,
     Origin,
     Watcher,
     WatchState,
@@ -82,67 +80,39 @@ async def outage(fake: FakeDocker, how: str, changes: Callable[[], None]) -> Non
         with fake.faults.silently():
             changes()
         fake.faults.cut_streams() if how == "cut" else fake.faults.end_streams()
-        return
-    fake.faults.refuse()
-    changes()
-    if how == "refuse":
-        await fake.faults.accept()
     else:
-        await fake.faults.restart()
+        fake.faults.refuse()
+        changes()
+        await (fake.faults.accept() if how == "refuse" else fake.faults.restart())
 
 
 @pytest.mark.parametrize("how", ["cut", "end", "refuse", "restart"])
 async def test_outage_is_told_as_the_difference_in_one_revision(how: str) -> None:
     async with FakeDocker() as fake:
-        survivor = fake.run("survivor", health="healthy")
-        dead, restarted, removed = fake.run("dead"), fake.run("restarted"), fake.run("reborn")
-        paused, thawed, renamed = fake.run("paused"), fake.run("thawed", paused=True), fake.run("renamed")
-        reborn = ""
+        ids = {name: fake.run(name) for name in ("dead", "restarted", "removed", "paused", "renamed")}
+        ids |= {"survivor": fake.run("survivor", health="healthy"), "thawed": fake.run("thawed", paused=True)}
 
         def changes() -> None:
-            nonlocal reborn
-            fake.kill(dead)
-            fake.restart(restarted)
-            fake.remove(removed, force=True)
-            reborn = fake.run("reborn")
-            fake.pause(paused)
-            fake.unpause(thawed)
-            fake.rename(renamed, "anew")
+            fake.kill(ids["dead"])
+            fake.restart(ids["restarted"])
+            fake.remove(ids["removed"], force=True)
+            ids["reborn"] = fake.run("removed")
+            fake.pause(ids["paused"])
+            fake.unpause(ids["thawed"])
+            fake.rename(ids["renamed"], "anew")
             fake.remove(fake.run("brief"), force=True)
 
         async with followed(moby.watch(fake.address, retry=AT_ONCE, audit=None)) as follow:
-            snapshot = follow.snapshot
+            revision = follow.snapshot.revision
             await eventually(lambda: follow.stats.audits == 1)
             await outage(fake, how, changes)
             await follow.until(lambda: follow.stats.syncs == 2)
             await follow.until(lambda: follow.shows(fake))
-            assert follow.types(survivor) == []
-            assert follow.types(dead) == follow.types(removed) == ["exited"]
-            assert (follow.types(restarted), follow.types(reborn)) == (["exited", "started"], ["started"])
-            assert (follow.types(paused), follow.types(thawed)) == (["paused"], ["unpaused"])
-            assert (follow.types(renamed), len(follow.news())) == (["updated"], 8)
-            assert {event.origin for event in follow.news()} == {Origin.RESYNC}
-            assert {event.revision for event in follow.news()} == {snapshot.revision + 1}
-            assert (follow.stats.outages, follow.stats.drift) == (1, 0)
-
-
-async def test_during_an_outage_the_old_picture_stays_and_says_that_it_is_old() -> None:
-    async with docker_followed("alone", retry=AT_ONCE) as (fake, follow, (id,)):
-        portfolio = follow.watcher.portfolio
-        assert portfolio.snapshot().synced
-        fake.faults.refuse()
-        await follow.until(lambda: follow.watcher.status.state is WatchState.DISCONNECTED)
-        fake.kill(id)
-        assert not portfolio.snapshot().synced
-        assert (await portfolio.container("alone")) is not None
-        with pytest.raises(NotSynced) as caught:
-            await portfolio.in_sync(0.01)
-        assert isinstance(caught.value.__cause__, EngineUnavailable)
-        assert follow.types() == []
-        await fake.faults.accept()
-        await portfolio.in_sync(PATIENCE)
-        assert portfolio.snapshot().synced
-        await follow.until(lambda: follow.types() == ["exited"])
+            told = {"dead": ["exited"], "removed": ["exited"], "reborn": ["started"], "renamed": ["updated"]}
+            told |= {"restarted": ["exited", "started"], "paused": ["paused"], "thawed": ["unpaused"], "survivor": []}
+            assert {name: follow.types(id) for name, id in ids.items()} == told
+            assert {(event.origin, event.revision) for event in follow.news()} == {(Origin.RESYNC, revision + 1)}
+            assert (len(follow.news()), follow.stats.outages, follow.stats.drift) == (8, 1, 0)
 
 
 async def test_engine_that_loses_all_its_containers_is_believed() -> None:

@@ -74,16 +74,6 @@ async def test_asking_for_the_id_disturbs_no_watcher_and_leaves_nothing_open() -
         assert idle.client is None
 
 
-async def test_listed_container_with_a_garbled_field_is_inspected() -> None:
-    async with FakeDocker() as fake:
-        id = fake.run("web")
-        body = f'[{{"Id": "{id}", "State": "running", "Names": ["/web"], "Labels": [7]}}, {{"Id": 7}}, 7]'
-        with fake.faults.garble("list", body.encode()):
-            async with moby.watch(fake.address) as watcher:
-                await watcher.ready(PATIENCE)
-                assert watcher.portfolio.snapshot().container("web") is not None
-
-
 async def test_short_lived_containers_leave_nothing_behind_in_memory() -> None:
     engine = ScriptedEngine()
     async with Watcher(engine, audit=None) as watcher:

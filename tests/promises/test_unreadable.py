@@ -44,17 +44,6 @@ async def test_container_that_cannot_be_read_delays_nothing_but_itself(how: str)
             assert follow.shows(fake)
 
 
-async def test_container_that_can_be_read_no_more_keeps_its_last_known_state() -> None:
-    async with docker_followed("old", call_timeout=0.3) as (fake, follow, (id,)):
-        with fake.faults.fail("inspect", id=id):
-            fake.rename(id, "new")
-            await eventually(lambda: follow.stats.unresolved == 1)
-            assert "old" in follow.snapshot
-        await follow.until(lambda: follow.types() == ["updated"])
-        assert follow.shows(fake)
-        assert follow.stats.unresolved == 0
-
-
 async def test_container_that_exits_while_it_cannot_be_read_is_no_longer_unresolved() -> None:
     async with docker_followed("old", call_timeout=0.3) as (fake, follow, (id,)):
         with fake.faults.fail("inspect", id=id):
@@ -126,29 +115,22 @@ async def test_part_of_an_engine_that_cannot_be_listed_concludes_nothing_and_is_
         assert follow.types() == []
 
 
-async def test_many_hanging_containers_are_left_aside_and_found_later() -> None:
-    async with FakeDocker() as fake:
-        ids = [fake.run(f"c{i}") for i in range(20)]
-        for id in ids[:12]:
-            fake.faults.hang("inspect", id)
-        async with followed(moby.watch(fake.address, call_timeout=1.5, concurrency=8, audit=None)) as follow:
-            assert picture(follow.snapshot) == {id: truth(fake)[id] for id in ids[12:]}
-            assert follow.stats.unresolved == 12
-            fake.faults.clear()
-            await follow.until(lambda: follow.shows(fake))
-            await eventually(lambda: follow.stats.unresolved == 0)
-            assert follow.stats.syncs == 1
-
-
 @in_no_time
-async def test_many_hanging_containers_delay_ready_by_hardly_more_than_one_does() -> None:
+async def test_many_hanging_containers_delay_ready_by_hardly_more_than_one_does_and_are_found_later() -> None:
     engine = ScriptedEngine(*(box(f"c{i:02}") for i in range(20)))
-    for number in range(12):
-        engine.holds[f"inspect c{number:02}"] = Hold()
+    holds = {f"inspect c{number:02}": Hold() for number in range(12)}
+    engine.holds.update(holds)
     async with Watcher(engine, call_timeout=8.0, concurrency=8, audit=None) as watcher:
         await watcher.ready(60.0)
         assert 8.0 <= asyncio.get_running_loop().time() < 9.1
-        assert (len(watcher.portfolio.snapshot()), watcher.stats.unresolved) == (8, 12)
+        assert sorted(alive(watcher.portfolio.snapshot())) == [f"c{number}" for number in range(12, 20)]
+        assert watcher.stats.unresolved == 12
+        engine.holds.clear()
+        for hold in holds.values():
+            hold.release()
+        await eventually(lambda: watcher.stats.unresolved == 0, 100.0)
+        assert alive(watcher.portfolio.snapshot()) == engine.alive
+        assert (watcher.stats.syncs, watcher.stats.outages) == (1, 0)
 
 
 class MuteEngine(ScriptedEngine):
@@ -179,21 +161,6 @@ async def test_inspects_under_way_are_bounded_though_none_is_answered() -> None:
         assert engine.most == 3
         await asyncio.sleep(100.0)
         assert engine.most == 8 * 3
-
-
-async def test_hanging_containers_do_not_hold_up_those_that_start_later() -> None:
-    async with (
-        FakeDocker() as fake,
-        followed(moby.watch(fake.address, call_timeout=4.0, concurrency=2, audit=None)) as follow,
-    ):
-        with fake.faults.hang("inspect", "first"), fake.faults.hang("inspect", "second"):
-            fake.run("first")
-            fake.run("second")
-            third = fake.run("third")
-            await follow.until(lambda: follow.types() == ["started"])
-            assert follow.types(third) == ["started"]
-            assert follow.stats.unresolved == 0, "the others have not even been given up"
-        await follow.until(lambda: follow.shows(fake))
 
 
 @in_no_time

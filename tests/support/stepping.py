@@ -113,7 +113,10 @@ def in_no_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., 
 
 
 class Complaints(logging.Handler):
-    """What asyncio and this library complain of: errors that nobody took, and log records of level ERROR."""
+    """What asyncio and this library complain of: errors that nobody took, and log records of level ERROR.
+
+    At the end of its block there must be none.
+    """
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -126,10 +129,7 @@ class Complaints(logging.Handler):
         logging.getLogger().addHandler(self)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        gc.collect()  # what nobody refers to may complain yet
         logging.getLogger().removeHandler(self)
-
-    def none(self) -> bool:
-        """Tell that there are none, once what nobody refers to has been collected."""
-        gc.collect()
-        return not self.told
+        assert kind is not None or self.told == []

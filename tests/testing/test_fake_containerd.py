@@ -163,7 +163,7 @@ async def test_faults_of_calls_can_be_limited(fake: FakeContainerd, control: Con
         ({"namespace": "one"}, {("one", "a"), ("one", "b")}),
         ({"count": 1}, {("one", "a")}),
     ):
-        with fake.faults.fail("task_get", **limits):  # type: ignore[arg-type]
+        with fake.faults.fail("task_get", **limits):
             assert await failing() == limited
         assert await failing() == set()
     with fake.faults.fail("task_list", namespace="two"):
