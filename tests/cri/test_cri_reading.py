@@ -15,12 +15,12 @@ from whalewatch.cri.reading import (
     container,
     container_record,
     inspection,
+    is_about_sandbox,
     moment,
     pid,
     pod_labels,
     sandbox_record,
     signal,
-    tells_sandbox,
     verbose,
 )
 
@@ -248,7 +248,7 @@ def test_stop_tells_the_exit_code_of_this_container_if_it_has_exited() -> None:
 
 def test_event_tells_whether_it_is_about_a_sandbox() -> None:
     def told(status: bytes) -> bool:
-        return tells_sandbox(event(wire.CONTAINER_STARTED_EVENT, container_id=b"s1", pod_sandbox_status=status))
+        return is_about_sandbox(event(wire.CONTAINER_STARTED_EVENT, container_id=b"s1", pod_sandbox_status=status))
 
     assert told(wire.PodSandboxStatus(id=b"s1").SerializeToString())
     assert not told(wire.PodSandboxStatus(id=b"s2").SerializeToString())

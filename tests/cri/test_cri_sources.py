@@ -196,7 +196,7 @@ async def test_stream_that_keeps_being_refused_late_is_given_up_for_polling(
     engine: FakeCRI, refusal: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO, "whalewatch.cri")
-    monkeypatch.setattr(pod_events, "PROBE", 0.0)  # no engine is as fast as that
+    monkeypatch.setattr(pod_events, "PROBE_TIMEOUT", 0.0)  # no engine is as fast as that
     late = engine.faults.pause_at("events")
     engine.faults.fail("events", refusal)
     async with following(engine) as check:
@@ -235,7 +235,7 @@ async def test_restarts_of_an_engine_that_is_idle_do_not_speak_against_its_pod_e
     engine: FakeCRI,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("whalewatch.cri.engine.LASTING", 0.0)
+    monkeypatch.setattr("whalewatch.cri.engine.STABLE_AFTER", 0.0)
     async with following(engine) as check:
         watcher = check.watcher
         for restarts in range(1, 5):
@@ -406,7 +406,7 @@ async def test_what_has_exited_is_forgotten(containerd: Containerd, source: str)
         if source == "poll":
             containerd.remove(containerd.web)
             await adapter.listing()
-        records = adapter._following._link.records  # type: ignore[attr-defined]
+        records = adapter._current_source._link.records  # type: ignore[attr-defined]
         assert [id for id, entry in records.entries() if entry.record or entry.read] == [containerd.pod]
         await signals.aclose()  # type: ignore[attr-defined]
 
@@ -455,7 +455,7 @@ async def test_status_of_something_else_is_not_believed(engine: FakeCRI, source:
         assert await adapter.inspect("c2") is None, "there is none of that id"
         await adapter.listing()
         engine.faults.garble("container_status", status.SerializeToString(), id=c1)
-        with pytest.raises(ProtocolViolation, match=f"asked about {c1}, it tells of 'other'"):
+        with pytest.raises(ProtocolViolation, match=f"asked about {c1}, it answers about 'other'"):
             await adapter.inspect(c1)
 
 
@@ -589,7 +589,7 @@ async def test_events_that_look_old_because_the_clock_was_set_back_are_heeded(en
 async def test_what_looks_old_long_after_the_beginning_is_no_backlog(
     engine: FakeCRI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pod_events, "BACKLOG", -1.0)
+    monkeypatch.setattr(pod_events, "BACKLOG_TIMEOUT", -1.0)
     c1 = engine.run(bare(engine), "c1")
     async with following(engine, audit=None) as check:
         await engine.until(lambda: engine.requests["pod_list"] == 2)  # all is confirmed
@@ -814,7 +814,7 @@ async def test_sandbox_that_the_cri_learns_late_is_waited_for(containerd: Contai
 async def test_sandbox_that_the_cri_never_learns_is_unresolved(
     containerd: Containerd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(native, "PATIENCE", (0.01,))
+    monkeypatch.setattr(native, "RECORD_DELAYS", (0.01,))
     containerd.task_of_late_pod("u2")
     async with following(containerd) as check:
         assert pids(check) == containerd.pids
@@ -906,7 +906,7 @@ async def test_garbage_among_the_events_of_containerd_is_repaired_once(container
 async def test_poll_that_fails_or_hangs_while_other_calls_are_answered_is_an_outage(
     engine: FakeCRI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(polling, "LOOK_TIMEOUT", 0.2)
+    monkeypatch.setattr(polling, "POLL_TIMEOUT", 0.2)
     c1 = engine.run(bare(engine), "c1")
     async with following(engine, source="poll") as check:
         with engine.faults.fail("pod_list", "INTERNAL"):
@@ -928,7 +928,7 @@ async def test_poll_that_fails_says_nothing_of_pod_events() -> None:
             await anext(signals)
             with engine.faults.fail("pod_list", "INTERNAL"), pytest.raises(EngineError, match="INTERNAL"):
                 await anext(signals)
-            assert adapter._barren == 0
+            assert adapter._empty_streams == 0
         await adapter.close()
 
 
@@ -978,7 +978,7 @@ async def test_looks_never_overlap() -> None:
             return []
 
     records = Records(Calls())  # type: ignore[arg-type]
-    await asyncio.gather(*(records.look() for _ in range(3)))
+    await asyncio.gather(*(records.refresh() for _ in range(3)))
 
 
 async def test_what_happens_between_the_first_listing_and_the_first_poll_is_told(engine: FakeCRI) -> None:

@@ -132,7 +132,9 @@ class Inspections:
                 reading = await self._call("inspect", self._engine.inspect(id))
             container = reading.container if isinstance(reading, Dead) else reading
             if container is not None and container.id != id:
-                raise ProtocolViolation(self._call.message(f"asked about {id!r:.80}, it tells of {container.id!r:.80}"))
+                raise ProtocolViolation(
+                    self._call.message(f"asked about {id!r:.80}, it answers about {container.id!r:.80}")
+                )
         except EngineError as error:
             self._failed(id, error)
         else:

@@ -1,4 +1,4 @@
-"""The calls to the CRI that are made here, all of them reading."""
+"""The calls that this adapter makes to the CRI; all of them only read."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ SERVICE = "/runtime.v1.RuntimeService"
 
 
 class Calls:
-    """Calls over one connection; every one of them raises `EngineError`."""
+    """Calls over one connection; each raises `EngineError` if it fails."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
 
     async def version(self, kind: str = "version") -> wire.VersionResponse:
-        """Who it is; of all calls the one that touches least."""
+        """Return the engine's name and version; of all calls this one costs the engine least."""
         method, request = f"{SERVICE}/Version", wire.VersionRequest()
         try:
             return await self.connection.get(kind, method, request, wire.VersionResponse)
@@ -29,31 +29,31 @@ class Calls:
             raise UnsupportedEngine(
                 self.connection.message(
                     "it does not speak the CRI (runtime.v1): give the socket of a CRI engine, enable the CRI plugin "
-                    "(see disabled_plugins in containerd's configuration), or upgrade what is older than containerd 1.6"
+                    "(see disabled_plugins in containerd's configuration), or upgrade a containerd older than 1.6"
                 )
             ) from error.__cause__
 
     async def containers(self) -> list[wire.Container]:
-        """All containers, in whatever state."""
+        """Return all containers, in any state."""
         method, request = f"{SERVICE}/ListContainers", wire.ListContainersRequest()
         return list((await self.connection.get("containers", method, request, wire.ListContainersResponse)).containers)
 
     async def container(self, id: str) -> wire.Container | None:
-        """One container as listings have it; None if there is none of that id."""
+        """Return one container as listings have it; None if there is none with this id."""
         request = wire.ListContainersRequest(filter=wire.ContainerFilter(id=id.encode()))
         answer = await self.connection.find(
             "container", f"{SERVICE}/ListContainers", request, wire.ListContainersResponse
         )
-        # Engines take the beginning of an id for the id.
+        # Engines also return containers whose id only begins with this one.
         return next((c for c in answer.containers if c.id == id.encode()), None) if answer is not None else None
 
     async def sandboxes(self) -> list[wire.PodSandbox]:
-        """All sandboxes, in whatever state."""
+        """Return all sandboxes, in any state."""
         method, request = f"{SERVICE}/ListPodSandbox", wire.ListPodSandboxRequest()
         return list((await self.connection.get("sandboxes", method, request, wire.ListPodSandboxResponse)).items)
 
     async def sandbox(self, id: str) -> wire.PodSandbox | None:
-        """One sandbox as listings have it; None if there is none of that id."""
+        """Return one sandbox as listings have it; None if there is none with this id."""
         request = wire.ListPodSandboxRequest(filter=wire.PodSandboxFilter(id=id.encode()))
         answer = await self.connection.find(
             "sandbox", f"{SERVICE}/ListPodSandbox", request, wire.ListPodSandboxResponse
@@ -61,18 +61,18 @@ class Calls:
         return next((s for s in answer.items if s.id == id.encode()), None) if answer is not None else None
 
     async def container_status(self, id: str) -> wire.ContainerStatusResponse | None:
-        """The verbose status of one container; None if there is none of that id."""
+        """Return the verbose status of one container; None if there is none with this id."""
         method = f"{SERVICE}/ContainerStatus"
         request = wire.ContainerStatusRequest(container_id=id.encode(), verbose=True)
         return await self.connection.find("container-status", method, request, wire.ContainerStatusResponse)
 
     async def sandbox_status(self, id: str) -> wire.PodSandboxStatusResponse | None:
-        """The verbose status of one sandbox; None if there is none of that id."""
+        """Return the verbose status of one sandbox; None if there is none with this id."""
         method = f"{SERVICE}/PodSandboxStatus"
         request = wire.PodSandboxStatusRequest(pod_sandbox_id=id.encode(), verbose=True)
         return await self.connection.find("sandbox-status", method, request, wire.PodSandboxStatusResponse)
 
     def events(self) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """Subscribe to the pod events; they come unparsed."""
+        """Subscribe to the pod events; yield them as bytes."""
         method = f"{SERVICE}/GetContainerEvents"
         return self.connection.stream("events", method, wire.GetEventsRequest())

@@ -37,26 +37,27 @@ log: logging.Logger = logging.getLogger("whalewatch.cri")
 
 EXAMPLE = "unix:///run/containerd/containerd.sock"
 
-USUAL = (EXAMPLE, "unix:///run/crio/crio.sock", "unix:///run/cri-dockerd.sock")
-"""Where CRI engines usually are. There is no default: a host may well have several."""
+USUAL_ADDRESSES = (EXAMPLE, "unix:///run/crio/crio.sock", "unix:///run/cri-dockerd.sock")
+"""The usual addresses of CRI engines. There is no default, because a host may have several engines."""
 
-REMEDY = "run as root: the sockets of CRI engines belong to it"
+REMEDY = "run as root: the sockets of CRI engines belong to root"
 
 CONTAINERD = "containerd"
-"""What containerd calls itself."""
+"""The name by which containerd introduces itself."""
 
-BARREN = 2
-"""Connections in a row whose pod events may end by themselves, or be refused late, without an event, before polling
-takes their place."""
+MAX_EMPTY_STREAMS = 2
+"""After this many connections in a row whose stream of pod events ended or was refused without an event, the adapter
+polls instead."""
 
-LASTING = 60.0
-"""Seconds of a connection after which that speaks against them no longer: nothing happened, and the engine ended."""
+STABLE_AFTER = 60.0
+"""A silent stream on a connection that lasted this many seconds does not count as empty: nothing happened, and then the
+engine ended."""
 
 Pack = Callable[[Container, Inspection], Any]
-"""Makes the rucksack of a container, from the container and an `Inspection`."""
+"""A function that returns the rucksack of a container, from the container and its `Inspection`."""
 
 SourceName = Literal["native", "pod-events", "poll"]
-"""Where changes come from."""
+"""The name of a source of changes; see `CRIEngine`."""
 
 
 @attrs.frozen
@@ -66,34 +67,35 @@ class _Identity:
     id: str
     pid: int | None
     native: UnsupportedEngine | None
-    """Why containerd's own API is not there, None if it is."""
+    """Why containerd's own API cannot be used; None if it can."""
 
 
 class CRIEngine:
     """Adapter to an engine that speaks Kubernetes' CRI (runtime.v1).
 
-    Containers that run and sandboxes that are ready are alive. A container bears its own name, which other pods may use
-    too, and a sandbox that of its pod: of several, ``portfolio.container(name)`` gives the earliest started (with
-    source "native", which tells no starts, the one whose id comes first), and ``portfolio.pod(uid)`` all of one pod.
-    Nothing is ever changed in the engine.
+    Containers that run and sandboxes that are ready are alive. The name of a container is unique only within its pod;
+    the name of a sandbox is that of its pod. If several have the same name, ``portfolio.container(name)`` returns the
+    earliest started. With source "native", which has no start times, it returns the one whose id comes first. All
+    containers of one pod are in ``portfolio.pod(uid)``. The adapter never changes anything in the engine.
 
-    Where changes come from is chosen anew with each connection:
+    For each connection it chooses the source of changes:
 
-    * "native": containerd's own events and tasks, where the socket is containerd's.
-    * "pod-events": the CRI's own events. containerd 1.7 gives each event to one reader only, so that a reader takes it
-      from the kubelet; therefore never chosen for containerd.
-    * "poll": listings every `poll` seconds, for engines with neither. What lives shorter may never be seen.
+    * "native": the own events and tasks of containerd, if the socket is that of containerd.
+    * "pod-events": the events of the CRI. The adapter never chooses this source for containerd, because containerd 1.7
+      gives each event to one reader only: the watcher would take events from the kubelet.
+    * "poll": a listing every `poll` seconds, for engines that have neither. It may not see a container that lives
+      shorter than this.
 
     Args:
         address: URL ``unix:///path``, or path of a socket. There is no default.
-        source: "native", "pod-events" or "poll", to force one; None to have it chosen.
-        poll: seconds between two listings, jittered by a tenth; of source "poll" only.
-        pack: makes the ``rucksack`` of a container from an `Inspection`; called on the watcher's loop whenever one is
-            read, from a listing too; must not block.
+        source: "native", "pod-events" or "poll" to force a source; None to choose one automatically.
+        poll: seconds between two listings, with a jitter of a tenth; only for source "poll".
+        pack: returns the ``rucksack`` of a container, from the container and its `Inspection`. It is called in the
+            watcher's event loop each time the container is read, also from a listing, and must not block.
 
     Raises:
         AddressError: the address is missing, or cannot be used.
-        ValueError: `source` is none of the three, or `poll` is not positive.
+        ValueError: `source` is not one of the three, or `poll` is not positive.
     """
 
     type = "cri"
@@ -107,7 +109,8 @@ class CRIEngine:
         pack: Pack | None = None,
     ) -> None:
         if not address:
-            msg = f"a CRI engine has no default address: give that of its socket, usually one of {', '.join(USUAL)}"
+            usual = ", ".join(USUAL_ADDRESSES)
+            msg = f"a CRI engine has no default address: give the address of its socket, usually one of {usual}"
             raise AddressError(msg)
         if source is not None and source not in get_args(SourceName):
             msg = f"source must be one of {', '.join(get_args(SourceName))}, or None, not {printable(source)!r}"
@@ -116,20 +119,20 @@ class CRIEngine:
             msg = f"poll must be positive, not {poll}"
             raise ValueError(msg)
         self._endpoint = endpoint(address, engine="CRI", example=EXAMPLE)
-        self._wanted = source
+        self._forced_source = source
         self._poll = poll
         self._packer = Packer(pack, log)
         self._calls: Counter[str] = Counter()
         self._connection: Connection | None = None
         self._closing = AsyncExitStack()
         self._source: Source | None = None
-        self._shown: str = source or ""
+        self._source_name: str = source or ""
         self._identity: _Identity | None = None
         self._without_pid = 0
-        self._barren = 0
-        self._counted = False
+        self._empty_streams = 0
+        self._counted = False  # whether this connection is counted in `_empty_streams`
         self._connected_at = 0.0
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
 
     @property
     def address(self) -> str:
@@ -139,16 +142,16 @@ class CRIEngine:
     @property
     def source(self) -> str:
         """Where changes come from: "native", "pod-events" or "poll"; "" before it was chosen."""
-        return self._shown
+        return self._source_name
 
     @property
     def runtime(self) -> str | None:
-        """What the engine calls itself, such as "containerd" or "cri-o"; None before the first connection."""
+        """The name that the engine reports, such as "containerd" or "cri-o"; None before the first connection."""
         return self._identity.runtime if self._identity else None
 
     @property
     def pid(self) -> int | None:
-        """Process of the engine, as it tells itself (containerd 1.7 and later) or as the kernel does.
+        """PID of the engine, reported by itself (containerd 1.7 and later) or by the kernel.
 
         None before the first connection.
         """
@@ -156,39 +159,51 @@ class CRIEngine:
 
     @property
     def client(self) -> grpc.aio.Channel | None:
-        """The channel of the current connection, for calls of the application's own; None before the first."""
+        """Channel of the current connection, for the application's own calls; None before the first connection."""
         return self._connection.client if self._connection else None
 
     @property
     def calls(self) -> Mapping[str, int]:
-        """Calls made so far.
+        """Number of calls so far, by kind.
 
-        "version" for each connection, to containerd "introspection" too; "events" and "ping" for each subscription;
-        "containers" and "sandboxes" for each listing, with source "native" "tasks" too. For each inspect "container" or
-        "sandbox" (its entry in a listing, if it is not known), and its PID by "container-status" or "sandbox-status",
-        with source "native" by "task", which for those that are not known counts "container" once more.
+        Each connection makes the call "version", and to containerd also "introspection". Each subscription makes
+        "events" and "ping". Each listing makes "containers" and "sandboxes", with source "native" also "tasks". Each
+        inspect makes "container-status" or "sandbox-status" to read the PID, with source "native" "task" instead. If
+        the container is not known yet, it also makes "container" or "sandbox", which lists one item; with source
+        "native" it then makes "container" once more.
         """
         return self._calls
 
     @property
     def without_pid(self) -> int:
-        """How often a container that runs was read, and the engine told no PID of it."""
+        """How often a running container was read for which the engine reported no PID."""
         return self._without_pid
 
     async def id(self) -> str:
-        """The identifier of containerd, which it keeps over restarts; of others what they call themselves."""
-        return (await self._introduced()).id
+        """Return the identifier of containerd, which stays the same when it restarts; for others, their name.
+
+        Raises:
+            EngineError: the engine cannot be asked.
+        """
+        return (await self._identify_separately()).id
 
     async def version(self) -> str:
-        """The engine's version, such as "1.7.24"."""
-        return (await self._introduced()).version
+        """Return the engine's version, such as "1.7.24".
 
-    async def _introduced(self) -> _Identity:
-        """Who it is; learnt by a connection of its own, for a watcher may be connecting, or never will."""
+        Raises:
+            EngineError: the engine cannot be asked.
+        """
+        return (await self._identify_separately()).version
+
+    async def _identify_separately(self) -> _Identity:
+        """Return the engine's identity; if it is not known, read it over another connection.
+
+        A watcher may be connecting with the connection of this object, or may never connect.
+        """
         if self._identity is None:
             connection = self._new()
             try:
-                self._identity = await _introduce(connection)
+                self._identity = await _identify(connection)
             finally:
                 await connection.close()
         return self._identity
@@ -197,12 +212,12 @@ class CRIEngine:
         return Connection(self._endpoint, engine="CRI", remedy=REMEDY, calls=self._calls)
 
     async def connect(self) -> None:
-        """Make a new connection; learn the engine's identity, and choose where changes come from."""
+        """Make a new connection, read the engine's identity, and choose the source of changes."""
         await self.close()
         connection = self._connection = self._new()
         self._closing.push_async_callback(connection.close)
         self._counted, self._connected_at = False, time.monotonic()
-        identity = self._identity = await _introduce(connection)
+        identity = self._identity = await _identify(connection)
         calls = Calls(connection)
         link = Link(
             calls,
@@ -212,94 +227,102 @@ class CRIEngine:
             self.address,
             self._packer,
             self._closing,
-            self._tell_missing_pid,
+            self._report_missing_pid,
         )
-        source = self._source = await self._chosen(link, identity)
-        self._shown = source.name
+        source = self._source = await self._choose_source(link, identity)
+        self._source_name = source.name
 
-    async def _chosen(self, link: Link, identity: _Identity) -> Source:
-        wanted = self._wanted
-        of_containerd = identity.runtime == CONTAINERD
-        if wanted == "native" and identity.native is not None:
+    async def _choose_source(self, link: Link, identity: _Identity) -> Source:
+        forced = self._forced_source
+        is_containerd = identity.runtime == CONTAINERD
+        if forced == "native" and identity.native is not None:
             raise identity.native
-        if wanted == "native" or (wanted is None and of_containerd and identity.native is None):
+        if forced == "native" or (forced is None and is_containerd and identity.native is None):
             return Native(link)
-        if wanted == "pod-events" and of_containerd:
+        if forced == "pod-events" and is_containerd:
             competing = identity.version.startswith("1.7.")
             if competing:
-                self._say_once(
+                self._log_once(
                     "competing",
                     logging.WARNING,
                     "containerd 1.7 gives each pod event to one reader only: this watcher takes events from a kubelet, "
                     "and a kubelet from it; better leave the choice of the source to the library",
                 )
-            return PodEvents(link, competing=competing)  # not tried out: a stream that ends takes an event along
-        if wanted == "pod-events" or (wanted is None and not of_containerd):
+            return PodEvents(link, competing=competing)  # without a trial: a stream that ends takes an event with it
+        if forced == "pod-events" or (forced is None and not is_containerd):
             events = PodEvents(link)
-            given_up = wanted is None and self._barren >= BARREN
-            why = "their streams keep ending without an event" if given_up else await events.missing()
+            unsupported = forced is None and self._empty_streams >= MAX_EMPTY_STREAMS
+            why = "their streams keep ending without an event" if unsupported else await events.missing()
             if not why:
                 return events
-            if wanted is not None:
+            if forced is not None:
                 raise UnsupportedEngine(why)
-            # Why may be in words of the engine's that differ each time.
-            self._say_once("polling", logging.INFO, f"no pod events, listing every {self._poll:g} s instead ({why})")
-        elif wanted is None:
-            why = "its own events are not to be had, and its pod events are a kubelet's"
-            self._say_once("polling", logging.INFO, f"listing every {self._poll:g} s: {why}")
-        self._barren = 0
+            # Logged once by topic, not by text: the engine may word its reason differently each time.
+            self._log_once("polling", logging.INFO, f"no pod events, listing every {self._poll:g} s instead ({why})")
+        elif forced is None:
+            why = "its own events are not available, and its pod events belong to a kubelet"
+            self._log_once("polling", logging.INFO, f"listing every {self._poll:g} s: {why}")
+        self._empty_streams = 0
         return Polling(link, self._poll)
 
-    def _say_once(self, matter: str, level: int, message: str) -> None:
-        if matter not in self._said:
-            self._said.add(matter)
+    def _log_once(self, topic: str, level: int, message: str) -> None:
+        if topic not in self._logged:
+            self._logged.add(topic)
             log.log(level, "CRI engine at %s: %s", self.address, message)
 
-    def _tell_missing_pid(self, container: Container) -> None:
+    def _report_missing_pid(self, container: Container) -> None:
         self._without_pid += 1
         if self._without_pid == 1:
             log.warning(
-                "CRI engine at %s: it tells no PID of container %s, which is kept without one; "
+                "CRI engine at %s: it reports no PID of container %s, which is kept without one; "
                 "further ones are only counted",
                 self.address,
                 printable(container.id),
             )
 
     async def ping(self) -> None:
-        """Ask for the version: that touches no container."""
+        """Ask for the version, which reads no container."""
         await Calls(self._connected).version("ping")
 
     async def signals(self) -> AsyncIterator[Signal]:
-        """Follow the engine by whatever source was chosen."""
-        told = False
+        """Follow the engine through the chosen source."""
+        empty = True
         try:
-            async with aclosing(self._following.signals()) as signals:
+            async with aclosing(self._current_source.signals()) as signals:
                 async for signal in signals:
-                    told = told or signal.type is not SignalType.SUBSCRIBED
+                    empty = empty and signal.type is SignalType.SUBSCRIBED
                     yield signal
         except EngineError as error:
             if refused(error):
-                self._stream_ended(told=told)
+                self._stream_ended(empty=empty)
             raise
-        self._stream_ended(told=told)
+        self._stream_ended(empty=empty)
 
-    def _stream_ended(self, *, told: bool) -> None:
-        """Take note of a stream that the engine has ended or refused, and of whether it told anything."""
-        if self._shown != PodEvents.name:
+    def _stream_ended(self, *, empty: bool) -> None:
+        """Count a stream that the engine has ended or refused, if it reported nothing."""
+        if self._source_name != PodEvents.name:
             return
-        if told or time.monotonic() - self._connected_at > LASTING:
-            self._barren = 0
-        elif not self._counted:  # of two that overlap one
-            self._barren += 1
+        if not empty or time.monotonic() - self._connected_at > STABLE_AFTER:
+            self._empty_streams = 0
+        elif not self._counted:  # two streams that overlap count once
+            self._empty_streams += 1
             self._counted = True
 
     async def listing(self) -> Listing:
-        """List what runs."""
-        return await self._following.listing()
+        """List the containers and sandboxes that are alive.
+
+        Raises:
+            EngineError: the engine cannot be asked.
+        """
+        return await self._current_source.listing()
 
     async def inspect(self, id: str, /) -> Container | None:
-        """Read one container or sandbox; None if it does not run."""
-        return await self._following.inspect(id)
+        """Read one container or sandbox; return None if it does not run.
+
+        Raises:
+            EngineError: the engine cannot be asked, or does not know whether it runs.
+        """
+        return await self._current_source.inspect(id)
 
     @property
     def _connected(self) -> Connection:
@@ -308,18 +331,19 @@ class CRIEngine:
         return self._connection
 
     @property
-    def _following(self) -> Source:
+    def _current_source(self) -> Source:
         if self._source is None:
             raise EngineUnavailable(f"CRI engine at {self.address}: not connected")
         return self._source
 
     async def close(self) -> None:
-        """Let go of the connection; closing twice is fine."""
+        """Close the connection; closing twice is fine."""
         self._connection = self._source = None
         await self._closing.aclose()
 
 
-async def _introduce(connection: Connection) -> _Identity:
+async def _identify(connection: Connection) -> _Identity:
+    """Ask the engine who it is, and whether the own API of containerd can be used."""
     answer = await Calls(connection).version()
     runtime, version = text(answer.runtime_name), text(answer.runtime_version).removeprefix("v")
     missing = UnsupportedEngine(connection.message("source native needs containerd's own API, which is not there"))
@@ -345,11 +369,17 @@ def watch(
 ) -> Watcher[CRIEngine]:
     """Make a watcher for an engine that speaks Kubernetes' CRI.
 
+    Example:
+        async with cri.watch("unix:///run/crio/crio.sock") as watcher:
+            for pod in await watcher.portfolio.pods():
+                print(pod.namespace, pod.name, pod.container_names)
+
     Args:
         address: URL ``unix:///path``, or path of a socket. There is no default.
-        source: where changes come from: "native", "pod-events" or "poll"; None to have it chosen. See `CRIEngine`.
-        poll: seconds between two listings, of source "poll" only.
-        pack: makes the ``rucksack`` of a container. See `CRIEngine`.
+        source: where changes come from: "native", "pod-events" or "poll"; None to choose one automatically. See
+            `CRIEngine`.
+        poll: seconds between two listings, with a jitter of a tenth; only for source "poll".
+        pack: returns the ``rucksack`` of a container. See `CRIEngine`.
         retry: how to retry after a failure. By default the watcher retries for ever, after growing delays with jitter.
             None never retries: the first failure ends the watch.
         heartbeat: seconds between checks that the engine still answers; 10 by default.

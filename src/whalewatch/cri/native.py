@@ -1,17 +1,19 @@
-"""Follow the CRI of containerd by containerd's own events and tasks, at the same socket.
+"""Follow the CRI of containerd through the own events and tasks of containerd, which has both at the same socket.
 
-That works with containerd 1.6 too, takes no event away from a kubelet, and tells all PIDs at once. Alive is what has a
-task that runs. The CRI is asked for nothing but names, labels and images: of these nothing changes while a task runs.
+This works with containerd 1.6 too, takes no event from a kubelet, and gives all PIDs at once. A container or sandbox is
+alive if it has a task that runs. The CRI is asked only for names, labels and images, which do not change while a task
+runs.
 
-The order of things:
+Why nothing is missed:
 
-* A subscription is sent first, then a call on the same connection is answered, then the listing begins. containerd
-  takes up calls in the order in which they come; as that is no proof, the watcher lists once more afterwards.
-* A shim tells of a start before the CRI takes note of it, and the CRI takes note of an exit only when it is told. So
-  the task decides about life, in listings and inspects, and never the state that the CRI shows.
-* A listing asks for the tasks first. What starts after that is told; what the CRI begins to know in between is left to
-  an inspect, as is every other contradiction between the two.
-* The CRI knows a sandbox some moments after its task has started. An inspect waits for it.
+* The adapter sends the subscription first, then waits for the answer to another call on the same connection, and then
+  lists. containerd begins calls in the order in which they come. As this is no proof, the watcher lists once more
+  afterwards.
+* A shim reports a start before the CRI knows of it, and the CRI knows of an exit only after the shim has reported it.
+  So in listings and inspects the task decides whether a container is alive, never the state that the CRI shows.
+* A listing asks for the tasks first. A task that starts after that is reported as an event. If the CRI knows a
+  container that has no task yet, or tasks and CRI contradict each other in another way, an inspect decides.
+* The CRI knows a sandbox only some moments after its task has started, so an inspect waits for it.
 """
 
 from __future__ import annotations
@@ -37,20 +39,20 @@ from whalewatch.cri.source import Link
 __all__ = ["Native"]
 
 NAMESPACE = "k8s.io"
-"""Where the CRI keeps its containers in containerd."""
+"""The namespace of containerd in which the CRI stores its containers."""
 
 KIND = b"io.cri-containerd.kind"
-"""Label that containerd's CRI gives to its containers: "container" or "sandbox". Others have none."""
+"""Label that the CRI of containerd sets on its containers: "container" or "sandbox". Others have none."""
 
-DULL = {b"/containers/update"}
-"""Events of no interest: the CRI changes neither names nor labels, but resources."""
+IGNORED_TOPICS = {b"/containers/update"}
+"""Events of no interest: the CRI updates the resources of a container, but never its name or labels."""
 
-PATIENCE = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64)
-"""Seconds to wait, one after the other, until the CRI knows what containerd has started."""
+RECORD_DELAYS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64)
+"""Seconds to wait before each further attempt to find a container in the CRI that containerd has just started."""
 
 
 class Native:
-    """containerd's own events and tasks."""
+    """Source "native": the own events and tasks of containerd."""
 
     name = "native"
 
@@ -59,55 +61,57 @@ class Native:
         self._containerd = containerd.Calls(link.calls.connection)
 
     async def signals(self) -> AsyncGenerator[Signal, None]:
-        """Follow the events of the CRI's namespace, filtered by containerd itself."""
-        wanted = [
-            f"topic=={json.dumps(topic.decode())},namespace=={json.dumps(NAMESPACE)}" for topic in EVENTS.keys() - DULL
+        """Follow the events of the CRI's namespace; containerd filters them itself."""
+        filters = [
+            f"topic=={json.dumps(topic.decode())},namespace=={json.dumps(NAMESPACE)}"
+            for topic in EVENTS.keys() - IGNORED_TOPICS
         ]
-        async with self._containerd.events(wanted) as envelopes:
+        async with self._containerd.events(filters) as envelopes:
             await self._containerd.version("ping")
             yield Signal(SignalType.SUBSCRIBED)
             async for message in envelopes:
-                told = self._read(message)
-                if told is not None:
-                    yield told
+                signal = self._read(message)
+                if signal is not None:
+                    yield signal
 
     def _read(self, message: bytes) -> Signal | None:
         if self._link.seen.seen_before(message):
             return None
         try:
             envelope = wire.Envelope.FromString(message)
-            told = signal_of(envelope) if envelope.namespace == NAMESPACE.encode() else None
+            signal = signal_of(envelope) if envelope.namespace == NAMESPACE.encode() else None
         except (DecodeError, ValueError) as error:
             why = f"an event makes no sense: {printable(error)}"
             return self._link.lost.report(self._link.calls.connection.message(why))
-        if told is None:
+        if signal is None:
             return None
-        told = attrs.evolve(told, id=split(told.id)[1])
-        if told.type in {SignalType.EXITED, SignalType.CHANGED}:  # what changed is being removed
-            self._link.records.forget(told.id)
-        return told
+        signal = attrs.evolve(signal, id=split(signal.id)[1])
+        if signal.type in {SignalType.EXITED, SignalType.CHANGED}:  # CHANGED here means that it is being removed
+            self._link.records.forget(signal.id)
+        return signal
 
     async def listing(self) -> Listing:
-        """List what is alive: three calls, however many there are.
+        """List the containers and sandboxes that are alive, with three calls whatever their number.
 
-        What is neither a task that is alive nor running in the eyes of the CRI is dead.
+        A container is dead if it has no task that is alive, and the CRI does not list it as running.
         """
-        # Where shims hang, there is no list: whatever the CRI says runs is left to an inspect.
+        # If shims hang, there is no list of tasks: an inspect has to read every container that the CRI says runs.
         tasks = {text(task.id): task for task in await self._containerd.tasks(NAMESPACE) or ()}
-        records = await self._link.records.look()
-        seen = {}
+        records = await self._link.records.refresh()
+        containers = {}
         for id, task in tasks.items():
             record, lives = records.get(id), alive(task)
             if id and lives is not False:
-                # What the CRI does not know yet, and a task whose shim does not answer, is left to an inspect.
-                seen[id] = ListedContainer(self._read_alive(record, task) if lives and record is not None else None)
+                # If the CRI does not know it yet, or its shim does not answer, an inspect has to read it.
+                read = self._read_alive(record, task) if lives and record is not None else None
+                containers[id] = ListedContainer(read)
         for id, record in records.items():
             if record.running is not False and id not in tasks:
-                seen[id] = ListedContainer()  # started meanwhile, or left out because its shim does not answer
-        return Listing(containers=seen, absence_is_death=True)
+                containers[id] = ListedContainer()  # started meanwhile, or missing because its shim does not answer
+        return Listing(containers=containers, absence_is_death=True)
 
     async def inspect(self, id: str) -> Container | None:
-        """Read one container or sandbox; None if it has no process, or is none of the CRI's."""
+        """Read one container or sandbox; return None if it has no process, or does not belong to the CRI."""
         task = await self._containerd.task(NAMESPACE, id)
         if task is None or alive(task) is False:
             return None
@@ -117,18 +121,18 @@ class Native:
         return None if record is None else self._read_alive(record, task)
 
     async def _record(self, id: str) -> Record | None:
-        """What the CRI tells of something that runs; None if it is none of the CRI's."""
+        """Return the CRI's record of a container or sandbox that runs; None if it does not belong to the CRI."""
         found = await self._containerd.container(NAMESPACE, id)
         kind = next((label.value for label in found.labels if label.key == KIND), b"") if found is not None else b""
         if not kind:
-            return None  # others may use the namespace too
+            return None  # other programs may use the namespace too
         find = self._link.records.find_sandbox if kind == b"sandbox" else self._link.records.find_container
-        for pause in PATIENCE:
+        for delay in RECORD_DELAYS:
             if (record := await find(id)) is not None:
                 return record
-            await asyncio.sleep(pause)
+            await asyncio.sleep(delay)
         raise EngineError(
-            self._link.calls.connection.message(f"{printable(id)} runs, and the CRI does not know it yet")
+            self._link.calls.connection.message(f"{printable(id)} runs, but the CRI does not know it yet")
         )
 
     def _read_alive(self, record: Record, task: wire.Task) -> Container | None:
@@ -137,5 +141,5 @@ class Native:
             return None
         read = container(record, self._link.address, process, paused=task.status == wire.PAUSED)
         if process is None:
-            self._link.without_pid(read)
-        return self._link.packed(read, record, {})
+            self._link.report_missing_pid(read)
+        return self._link.pack(read, record, {})

@@ -1,17 +1,17 @@
-"""Follow a CRI engine by its pod events.
+"""Follow a CRI engine through its pod events.
 
-The order of things:
+Why nothing is missed:
 
-* An engine changes a state before it tells of it, so what is read after an event contains it.
-* The stream is opened, then a call on the same connection is answered, then the listing begins. That is no proof that
-  the subscription existed before the listing, so the watcher lists once more afterwards.
-* CRI-O and containerd 1.7 hand a backlog to their first subscriber. Events are dated by the clock of this host, which
-  the engine's socket belongs to: what is older than our asking for the stream is contained in whatever is read from
-  then on. Old events at the beginning of a stream are left out for that; later ones, which there are if the clock was
-  set back, are not.
-* The stream is always drained: containerd 2 would hold its CRI up, CRI-O drops what is too much.
-* containerd 1.7 gives each event to one stream only, and notices that a stream has gone when it has lost an event to
-  it. There one stream serves for the whole connection, and is handed on from one reader to the next.
+* An engine changes a state before it reports the change, so a reading made after an event contains the change.
+* The adapter opens the stream, then waits for the answer to another call on the same connection, and then lists. This
+  does not prove that the subscription existed before the listing, so the watcher lists once more afterwards.
+* CRI-O and containerd 1.7 send a backlog to their first subscriber. The engine runs on this host, so its events have
+  the time of this host's clock: every reading made after the subscription contains events that are older than it. So
+  the adapter drops old events at the beginning of a stream. It does not drop later ones, which look old if the clock
+  was set back.
+* The stream is always read at once: otherwise containerd 2 would delay its CRI, and CRI-O would drop events.
+* containerd 1.7 gives each event to one stream only, and notices that a stream has ended only after it has lost an
+  event to it. So there one stream is used for the whole connection, and passed from one reader to the next.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from whalewatch._core.model import Container
 from whalewatch._core.text import printable
 from whalewatch._grpc.connection import denied
 from whalewatch._wire import cri_pb2 as wire
-from whalewatch.cri.reading import signal, tells_sandbox
+from whalewatch.cri.reading import is_about_sandbox, signal
 from whalewatch.cri.source import Link
 from whalewatch.cri.verbose import Verbose
 
 __all__ = ["PodEvents", "refused"]
 
-PROBE = 0.25
-"""Seconds within which an engine that tells no pod events ends their stream."""
+PROBE_TIMEOUT = 0.25
+"""Seconds within which an engine without pod events ends their stream."""
 
-BACKLOG = 10.0
-"""Seconds within which an engine hands out its backlog."""
+BACKLOG_TIMEOUT = 10.0
+"""Seconds within which an engine sends its backlog."""
 
 
 class PodEvents:
-    """The CRI's own events."""
+    """Source "pod-events": the events of the CRI."""
 
     name = "pod-events"
 
     def __init__(self, link: Link, *, competing: bool = False) -> None:
-        """Take note of the connection.
+        """Make a source for one connection.
 
         Args:
             link: the connection.
@@ -58,22 +58,22 @@ class PodEvents:
         self._link = link
         self._competing = competing
         self._verbose = Verbose(link)
-        self._began: int | None = None  # nanoseconds since the epoch; 0 once the backlog is over
+        self._began: int | None = None  # nanoseconds since the epoch; 0 after the end of the backlog
         self._backlog_until = 0.0
-        self._only: AsyncIterator[bytes] | None = None
+        self._shared_stream: AsyncIterator[bytes] | None = None
         self._reading: asyncio.Task[bytes | None] | None = None
 
     async def missing(self) -> str:
-        """Tell why the engine has no pod events, "" if it has.
+        """Return why the engine has no pod events; "" if it has some.
 
-        Without `enable_pod_events` CRI-O ends the stream at once, as if all had been told; others refuse the call.
+        Without `enable_pod_events` CRI-O ends the stream at once, without an error; other engines refuse the call.
         """
         calls = self._link.calls
         async with calls.events() as messages:
             first = asyncio.create_task(_next(messages), name="whalewatch probe")
             try:
                 await calls.version("ping")
-                await asyncio.wait({first}, timeout=PROBE)
+                await asyncio.wait({first}, timeout=PROBE_TIMEOUT)
                 if not first.done() or first.result() is not None:
                     return ""
             except EngineError as error:
@@ -90,15 +90,15 @@ class PodEvents:
         since = datetime.now(UTC)
         if self._began is None:
             self._began = time.time_ns()
-            self._backlog_until = time.monotonic() + BACKLOG
+            self._backlog_until = time.monotonic() + BACKLOG_TIMEOUT
         async with self._messages() as messages:
             await self._link.calls.version("ping")
             yield Signal(SignalType.SUBSCRIBED, timestamp=since)
             try:
                 async for message in messages:
-                    told = self._read(message)
-                    if told is not None:
-                        yield told
+                    received = self._read(message)
+                    if received is not None:
+                        yield received
             except UnsupportedEngine as error:
                 raise UnsupportedEngine(
                     self._link.calls.connection.message("it has no pod events")
@@ -110,19 +110,19 @@ class PodEvents:
             async with self._link.calls.events() as messages:
                 yield messages
             return
-        if self._only is None:
-            self._only = await self._link.closing.enter_async_context(self._link.calls.events())
+        if self._shared_stream is None:
+            self._shared_stream = await self._link.closing.enter_async_context(self._link.calls.events())
             self._link.closing.push_async_callback(self._stop_reading)
-        async with aclosing(self._handed_on(self._only)) as messages:
+        async with aclosing(self._continue(self._shared_stream)) as messages:
             yield messages
 
-    async def _handed_on(self, stream: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-        """Read on where the former reader is: for a moment both wait for the same message."""
+    async def _continue(self, stream: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+        """Continue where the previous reader is: for a moment both wait for the same message."""
         while True:
             if self._reading is None:
                 self._reading = asyncio.create_task(_next(stream), name="whalewatch pod events")
             reading = self._reading
-            message = await asyncio.shield(reading)  # to cancel it would end the stream
+            message = await asyncio.shield(reading)  # a cancellation of the task would end the stream
             if self._reading is reading:
                 self._reading = None
             if message is None:
@@ -137,31 +137,31 @@ class PodEvents:
     def _read(self, message: bytes) -> Signal | None:
         try:
             event = wire.ContainerEventResponse.FromString(message)
-            # Maps come in any order, so that one event may come as different bytes.
+            # The entries of maps have no fixed order, so the same event may come as different bytes.
             if self._link.seen.seen_before((event.container_id, event.container_event_type, event.created_at)):
                 return None
-            if self._of_backlog(event.created_at):
+            if self._is_backlog(event.created_at):
                 return None
-            told = signal(event)
+            received = signal(event)
         except (DecodeError, ValueError) as error:
             why = f"an event makes no sense: {printable(error)}"
             return self._link.lost.report(self._link.calls.connection.message(why))
-        if told is None:
+        if received is None:
             return None
-        if told.type is not SignalType.STARTED:
-            self._link.records.forget(told.id)
-        elif tells_sandbox(event):
-            self._link.records.note_sandbox(told.id)
-        return told
+        if received.type is not SignalType.STARTED:
+            self._link.records.forget(received.id)
+        elif is_about_sandbox(event):
+            self._link.records.note_sandbox(received.id)
+        return received
 
-    def _of_backlog(self, told_at: int) -> bool:
-        """Whether an event comes from before the first stream."""
-        if self._began is not None and (not 0 < told_at < self._began or time.monotonic() > self._backlog_until):
+    def _is_backlog(self, created_at: int) -> bool:
+        """Return whether an event is from before the first stream; the first newer event ends the backlog."""
+        if self._began is not None and (not 0 < created_at < self._began or time.monotonic() > self._backlog_until):
             self._began = 0
         return bool(self._began)
 
     async def listing(self) -> Listing:
-        """List what runs."""
+        """List the containers and sandboxes that run."""
         return await self._verbose.listing()
 
     async def inspect(self, id: str) -> Container | None:
@@ -170,7 +170,7 @@ class PodEvents:
 
 
 def refused(error: EngineError) -> bool:
-    """Whether an error is an engine's answer that it tells no pod events, or none to us; any other is an outage."""
+    """Return whether an error means that the engine has no pod events, or refuses them to us; others are outages."""
     return type(error) in {EngineError, UnsupportedEngine} or denied(error)
 
 

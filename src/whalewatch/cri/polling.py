@@ -1,14 +1,14 @@
-"""Follow a CRI engine that tells no events: list again and again, and tell the differences.
+"""Follow a CRI engine without events: list again and again, and report the differences.
 
-The order of things:
+Why this is correct:
 
-* The first listing that is made after the stream was opened is what the differences begin with. What happens after it
-  is a difference of a later one.
-* Looks at the engine never overlap, and each is compared with the one before, whether it was made for a poll or for a
-  listing. So an audit finds nothing that is not told here at the same time.
-* A container that no longer runs never runs again: the CRI gives a successor another id. So an exit is certain, though
-  it bears neither time nor PID.
-* What lives and dies between two looks is never seen.
+* The differences begin with the first listing that is made after the stream was opened. What happens later is a
+  difference of a later listing.
+* Listings of the engine never overlap, and each is compared with the one before, whether it was made for a poll or for
+  the watcher. So an audit finds nothing that is not reported here at the same time.
+* A container that has stopped never runs again: the CRI gives its successor another id. So an exit is certain, although
+  its signal has neither time nor PID.
+* A container that starts and exits between two listings is never seen.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from whalewatch.cri.verbose import Verbose
 
 __all__ = ["Polling"]
 
-LOOK_TIMEOUT = 15.0
-"""Seconds that a look may take."""
+POLL_TIMEOUT = 15.0
+"""Seconds that the listing of a poll may take."""
 
 
 class Polling:
-    """Listings, compared with the former ones."""
+    """Source "poll": each listing is compared with the one before."""
 
     name = "poll"
 
@@ -38,34 +38,35 @@ class Polling:
         self._link = link
         self._verbose = Verbose(link)
         self._interval = interval
-        self._looked = asyncio.Event()
+        self._listed = asyncio.Event()
         self._begun = False
 
     async def signals(self) -> AsyncGenerator[Signal, None]:
-        """Tell differences as they are found.
+        """Report differences as they are found.
 
-        A stream that takes over goes on where the former is: no difference is left out, some may be told twice.
+        A stream that replaces another one continues where that one is: it may report a difference twice, but misses
+        none.
         """
         yield Signal(SignalType.SUBSCRIBED)
         while True:
             try:
                 async with asyncio.timeout(self._interval * random.uniform(0.9, 1.1)):  # noqa: S311 - no secret
-                    await self._looked.wait()
+                    await self._listed.wait()
             except TimeoutError:
-                await self._look()
-            self._looked.clear()
+                await self._poll()
+            self._listed.clear()
             for signal in self._differences():
                 yield signal
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         try:
-            async with asyncio.timeout(LOOK_TIMEOUT):
-                await self._link.records.look()
+            async with asyncio.timeout(POLL_TIMEOUT):
+                await self._link.records.refresh()
         except TimeoutError:
-            raise EngineTimeout(self._link.calls.connection.message(f"no listing within {LOOK_TIMEOUT:g} s")) from None
+            raise EngineTimeout(self._link.calls.connection.message(f"no listing within {POLL_TIMEOUT:g} s")) from None
 
     def _differences(self) -> Iterator[Signal]:
-        """What has changed since the last look; each difference is taken for reported once the next is asked for."""
+        """Yield the changes since the last call; a change counts as reported when the next one is requested."""
         if not self._begun:
             return self._begin()
         entries = [(id, entry, entry.running) for id, entry in self._link.records.entries()]
@@ -84,11 +85,11 @@ class Polling:
             entry.reported = entry.running
 
     async def listing(self) -> Listing:
-        """List what runs."""
+        """List the containers and sandboxes that run."""
         listing = await self._verbose.listing()
         if not self._begun:
             self._begin()
-        self._looked.set()
+        self._listed.set()
         return listing
 
     async def inspect(self, id: str) -> Container | None:

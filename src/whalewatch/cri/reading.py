@@ -1,4 +1,4 @@
-"""What the CRI's messages mean, in the terms of this library. Pure."""
+"""Turn the messages of the CRI into values of this library. Pure."""
 
 from __future__ import annotations
 
@@ -21,45 +21,45 @@ __all__ = [
     "container",
     "container_record",
     "inspection",
+    "is_about_sandbox",
     "moment",
     "pid",
     "pod_labels",
     "process_id",
     "sandbox_record",
     "signal",
-    "tells_sandbox",
     "verbose",
 ]
 
 CONTAINER_NAME = "io.kubernetes.container.name"
-"""Label by which Kubernetes tells the name of a container within its pod."""
+"""Label with which Kubernetes marks the name of a container within its pod."""
 
 ANNOTATION = "io.kubernetes.annotation/"
-"""Before the name of an annotation that is shown as a label."""
+"""Prefix of labels that show annotations."""
 
 POD = (POD_NAME, POD_NAMESPACE, POD_UID)
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 MAX_INFO = 8 * 1024 * 1024
-"""Bytes of verbose information that are read at most; a container's whole OCI specification takes some 10 KiB."""
+"""Most bytes of verbose information that are read; a container's whole OCI specification has some 10 KiB."""
 
 MAX_PID = 2**31 - 1
 
 
 @attrs.frozen(kw_only=True)
 class Record:
-    """What a listing tells of one container or sandbox: of all this, the CRI lets only the state change.
+    """What a listing says about one container or sandbox; the CRI lets only the state change.
 
     Attributes:
-        id: of the container or sandbox.
-        name: of the container within its pod; for a sandbox the name of the pod.
-        labels: as `Container.labels` is to show them.
-        image: as it was named by whoever created the container.
+        id: id of the container or sandbox.
+        name: name of the container within its pod; for a sandbox, the name of the pod.
+        labels: labels as in `Container.labels`.
+        image: name of the image, as given when the container was created.
         running: whether it runs or, for a sandbox, is ready; None if the engine does not know.
         sandbox: whether it is a sandbox.
-        created_at: nanoseconds since the epoch.
-        told: as it came, for applications.
+        created_at: time of its creation, in nanoseconds since the epoch.
+        message: the item of the listing as received, for applications.
     """
 
     id: str
@@ -69,25 +69,28 @@ class Record:
     running: bool | None
     sandbox: bool
     created_at: int
-    told: wire.Container | wire.PodSandbox = attrs.field(eq=False, repr=False)
+    message: wire.Container | wire.PodSandbox = attrs.field(eq=False, repr=False)
 
 
 @attrs.frozen(kw_only=True)
 class Inspection:
-    """What the CRI tells of one container or sandbox that is alive; text not in UTF-8 has replacement characters."""
+    """What the CRI reports about one container or sandbox that is alive.
+
+    Bytes that are not UTF-8 are replaced by replacement characters.
+    """
 
     id: str
     """Identifier of the container or sandbox."""
     name: str
-    """Name of the container within its pod; for a sandbox the name of the pod."""
+    """Name of the container within its pod; for a sandbox, the name of the pod."""
     attempt: int
-    """How many containers, or sandboxes, it follows in its place."""
+    """How many containers or sandboxes it replaces, one after the other."""
     sandbox_id: str
     """Identifier of the sandbox that a container belongs to; "" for a sandbox."""
     created_at: datetime | None
-    """Its creation in UTC, not its start; None if it is not told."""
+    """When it was created, in UTC; it may start later. None if it is not known."""
     image: str
-    """Name of the image, as it was given by whoever created the container; "" for a sandbox."""
+    """Name of the image, as given when the container was created; "" for a sandbox."""
     image_ref: str
     """The image as the engine refers to it; "" for a sandbox."""
     labels: Mapping[str, str]
@@ -97,16 +100,16 @@ class Inspection:
     runtime_handler: str
     """Runtime handler of a sandbox, such as "kata"; "" for the default, and for a container."""
     info: Mapping[str, Any] = attrs.field(repr=False)
-    """The engine's own verbose information, decoded; empty if it was not read (source "native"), or made no sense. Its
-    content differs from engine to engine."""
+    """The engine's verbose information, decoded; its content depends on the engine. Empty with source "native", which
+    does not read it, and if it cannot be decoded."""
 
 
 def container_record(found: wire.Container, pod: Mapping[str, str]) -> Record:
     """Read a listed container.
 
     Args:
-        found: as listed.
-        pod: the labels that tell its pod; what its sandbox says, not what the container says of itself.
+        found: the container as listed.
+        pod: the labels of its pod. They come from its sandbox, because a container can have any labels.
     """
     labels = _labels(found)
     labels.pop(SANDBOX, None)
@@ -122,16 +125,16 @@ def container_record(found: wire.Container, pod: Mapping[str, str]) -> Record:
         running=_running(found.state),
         sandbox=False,
         created_at=found.created_at,
-        told=found,
+        message=found,
     )
 
 
 def sandbox_record(found: wire.PodSandbox) -> Record:
-    """Read a listed sandbox; what its metadata leave out of its pod, its own labels may tell."""
+    """Read a listed sandbox. If its metadata lack a fact about the pod, its labels are used."""
     id, metadata = text(found.id), found.metadata
     labels = _labels(found)
-    for label, told in ((POD_NAME, metadata.name), (POD_NAMESPACE, metadata.namespace), (POD_UID, metadata.uid)):
-        labels[label] = text(told) or labels.get(label, "")
+    for label, value in ((POD_NAME, metadata.name), (POD_NAMESPACE, metadata.namespace), (POD_UID, metadata.uid)):
+        labels[label] = text(value) or labels.get(label, "")
     return Record(
         id=id,
         name=labels[POD_NAME] or id,
@@ -140,12 +143,12 @@ def sandbox_record(found: wire.PodSandbox) -> Record:
         running=found.state == wire.SANDBOX_READY,
         sandbox=True,
         created_at=found.created_at,
-        told=found,
+        message=found,
     )
 
 
 def pod_labels(labels: Mapping[str, str]) -> Mapping[str, str]:
-    """The labels that tell the pod."""
+    """Return only the labels that identify the pod."""
     return {label: labels[label] for label in POD if label in labels}
 
 
@@ -160,11 +163,11 @@ def container(
     """Read a container or sandbox that is alive.
 
     Args:
-        record: of it.
+        record: its record.
         engine: address of the engine.
-        pid: of its initial process, if it is known.
-        status: of a container, if it was asked for.
-        paused: whether it is frozen.
+        pid: PID of its initial process; None if it is not known.
+        status: status of a container, if it was read.
+        paused: whether it is paused.
     """
     return Container(
         id=record.id,
@@ -172,82 +175,82 @@ def container(
         pid=pid,
         labels=record.labels,
         paused=paused,
-        image=record.image,  # a status tells by which name the image goes now
+        image=record.image,  # not that of the status, which is the name that the image has now
         started_at=moment(status.started_at) if status is not None else None,
         engine=engine,
     )
 
 
 def inspection(record: Record, info: Mapping[str, Any]) -> Inspection:
-    """Read all that is told of a container or sandbox, for applications."""
-    told = record.told
-    listed = told if isinstance(told, wire.Container) else wire.Container()
+    """Read everything that the CRI reports about a container or sandbox, for applications."""
+    message = record.message
+    listed = message if isinstance(message, wire.Container) else wire.Container()
     return Inspection(
         id=record.id,
         name=record.name,
-        attempt=told.metadata.attempt,
+        attempt=message.metadata.attempt,
         sandbox_id=text(listed.pod_sandbox_id),
-        created_at=moment(told.created_at),
+        created_at=moment(message.created_at),
         image=record.image,
         image_ref=text(listed.image_ref),
-        labels=_texts(told.labels),
-        annotations=_texts(told.annotations),
-        runtime_handler=text(told.runtime_handler) if isinstance(told, wire.PodSandbox) else "",
+        labels=_texts(message.labels),
+        annotations=_texts(message.annotations),
+        runtime_handler=text(message.runtime_handler) if isinstance(message, wire.PodSandbox) else "",
         info=info,
     )
 
 
 def verbose(info: Iterable[wire.Entry]) -> Mapping[str, Any]:
-    """Decode an engine's verbose information; empty if there is none, if it is huge, or if it makes no sense."""
-    told = next((entry.value for entry in info if entry.key == b"info"), b"")
-    if len(told) > MAX_INFO:
+    """Decode an engine's verbose information; return {} if there is none, if it is too large, or not a JSON object."""
+    encoded = next((entry.value for entry in info if entry.key == b"info"), b"")
+    if len(encoded) > MAX_INFO:
         return {}
     try:
-        decoded = json.loads(told)
+        decoded = json.loads(encoded)
     except (ValueError, RecursionError):
         return {}
     return decoded if isinstance(decoded, dict) else {}
 
 
 def pid(info: Mapping[str, Any]) -> int | None:
-    """The PID in an engine's verbose information; None if it tells none that can be one."""
-    told = info.get("pid")
-    return process_id(told) if type(told) is int else None
+    """Return the PID in an engine's verbose information; None if there is no valid one."""
+    number = info.get("pid")
+    return process_id(number) if type(number) is int else None
 
 
-def process_id(told: int) -> int | None:
-    """A PID as an engine tells it; None if it can be none."""
-    return told if 0 < told <= MAX_PID else None
+def process_id(number: int) -> int | None:
+    """Return a PID that an engine reports; None if it is not valid."""
+    return number if 0 < number <= MAX_PID else None
 
 
 def signal(event: wire.ContainerEventResponse) -> Signal | None:
-    """Read one pod event; None if it is of no interest.
+    """Read one pod event; return None if it is of no interest.
 
     Raises:
-        ValueError: it is not what the CRI promises.
+        ValueError: the event has no container id.
     """
     if not event.container_id:
         raise ValueError("an event names no container")
-    id, told_at = text(event.container_id), moment(event.created_at)
+    id, reported_at = text(event.container_id), moment(event.created_at)
     match event.container_event_type:
         case wire.CONTAINER_STARTED_EVENT:
-            return Signal(SignalType.STARTED, id, told_at)
+            return Signal(SignalType.STARTED, id, reported_at)
         case wire.CONTAINER_STOPPED_EVENT:
             codes = (
                 status.exit_code
                 for status in event.containers_statuses
                 if status.id == event.container_id and status.state == wire.CONTAINER_EXITED
             )
-            return Signal(SignalType.EXITED, id, told_at, exit_code=next(codes, None))
+            return Signal(SignalType.EXITED, id, reported_at, exit_code=next(codes, None))
         case wire.CONTAINER_DELETED_EVENT:
-            # Told by another part of the engine than the stop, which it may overtake: without a time it does not make
-            # that look late. If the stop was lost, an inspect finds that out.
+            # Another part of the engine reports the stop, which may arrive later. So this signal has no time: otherwise
+            # the stop would look late. If the stop was lost, an inspect finds out.
             return Signal(SignalType.CHANGED, id, likely_exiting=True)
     return None
 
 
-def tells_sandbox(event: wire.ContainerEventResponse) -> bool:
-    """Whether an event is about the sandbox of a pod; as far as it can be known, it is said to be one of no pod."""
+def is_about_sandbox(event: wire.ContainerEventResponse) -> bool:
+    """Return whether an event is about the sandbox of a pod; False if that cannot be known."""
     try:
         return wire.PodSandboxStatus.FromString(event.pod_sandbox_status).id == event.container_id
     except DecodeError:
@@ -255,7 +258,7 @@ def tells_sandbox(event: wire.ContainerEventResponse) -> bool:
 
 
 def moment(nanoseconds: int) -> datetime | None:
-    """Read a time, to the microsecond; None for none, and for Go's zero time, which comes as a time before 1970."""
+    """Read a time, to the microsecond; None if it is missing, or Go's zero time, which comes as a time before 1970."""
     return EPOCH + timedelta(microseconds=nanoseconds // 1000) if nanoseconds > 0 else None
 
 
@@ -268,7 +271,7 @@ def _image(image: wire.ImageSpec) -> str:
 
 
 def _labels(found: wire.Container | wire.PodSandbox) -> dict[str, str]:
-    """Its labels, and its annotations as labels."""
+    """Return its labels, and its annotations as labels."""
     annotations = {ANNOTATION + name: value for name, value in _texts(found.annotations).items()}
     return _texts(found.labels) | annotations
 

@@ -1,4 +1,4 @@
-"""What is known of the containers and sandboxes of one connection, each in one entry."""
+"""What is known about the containers and sandboxes of one connection, each in one entry."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ["Entry", "Records"]
 
 @attrs.define
 class Entry:
-    """What is known of one container or sandbox.
+    """What is known about one container or sandbox.
 
-    All but the state of a record stays true as long as its container exists. It is forgotten when the container has
-    exited, and with the first listing that no longer has it.
+    Everything in a record except the state stays true as long as its container exists. The record is forgotten when the
+    container has exited, and at the first listing without it.
 
     Attributes:
-        record: from the latest listing, or from a look-up since; None once it is forgotten.
-        listed: from the latest listing; None if that does not have it.
-        sandbox: whether an event has called it a sandbox, which saves asking for a container of that id.
-        read: the container as it was read while it ran, with the record of that time.
-        reported: the record with which polling has reported that it runs; None if it has not.
+        record: record from the latest listing, or from a later call about this id; None if it is forgotten.
+        listed: record from the latest listing; None if it is not in that listing.
+        sandbox: whether an event has shown that it is a sandbox; then no call needs to look for a container.
+        read: the container as it was read while it ran, together with its record at that time.
+        reported: the record with which polling has reported that it runs; None if polling has not reported it.
     """
 
     record: Record | None = None
@@ -38,33 +38,33 @@ class Entry:
 
     @property
     def running(self) -> Record | None:
-        """The record of what runs by the latest listing, or ran before and is in doubt now; None of anything else."""
+        """The record, if it runs; None if not. If the latest listing does not know, what was reported last counts."""
         if self.listed is None or not (self.listed.running or (self.listed.running is None and self.reported)):
             return None
         return attrs.evolve(self.listed, running=True)
 
 
 class Records:
-    """All entries; listings and look-ups fill them."""
+    """All entries; listings and calls about single containers fill them."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
         self._entries: dict[str, Entry] = {}
-        self._looking = asyncio.Lock()
+        self._refreshing = asyncio.Lock()
 
-    async def look(self) -> Mapping[str, Record]:
-        """List everything, whatever its state.
+    async def refresh(self) -> Mapping[str, Record]:
+        """List all containers and sandboxes, in any state, and return their records by id.
 
-        Looks never overlap, so that what the later returns is never older than what the earlier did. The containers are
-        asked for first: then the listing of sandboxes has those of all of them, but of pods that are just going.
+        Refreshes never overlap, so a later one never returns older states than an earlier one. Containers are listed
+        first: so the listing of sandboxes has the sandboxes of all of them, except of pods that are just being removed.
         """
-        async with self._looking:
+        async with self._refreshing:
             containers = await self._calls.containers()
             listed = {text(found.id): sandbox_record(found) for found in await self._calls.sandboxes() if found.id}
             sandboxes = listed.copy()
             for found in containers:
                 if not found.id:
-                    continue  # nobody could ask about it, or report its end
+                    continue  # without an id, nothing can be asked or reported about it
                 former = self._entries.get(text(found.id))
                 sandbox = sandboxes.get(text(found.pod_sandbox_id)) or (former.record if former else None)
                 record = container_record(found, pod_labels(sandbox.labels) if sandbox is not None else {})
@@ -80,7 +80,7 @@ class Records:
             return listed
 
     async def find(self, id: str) -> Record | None:
-        """One record, from memory or from the engine; None if there is neither a container nor a sandbox of that id."""
+        """Return one record, from memory or from the engine; None if no container or sandbox has this id."""
         entry = self._entries.get(id, Entry())
         if entry.record is not None:
             return entry.record
@@ -89,7 +89,7 @@ class Records:
         return await self.find_container(id) or await self.find_sandbox(id)
 
     async def find_container(self, id: str) -> Record | None:
-        """The record of a container."""
+        """Return the record of a container; None if there is none with this id."""
         record = self._entries.get(id, Entry()).record
         if record is None and (found := await self._calls.container(id)) is not None:
             sandbox = await self.find_sandbox(text(found.pod_sandbox_id))
@@ -98,34 +98,34 @@ class Records:
         return record
 
     async def find_sandbox(self, id: str) -> Record | None:
-        """The record of a sandbox."""
+        """Return the record of a sandbox; None if there is none with this id."""
         record = self._entries.get(id, Entry()).record
         if record is None and id and (found := await self._calls.sandbox(id)) is not None:
             record = self._entry(id).record = sandbox_record(found)
         return record
 
     def read(self, record: Record) -> Container | None:
-        """The container as it was read; None if it was not, or if its record has changed since."""
+        """Return the container as it was read; None if it was not read, or if its record has changed since."""
         read = self._entries.get(record.id, Entry()).read
         return read[1] if read is not None and read[0] == record else None
 
     def note_read(self, record: Record, container: Container) -> None:
-        """Take note of a container that was read while it ran."""
+        """Remember a container that was read while it ran."""
         self._entry(record.id).read = (attrs.evolve(record, running=True), container)
 
     def note_sandbox(self, id: str) -> None:
-        """Take note that an id is that of a sandbox."""
+        """Remember that an id belongs to a sandbox."""
         self._entry(id).sandbox = True
 
     def forget(self, id: str) -> None:
-        """Forget what has exited."""
+        """Forget the record of a container or sandbox that has exited."""
         if (entry := self._entries.get(id)) is not None:
             entry.record, entry.read, entry.sandbox = None, None, False
             if entry == Entry():
                 del self._entries[id]
 
     def entries(self) -> Iterator[tuple[str, Entry]]:
-        """All entries as of now; those that appear meanwhile are left out."""
+        """Iterate over the entries that exist now; entries that are added meanwhile are left out."""
         return iter([*self._entries.items()])
 
     def _entry(self, id: str) -> Entry:

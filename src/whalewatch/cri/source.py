@@ -1,4 +1,4 @@
-"""Where changes come from: what the three sources have in common."""
+"""What the three sources of changes have in common."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ __all__ = ["Link", "Source"]
 
 
 class Source(Protocol):
-    """One way to follow a CRI engine, for the time of one connection."""
+    """One way to follow a CRI engine, during one connection."""
 
     @property
     def name(self) -> str:
-        """As `Status.source` tells it."""
+        """Name of the source, as in `Status.source`."""
 
     def signals(self) -> AsyncGenerator[Signal, None]:
-        """As `Engine.signals`."""
+        """Do what `Engine.signals` does."""
 
     async def listing(self) -> Listing:
-        """As `Engine.listing`."""
+        """Do what `Engine.listing` does."""
 
     async def inspect(self, id: str) -> Container | None:
-        """As `Engine.inspect`."""
+        """Do what `Engine.inspect` does."""
 
 
 @attrs.frozen
 class Link:
-    """One connection, and what belongs to it.
+    """One connection, and the objects that belong to it.
 
     Attributes:
-        calls: over it.
-        records: of what was listed over it.
-        seen: events that came over it.
-        lost: events that could not be understood.
-        address: of the engine.
-        packer: of the application.
-        closing: what has to be let go of before the connection is.
-        without_pid: called with each container that runs and of which no PID is told.
+        calls: makes calls over the connection.
+        records: the containers and sandboxes that were listed over the connection.
+        seen: remembers the events of the connection.
+        lost: logs events that could not be understood.
+        address: address of the engine.
+        packer: fills the rucksacks for the application.
+        closing: closes everything that has to be closed before the connection.
+        report_missing_pid: called with each container that runs, but for which the engine reports no PID.
     """
 
     calls: Calls
@@ -58,8 +58,8 @@ class Link:
     address: str
     packer: Packer[Inspection]
     closing: AsyncExitStack
-    without_pid: Callable[[Container], None]
+    report_missing_pid: Callable[[Container], None]
 
-    def packed(self, container: Container, record: Record, info: Mapping[str, Any]) -> Container:
-        """Fill the rucksack of a container, if the application wants that."""
+    def pack(self, container: Container, record: Record, info: Mapping[str, Any]) -> Container:
+        """Fill the rucksack of a container, if the application has given a ``pack`` function."""
         return self.packer.pack(container, inspection(record, info)) if self.packer else container

@@ -1,4 +1,4 @@
-"""Read containers by the CRI alone: listings say what runs, the verbose status of each says its PID."""
+"""Read containers with the CRI alone: listings say which run, and the verbose status of each has its PID."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ __all__ = ["Verbose"]
 
 
 class Verbose:
-    """Listings and inspects for the sources that have nothing but the CRI.
+    """Listings and inspects for the sources that use only the CRI.
 
-    In the CRI a container runs once only: started again it is another container, with another id. So a container that
-    was read while it ran is known as long as listings say that it runs. A new connection reads everything anew.
+    In the CRI a container runs only once: after a restart it is another container, with another id. So a container that
+    was read while it ran does not need to be read again as long as listings say that it runs. A new connection reads
+    all containers again.
     """
 
     def __init__(self, link: Link) -> None:
         self._link = link
 
     async def listing(self) -> Listing:
-        """List what runs: two calls, and what was not read yet is left to inspects.
+        """List the containers and sandboxes that run, with two calls; inspects have to read those not read before.
 
-        The engine keeps the states itself, so that what it does not list as running does not run.
+        The engine itself stores the states, so a container that it does not list as running does not run.
         """
-        records = await self._link.records.look()
+        records = await self._link.records.refresh()
         running = {id: self._listed(record) for id, record in records.items() if record.running is not False}
         return Listing(containers=running, absence_is_death=True)
 
@@ -39,9 +40,10 @@ class Verbose:
         return ListedContainer(facts=FrozenMapping({"name": record.name, "labels": record.labels}))
 
     async def inspect(self, id: str) -> Container | None:
-        """Read one container or sandbox; None if it does not run.
+        """Read one container or sandbox; return None if it does not run.
 
-        A container of which no PID is told is alive without one. A sandbox may well have no process.
+        A container for which the engine reports no PID is alive without one. But a sandbox may have no process, and
+        then it is not alive.
         """
         record = await self._link.records.find(id)
         if record is None:
@@ -57,8 +59,8 @@ class Verbose:
         status = answer.status if isinstance(answer.status, wire.ContainerStatus) else None
         read = container(record, self._link.address, process, status=status)
         if process is None:
-            self._link.without_pid(read)
-        read = self._link.packed(read, record, info)
+            self._link.report_missing_pid(read)
+        read = self._link.pack(read, record, info)
         if process is not None:
             self._link.records.note_read(record, read)
         return read
@@ -70,17 +72,18 @@ class Verbose:
         except EngineError as error:
             if type(error) is not EngineError:
                 raise
-            # Not every engine says by the status of the call that there is no such thing.
+            # Not every engine uses the status NOT_FOUND, so list it to see whether it exists.
             if await (calls.sandbox(id) if record.sandbox else calls.container(id)) is not None:
                 raise
             return None
 
     def _runs(self, id: str, status: wire.ContainerStatus | wire.PodSandboxStatus) -> bool:
-        told = self._link.calls.connection.message
+        message = self._link.calls.connection.message
         if text(status.id) != id:
-            raise ProtocolViolation(told(f"asked about {printable(id)}, it tells of {printable(text(status.id))!r}"))
+            answered = printable(text(status.id))
+            raise ProtocolViolation(message(f"asked about {printable(id)}, it answers about {answered!r}"))
         if isinstance(status, wire.PodSandboxStatus):
             return status.state == wire.SANDBOX_READY
         if status.state == wire.CONTAINER_UNKNOWN:
-            raise EngineError(told(f"it does not know whether {printable(id)} runs"))
+            raise EngineError(message(f"it does not know whether {printable(id)} runs"))
         return status.state == wire.CONTAINER_RUNNING
