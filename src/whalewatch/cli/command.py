@@ -1,4 +1,4 @@
-"""The command line: ``whalewatch watch`` shows what is alive, then what happens, as text or as JSON Lines."""
+"""The command line: ``whalewatch watch`` shows the containers that are alive, then events, as text or JSON Lines."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from whalewatch.cli.render import DIM, Line, back, event_line, lost, painted, pi
 __all__ = ["main"]
 
 OK, FAILED, MISUSED = 0, 1, 2
-"""Exit codes; argparse too exits with 2."""
+"""Exit codes; argparse uses 2 as well."""
 
 DESCRIPTION = "Know at any moment which containers are alive."
 
 EPILOG = """\
-ADDRESS is the URL (unix, tcp, http, https, ssh) or the path of the socket of a Docker engine. Without one the engine is
-found as Docker's own client finds it: DOCKER_HOST, the current context, the well-known sockets. For containerd it is
-containerd:// before the path of the socket, as in containerd:///run/containerd/containerd.sock; for an engine that
-speaks Kubernetes' CRI it is cri://, as in cri:///run/crio/crio.sock.
+ADDRESS is the URL (unix, tcp, http, https, ssh) of a Docker engine, or the path of its socket. Without ADDRESS the
+engine is found as Docker's own client finds it: DOCKER_HOST, the current context, the well-known sockets. For
+containerd, put containerd:// before the path of the socket, as in containerd:///run/containerd/containerd.sock. For an
+engine that speaks Kubernetes' CRI, put cri:// before it, as in cri:///run/crio/crio.sock.
 
 Exit codes: 0 the watch was ended by Ctrl-C, SIGTERM or --seconds; 1 it failed, or was never in sync in that time;
 2 the arguments cannot be used.
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _discard_output()
         return OK
-    except OSError as error:  # the output: those of the engine are translated
+    except OSError as error:  # an error of the output: those of the engine are translated
         print(f"whalewatch: {printable(error)}", file=sys.stderr)
         _discard_output()
         return FAILED
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    watch.add_argument("address", nargs="?", metavar="ADDRESS", help="of Docker, containerd or a CRI engine")
+    watch.add_argument("address", nargs="?", metavar="ADDRESS", help="address of Docker, containerd or a CRI engine")
     watch.add_argument("--json", action="store_true", help="one JSON object per line (JSON Lines)")
     watch.add_argument("--seconds", type=_seconds, metavar="N", help="end after N seconds")
     parser.set_defaults(error=parser.error)
@@ -113,24 +113,26 @@ def _watch(options: argparse.Namespace) -> int:
         return MISUSED
     out, err = sys.stdout, sys.stderr
     if hasattr(out, "reconfigure"):
-        out.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 is no reason to end
+        out.reconfigure(errors="backslashreplace")  # do not fail on a terminal without UTF-8
     printer: _Printer = _JsonLines(out) if options.json else _Text(out)
     with _logging_to(err):
         return asyncio.run(_until_stopped(follow(watcher, printer, err), options.seconds, watcher))
 
 
 def _watcher(address: str | None) -> Watcher:
-    """Make a watcher for the engine to which an address belongs; loads what that engine needs, and no more."""
+    """Make a watcher for the engine of an address; load only the modules that this engine needs."""
     scheme, colon, path = (address or "").partition(":")
     if colon and scheme in {"containerd", "cri"}:
         path = path.removeprefix("//")
         if not path.startswith("/"):
-            told = f"{printable(address)!r} names no absolute path of a socket"
-            raise AddressError(f"{told}: {scheme}:///run/containerd/containerd.sock is one")
-        from whalewatch import containerd, cri  # noqa: PLC0415 - gRPC takes time to load, and Docker needs none
+            example = f"{scheme}:///run/containerd/containerd.sock"
+            raise AddressError(
+                f"{printable(address)!r} has no absolute path of a socket: give an address such as {example}"
+            )
+        from whalewatch import containerd, cri  # noqa: PLC0415 - gRPC takes time to load, and Docker does not need it
 
         return cri.watch(f"unix://{path}") if scheme == "cri" else containerd.watch(f"unix://{path}")
-    from whalewatch import moby  # noqa: PLC0415 - the HTTP client takes time to load, and --help needs none
+    from whalewatch import moby  # noqa: PLC0415 - the HTTP client takes time to load, and --help does not need it
 
     return moby.watch(address)
 
@@ -139,60 +141,60 @@ def _watcher(address: str | None) -> Watcher:
 
 
 class _Printer(Protocol):
-    """Tells a watch on standard output."""
+    """Prints a watch on standard output."""
 
     def snapshot(self, snapshot: Snapshot, engine: Mapping[str, str]) -> None:
-        """Tell the picture that all events follow."""
+        """Print the picture from which the events start."""
 
     def event(self, event: ContainerEvent) -> None:
-        """Tell one event."""
+        """Print one event."""
 
     def status(self, status: Status, snapshot: Snapshot) -> None:
-        """Tell how the watch is doing."""
+        """Print a new status of the watch."""
 
 
 async def follow(watcher: Watcher, printer: _Printer, err: TextIO) -> None:
-    """Tell the first picture, then all that follows, until cancelled or until the watch ends."""
+    """Print the first picture, then all events and statuses, until cancelled or until the watch ends."""
     async with watcher:
         await _first_sync(watcher, err)
         version = await watcher.engine.version()
-        # No await between the two: the watcher runs in this loop, so that the events begin where the picture ends.
+        # No await between the two: the watcher runs in the same event loop, so the events begin where the picture ends.
         events, snapshot = watcher.events(replay=False), watcher.portfolio.snapshot()
         engine = {"type": watcher.engine.type, "address": watcher.engine.address, "version": version}
         printer.snapshot(snapshot, engine)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_tell_status(watcher, watcher.status, printer))
-            await _tell_events(events, printer)
+            tasks.create_task(_print_statuses(watcher, watcher.status, printer))
+            await _print_events(events, printer)
 
 
 async def _first_sync(watcher: Watcher, err: TextIO) -> None:
-    """Wait for the first synchronisation, and say once what stands in its way."""
-    told = ""
+    """Wait for the first synchronisation, and print each reason for a delay once."""
+    printed = ""
     async for status in watcher.status_changes():
         if watcher.portfolio.snapshot().synced:
             return
         if status.state is WatchState.CLOSED:
             await watcher.ready()
-        elif status.state is WatchState.DISCONNECTED and (why := printable(status.error or "", 1000)) != told:
+        elif status.state is WatchState.DISCONNECTED and (why := printable(status.error or "", 1000)) != printed:
             print(f"whalewatch: {why}; trying again", file=err, flush=True)
-            told = why
+            printed = why
 
 
-async def _tell_events(events: Subscription, printer: _Printer) -> None:
+async def _print_events(events: Subscription, printer: _Printer) -> None:
     async with events:
         async for event in events:
             printer.event(event)
 
 
-async def _tell_status(watcher: Watcher, told: Status, printer: _Printer) -> None:
+async def _print_statuses(watcher: Watcher, printed: Status, printer: _Printer) -> None:
     async for status in watcher.status_changes():
-        if status is not told:
+        if status is not printed:
             printer.status(status, watcher.portfolio.snapshot())
-            told = status
+            printed = status
 
 
 async def _until_stopped(work: Any, seconds: float | None, watcher: Watcher) -> int:
-    """Run `work` until a signal, the time, or its own end ends it, and return the exit code."""
+    """Run `work` until it ends, a signal comes or the time is over, and return the exit code."""
     task = asyncio.ensure_future(work)
     loop = asyncio.get_running_loop()
     stopped: list[signal.Signals] = []
@@ -212,7 +214,7 @@ async def _until_stopped(work: Any, seconds: float | None, watcher: Watcher) -> 
 
 
 def _failed(error: BaseException) -> int:
-    """Say why the watch failed, in one line if it was foreseen."""
+    """Print why the watch failed, in one line; raise errors that are not of this library."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     if not isinstance(error, WhalewatchError):
@@ -225,7 +227,7 @@ def _failed(error: BaseException) -> int:
 
 
 class _Text:
-    """One line each, for people."""
+    """Prints one line for each event, for people."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -237,8 +239,8 @@ class _Text:
 
     def snapshot(self, snapshot: Snapshot, engine: Mapping[str, str]) -> None:
         kind = "CRI" if engine["type"] == "cri" else engine["type"].capitalize()
-        told = f"{kind} engine {engine['version']} at {engine['address']}"
-        for line in picture(snapshot, printable(told, 1000)):
+        shown = f"{kind} engine {engine['version']} at {engine['address']}"
+        for line in picture(snapshot, printable(shown, 1000)):
             self._print(line)
         self._print((("now following events", DIM),))
 
@@ -258,13 +260,13 @@ class _Text:
 
 
 class _JsonLines:
-    """One JSON object per line, for programs; docs/command-line.md tells the schema."""
+    """Prints one JSON object per line, for programs; docs/command-line.md describes the schema."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
 
     def _print(self, type: str, document: Mapping[str, Any]) -> None:
-        # ASCII only: foreign text cannot bring control characters, nor fail to be encoded.
+        # ASCII only, so that foreign text never contains control characters, and can always be encoded.
         print(json.dumps({"type": type, **document}, ensure_ascii=True), file=self._out, flush=True)
 
     def snapshot(self, snapshot: Snapshot, engine: Mapping[str, str]) -> None:
@@ -330,7 +332,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def _termination_interrupts() -> Iterator[None]:
-    """Let SIGTERM end us as Ctrl-C does, before the event loop runs and after it too."""
+    """Let SIGTERM end the program as Ctrl-C does, also before and after the event loop runs."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -343,7 +345,7 @@ def _termination_interrupts() -> Iterator[None]:
 
 @contextmanager
 def _handling(loop: asyncio.AbstractEventLoop, stop: Callable[[signal.Signals], None]) -> Iterator[None]:
-    """Have signals stop the work; only the main thread may, and others need not."""
+    """Let signals stop the work. Only the main thread may handle signals; other threads do not need to."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -356,8 +358,8 @@ def _handling(loop: asyncio.AbstractEventLoop, stop: Callable[[signal.Signals], 
             loop.remove_signal_handler(number)
 
 
-class _Told(logging.Filter):
-    """Why the watch failed is told by its status already."""
+class _WithoutFailures(logging.Filter):
+    """Leaves out records about a failure of the watch: the status reports it already."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         arguments = record.args if isinstance(record.args, tuple) else ()
@@ -374,7 +376,7 @@ def _logging_to(err: TextIO) -> Iterator[None]:
     """Show the library's warnings, one line each."""
     handler = logging.StreamHandler(err)
     handler.setFormatter(_OneLine())
-    handler.addFilter(_Told())
+    handler.addFilter(_WithoutFailures())
     log = logging.getLogger("whalewatch")
     log.addHandler(handler)
     try:
@@ -384,7 +386,7 @@ def _logging_to(err: TextIO) -> Iterator[None]:
 
 
 def _discard_output() -> None:
-    """Nobody takes it any more: keep the interpreter from saying so when it flushes at its end."""
+    """Discard output that nobody reads any more: else the interpreter reports an error when it flushes at its end."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

@@ -1,7 +1,7 @@
 """Pictures, events and states as lines of text for people: pure functions over values.
 
-Every foreign string passes through `printable`, and widths are counted in terminal cells, so that a container's name
-can neither move the cursor nor spoil the columns.
+Every foreign string passes through `printable`, and widths are counted in terminal cells. So the name of a container
+can neither move the cursor nor misalign the columns.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ BOLD, DIM, RED, GREEN, YELLOW, CYAN = "1", "2", "31", "32", "33", "36"
 """Parameters of the terminal's "select graphic rendition"."""
 
 Span = tuple[str, str]
-"""Text and its colour, "" for none."""
+"""Text and its colour; "" for no colour."""
 
 Line = tuple[Span, ...]
 
-NAME = 64
-"""Characters of a name that are shown at most."""
+MAX_NAME = 64
+"""Most characters of a name that are shown."""
 
 GAP = "  "
 
@@ -72,7 +72,7 @@ _HEALTH_COLOURS = {Health.STARTING: YELLOW, Health.HEALTHY: GREEN, Health.UNHEAL
 
 
 def cells(text: str) -> int:
-    """Count the terminal cells that printable text takes."""
+    """Return the number of terminal cells that printable text takes."""
     return len(text) if text.isascii() else sum(_cells(character) for character in text)
 
 
@@ -96,7 +96,7 @@ def _clipped(text: str, width: int) -> str:
 
 
 def painted(line: Line, *, colour: bool, width: int | None = None) -> str:
-    """Make a line ready for output: cut to `width` cells, with colours or without."""
+    """Return a line as text for output: cut to `width` cells, with or without colours."""
     pieces, left = [], width
     for text, sgr in line:
         shown = text if left is None else _clipped(text, left)
@@ -116,9 +116,9 @@ class Column:
     """A column of a table.
 
     Attributes:
-        title: its heading.
-        least: cells below which it is not cut.
-        rank: where there is no room even so, the columns of the greatest rank are left out first; 0 stays.
+        title: heading of the column.
+        least: the column is never cut to fewer cells than this.
+        rank: if the columns still do not fit, those of the greatest rank are left out first; rank 0 is never left out.
     """
 
     title: str
@@ -127,7 +127,7 @@ class Column:
 
 
 def widths(columns: Sequence[Column], rows: Iterable[Sequence[Span]], width: int | None) -> list[int]:
-    """Find the cells for each column so that all fit into `width`: the widest is cut first; 0 leaves one out."""
+    """Return the cells of each column so that all fit into `width`. The widest is cut first; 0 means left out."""
     wanted = [cells(column.title) for column in columns]
     for row in rows:
         wanted = [max(known, cells(text)) for known, (text, _) in zip(wanted, row, strict=True)]
@@ -166,17 +166,17 @@ def aligned(row: Sequence[Span], columns: Sequence[int]) -> Line:
 
 
 def short(id: str) -> str:
-    """The beginning of an id, as Docker shows it."""
-    return printable(id, NAME)[:12]
+    """Return the beginning of an id, as Docker shows it."""
+    return printable(id, MAX_NAME)[:12]
 
 
 def local(moment: datetime) -> str:
-    """A time of day for people: local, to the millisecond."""
+    """Return a local time of day, to the millisecond."""
     return moment.astimezone().isoformat(timespec="milliseconds")[11:23]
 
 
 def health(container: Container) -> Span:
-    """The result of a container's own health check, "" without one."""
+    """Return the result of a container's own health check; "" if it has none."""
     found = container.health
     return (found.value, _HEALTH_COLOURS[found]) if found else ("", "")
 
@@ -191,14 +191,14 @@ def _state(container: Container) -> Span:
 
 def _addresses(container: Container) -> str:
     return ", ".join(
-        f"{address} ({printable(network, NAME)})"
+        f"{address} ({printable(network, MAX_NAME)})"
         for network, addresses in container.addresses.items()
         for address in addresses
     )
 
 
 def _port(port: Port) -> str:
-    inside = f"{port.port}/{printable(port.protocol, NAME)}"
+    inside = f"{port.port}/{printable(port.protocol, MAX_NAME)}"
     if port.host_port is None:
         return inside
     host = port.host_ip
@@ -208,7 +208,7 @@ def _port(port: Port) -> str:
 
 
 def _ports(container: Container) -> str:
-    return ", ".join(dict.fromkeys(_port(port) for port in container.ports))  # IPv4 and IPv6 are told apart by Docker
+    return ", ".join(dict.fromkeys(_port(port) for port in container.ports))  # Docker lists IPv4 and IPv6 separately
 
 
 _COLUMNS = ("NAME", "ID", "PID", "IMAGE", "STATE", "ADDRESSES", "PORTS")
@@ -216,10 +216,10 @@ _COLUMNS = ("NAME", "ID", "PID", "IMAGE", "STATE", "ADDRESSES", "PORTS")
 
 def _row(container: Container) -> tuple[Span, ...]:
     return (
-        (GAP + printable(container.name, NAME), BOLD),
+        (GAP + printable(container.name, MAX_NAME), BOLD),
         (short(container.id), ""),
         ("-" if container.pid is None else str(container.pid), ""),
-        (printable(container.image, NAME), ""),
+        (printable(container.image, MAX_NAME), ""),
         _state(container),
         (_addresses(container) or "-", ""),
         (_ports(container) or "-", ""),
@@ -227,17 +227,17 @@ def _row(container: Container) -> tuple[Span, ...]:
 
 
 def counted(number: int, what: str) -> str:
-    """Name a number of things: "1 container", "2 containers"."""
+    """Return a number with its noun: "1 container", "2 containers"."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def heading(project: str) -> str:
-    """Name a project, "" included."""
-    return printable(project, NAME) or "(no project)"
+    """Return the name of a project as it is shown; "(no project)" for ""."""
+    return printable(project, MAX_NAME) or "(no project)"
 
 
 def picture(snapshot: Snapshot, engine: str) -> Iterator[Line]:
-    """Tell a whole picture: the projects and their containers, in aligned columns."""
+    """Return the lines of a whole picture: the projects and their containers, in aligned columns."""
     yield (
         (f"{engine}: ", ""),
         (counted(snapshot.total(), "container"), BOLD),
@@ -259,7 +259,7 @@ def picture(snapshot: Snapshot, engine: str) -> Iterator[Line]:
 
 
 def event_line(event: ContainerEvent) -> Line:
-    """Tell one event: when, what, which container, of which project, and what there is to know besides."""
+    """Return the line of one event: its time, type, container and project, and more details."""
     container = event.container
     after = " (found afterwards)" if event.origin is Origin.RESYNC else ""
     return (
@@ -267,7 +267,7 @@ def event_line(event: ContainerEvent) -> Line:
         (GAP, ""),
         (f"{event.type.value:<8}", COLOURS[event.type]),
         (GAP, ""),
-        (_padded(printable(container.name, NAME), 18), BOLD),
+        (_padded(printable(container.name, MAX_NAME), 18), BOLD),
         (GAP, ""),
         (_padded(heading(container.project), 12), CYAN),
         (GAP, ""),
@@ -285,7 +285,7 @@ def _detail(event: ContainerEvent) -> str:
     match event.type:
         case EventType.STARTED:
             pid = "" if container.pid is None else f"pid {container.pid}, "
-            return f"{pid}{printable(container.image, NAME)}{', paused' if container.paused else ''}"
+            return f"{pid}{printable(container.image, MAX_NAME)}{', paused' if container.paused else ''}"
         case EventType.EXITED:
             return "exit code unknown" if event.exit_code is None else f"exit code {event.exit_code}"
         case EventType.UPDATED:
@@ -298,39 +298,39 @@ def _changes(before: Container | None, after: Container) -> Iterator[str]:
     if before is None:
         return
     if before.name != after.name:
-        yield f"renamed from {printable(before.name, NAME)}"
+        yield f"renamed from {printable(before.name, MAX_NAME)}"
     if before.health is not after.health:
         yield f"health {after.health.value if after.health else 'unknown'}"
     for network in sorted({*before.addresses, *after.addresses}):
         former, present = before.addresses.get(network), after.addresses.get(network)
         shown = ", ".join(str(address) for address in present or ()) or "no address"
         if present is None:
-            yield f"left {printable(network, NAME)}"
+            yield f"left {printable(network, MAX_NAME)}"
         elif former != present:
-            yield f"{'joined' if former is None else 'now in'} {printable(network, NAME)} with {shown}"
+            yield f"{'joined' if former is None else 'now in'} {printable(network, MAX_NAME)} with {shown}"
     if before.ports != after.ports:
         yield f"ports {_ports(after) or 'none'}"
-    told = {"name", "health", "addresses", "ports", "rucksack"}
-    others = (field.name for field in attrs.fields(Container) if field.name not in told)
+    shown_above = {"name", "health", "addresses", "ports", "rucksack"}
+    others = (field.name for field in attrs.fields(Container) if field.name not in shown_above)
     changed = [name for name in others if getattr(before, name) != getattr(after, name)]
     if changed:
         yield f"{', '.join(changed)} changed"
 
 
 def lost(status: Status) -> Line:
-    """Tell that the engine was lost, and why."""
+    """Return a line that says that the engine was lost, and why."""
     why = printable(status.error or "no reason known", 1000)
     return ((local(status.since), DIM), (GAP, ""), ("engine lost", RED), (f": {why}; trying again", ""))
 
 
 def back(status: Status, snapshot: Snapshot) -> Line:
-    """Tell that the engine is followed again."""
+    """Return a line that says that the watch is in sync again."""
     found = f": in sync again, {counted(snapshot.total(), 'container')}, revision {snapshot.revision}"
     return ((local(status.since), DIM), (GAP, ""), ("engine back", GREEN), (found, ""))
 
 
 def summary(seconds: float, events: int, stats: Stats) -> str:
-    """Tell what was seen, and what it cost the engine."""
+    """Return a line with the number of events, revisions and outages, and the calls to the engine."""
     calls = ", ".join(f"{count} {kind}" for kind, count in sorted(stats.calls.items()))
     return (
         f"{seconds:.0f} s: {counted(events, 'event')}, {counted(stats.revisions, 'revision')}, "
