@@ -125,16 +125,20 @@ async def test_failing_namespace_keeps_its_last_known_containers_and_is_warned_a
         await eventually(lambda: watcher.stats.unresolved == 0 and watcher.status.state is WatchState.SYNCED)
 
 
-async def test_namespace_that_could_not_be_listed_at_first_is_seen_later(fake: FakeContainerd) -> None:
+async def test_what_could_not_be_read_at_first_is_seen_later(fake: FakeContainerd) -> None:
     fake.run("web", "bad")
+    fake.run("stuck")
     fake.run("web")
-    fault = fake.faults.fail("container_list_stream", "INTERNAL", namespace="bad")
+    fake.faults.fail("container_list_stream", "INTERNAL", namespace="bad")
+    fake.faults.hang_shim("stuck", timeout=0.05)
     async with watch(fake.address) as watcher:
         await watcher.ready(PATIENCE)
         assert [c.id for c in watcher.portfolio.snapshot()] == ["web"]
-        fault.undo()
-        found = await watcher.portfolio.wait_for("bad/web", PATIENCE)
-        assert found.pid is not None
+        assert watcher.stats.unresolved == 2
+        fake.faults.clear()
+        for id in ("bad/web", "stuck"):
+            found = await watcher.portfolio.wait_for(id, PATIENCE)
+            assert found.pid is not None
 
 
 async def test_listing_fails_if_all_namespaces_do_or_none_can_be_named(
@@ -272,18 +276,6 @@ async def test_hung_shim_keeps_the_last_known_state(version: str) -> None:
                 assert watcher.stats.unresolved == 1
             await eventually(lambda: watcher.stats.unresolved == 0)
             assert check.of("stuck") == []
-
-
-async def test_hung_shim_seen_first_is_absent_until_it_answers(fake: FakeContainerd) -> None:
-    fake.run("stuck")
-    fake.run("web")
-    fault = fake.faults.hang_shim("stuck", timeout=0.05)
-    async with watch(fake.address) as watcher:
-        await watcher.ready(PATIENCE)
-        assert [c.id for c in watcher.portfolio.snapshot()] == ["web"]
-        assert watcher.stats.unresolved == 1
-        fault.undo()
-        await watcher.portfolio.wait_for("stuck", PATIENCE)
 
 
 # ---- events
@@ -453,26 +445,23 @@ async def test_duplicated_and_late_events_do_no_harm(fake: FakeContainerd) -> No
         await check.expect("web", "started", "paused", "unpaused", "exited", "started")
 
 
-@pytest.mark.parametrize("lost", [{"/tasks/exit"}, {"/tasks/exit", "/tasks/delete"}])
-async def test_lost_exit_is_made_up_for_by_the_deletion(fake: FakeContainerd, lost: set[str]) -> None:
+@pytest.mark.parametrize(
+    "lost", [{"/tasks/exit"}, {"/tasks/exit", "/tasks/delete"}, None], ids=["exit", "both", "late"]
+)
+async def test_exit_that_is_lost_or_late_is_made_up_for_by_the_deletion(
+    fake: FakeContainerd, lost: set[str] | None
+) -> None:
     fake.run("web")
     fake.run("other")
     async with following(fake) as check:
-        with fake.faults.drop(lambda event: event.topic in lost):
+        # containerd tells the last of three, and the shim the others
+        fault = fake.faults.reorder(3) if lost is None else fake.faults.drop(lambda event: event.topic in lost)
+        with fault:
             fake.delete("web")
             (exited,) = await check.expect("web", "exited")
         assert exited.origin is Origin.ENGINE
-        assert exited.exit_code == (None if "/tasks/delete" in lost else 137)
-
-
-async def test_exit_behind_the_deletion_brings_its_code_and_costs_no_call(fake: FakeContainerd) -> None:
-    fake.run("web")
-    async with following(fake) as check:
-        with fake.faults.reorder(3):  # containerd tells the last, and the shim the others
-            fake.delete("web")
-        (exited,) = await check.expect("web", "exited")
-        assert exited.exit_code == 137
-        assert "task" not in check.watcher.stats.calls
+        assert exited.exit_code == (None if lost and "/tasks/delete" in lost else 137)
+        assert "task" not in check.watcher.stats.calls or lost
 
 
 async def test_lost_events_are_found_by_the_audit(fake: FakeContainerd) -> None:

@@ -96,8 +96,10 @@ async def test_pods_are_followed_from_start_to_removal(engine: Engine) -> None:
         assert pod.sandbox is not None
         assert (pod.sandbox.id, pod.sandbox.name) == (early.id, "early")
         assert pod.container_names == ("app",)
-        started_at = portfolio.snapshot().container(app).started_at  # type: ignore[union-attr]
-        assert (started_at is None) is (engine.source == "native")
+        found_app = pod.container("app")
+        assert found_app is not None
+        assert (found_app.started_at is None) is (engine.source == "native")
+        assert app in portfolio.snapshot()
 
         shop = await control.run_pod("shop", labels={"app": "shop"})
         await check.expect(shop.id, "started")

@@ -125,12 +125,9 @@ def test_container_cannot_pretend_to_be_in_another_pod_or_a_sandbox() -> None:
     assert forged.labels["io.kubernetes.pod.uid"] == "u1"
 
 
-def test_container_of_an_unknown_pod_keeps_what_it_says_of_itself() -> None:
+def test_container_of_an_unknown_pod_keeps_what_it_says_of_itself_and_without_a_name_it_has_its_id() -> None:
     record = container_record(listed(labels=entries(**{"io.kubernetes.pod.uid": "u9"})), {})
     assert record.labels["io.kubernetes.pod.uid"] == "u9"
-
-
-def test_what_has_no_name_has_its_id() -> None:
     nameless = container_record(wire.Container(id=b"c1"), {})
     assert (nameless.name, dict(nameless.labels)) == ("c1", {})
     assert sandbox_record(wire.PodSandbox(id=b"s1")).name == "s1"

@@ -325,15 +325,20 @@ EACH = pytest.mark.parametrize("source", ["native", "pod-events", "poll"])
 
 
 @BOTH
-async def test_one_listing_each_and_one_status_for_each_that_runs(engine: FakeCRI, source: str) -> None:
+async def test_one_status_is_asked_of_each_that_runs_which_the_application_may_pack(
+    engine: FakeCRI, source: str
+) -> None:
+    def pack(container: Container, inspection: cri.Inspection) -> tuple[str, int]:
+        return (inspection.sandbox_id, inspection.info["pid"])
+
     pod = engine.run_pod("shop")
     ids = [engine.run(pod, f"c{number}") for number in range(5)]
     engine.exit(ids[4])
-    async with following(engine, source=source, poll=60) as check:
+    async with following(engine, source=source, poll=60, pack=pack) as check:
         await engine.until(lambda: asked(engine, "container_list", "pod_list") == 4)  # and again to confirm
-        assert check.watcher.portfolio.snapshot().total() == 5
-        assert engine.requests["container_status"] == 4
-        assert engine.requests["pod_status"] == 1
+        packed = {c.id: c.rucksack for c in check.watcher.portfolio.snapshot()}
+        assert packed == {pod: ("", 5001)} | {id: (pod, 5002 + number) for number, id in enumerate(ids[:4])}
+        assert (engine.requests["container_status"], engine.requests["pod_status"]) == (4, 1)
 
 
 @BOTH
@@ -474,28 +479,19 @@ async def test_what_has_stopped_since_it_was_listed_is_gone_and_so_is_a_part_of_
 
 
 @BOTH
-async def test_container_that_cannot_be_read_is_unresolved_while_others_are_seen(engine: FakeCRI, source: str) -> None:
+async def test_container_that_cannot_be_read_is_unresolved_and_like_hostile_text_hides_nobody_else(
+    engine: FakeCRI, source: str
+) -> None:
     pod = engine.run_pod("shop")
-    c1 = engine.run(pod, "c1")
-    engine.faults.fail("container_status", "INTERNAL")
+    c1, c2 = engine.run(pod, "c1"), engine.run(pod, "c2", labels={b"\xff": b"\xfe\x1b[2J"})
+    engine.faults.fail("container_status", "INTERNAL", id=c1)
     async with following(engine, source=source) as check:
-        assert [c.id for c in check.watcher.portfolio.snapshot()] == [pod]
+        assert {c.id for c in check.watcher.portfolio.snapshot()} == {pod, c2}
         assert check.watcher.stats.unresolved == 1
         engine.faults.clear()
         await check.until(lambda: ("started", c1) in story(check))
         assert check.watcher.stats.unresolved == 0
-
-
-@BOTH
-async def test_hostile_text_hides_nothing(engine: FakeCRI, source: str) -> None:
-    pod = bare(engine)
-    c1 = engine.run(pod, "c1", labels={b"\xff": b"\xfe\x1b[2J"})
-    c2 = engine.run(pod, "c2")
-    async with following(engine, source=source) as check:
-        found = await check.watcher.portfolio.container(c1)
-        assert found is not None
-        assert found.labels["\ufffd"] == "\ufffd\x1b[2J"
-        assert c2 in check.watcher.portfolio.snapshot()
+        assert check.fold.alive[c2].labels["\ufffd"] == "\ufffd\x1b[2J"
 
 
 @EACH
@@ -516,18 +512,6 @@ async def test_listing_that_is_refused_is_never_an_empty_one(containerd: Contain
         containerd.faults.fail(kind, "NOT_FOUND")
         with pytest.raises(EngineError, match="not found"):
             await adapter.listing()
-
-
-@BOTH
-async def test_rucksack_holds_what_the_application_packs(engine: FakeCRI, source: str) -> None:
-    def pack(container: Container, inspection: cri.Inspection) -> tuple[str, int]:
-        return (inspection.sandbox_id, inspection.info["pid"])
-
-    pod = engine.run_pod("shop")
-    c1 = engine.run(pod, "c1")
-    async with following(engine, source=source, pack=pack) as check:
-        packed = {c.id: c.rucksack for c in check.watcher.portfolio.snapshot()}
-        assert packed == {pod: ("", 5001), c1: (pod, 5002)}
 
 
 @BOTH
@@ -638,10 +622,12 @@ async def test_event_told_twice_costs_one_inspect(engine: FakeCRI) -> None:
 async def test_deletion_stands_in_for_a_stop_that_is_lost_and_a_late_one_tells_its_exit_code(engine: FakeCRI) -> None:
     pod = bare(engine)
     c1, c2 = engine.run(pod, "c1"), engine.run(pod, "c2")
-    async with following(engine) as check:
+    async with following(engine, audit=None) as check:
+        await engine.until(lambda: engine.requests["pod_list"] == 2)  # all is confirmed
         with engine.faults.drop(lambda event: event.type == "STOPPED"):
             engine.remove(c1)
         await check.until(lambda: story(check)[-1:] == [("exited", c1)])
+        assert check.fold.events[-1].origin is Origin.ENGINE
         with engine.faults.reorder(2):
             engine.exit(c2, 5)
             engine.remove(c2)

@@ -311,7 +311,7 @@ async def test_something_that_speaks_otherwise_is_told_with_a_remedy(folder: Pat
             await version(to)
 
 
-async def test_closing_is_immediate_while_the_engine_hangs(folder: Path) -> None:
+async def test_closing_is_immediate_while_the_engine_hangs_and_no_call_is_made_afterwards(folder: Path) -> None:
     async with unanswered(folder / "s") as to:
         call = asyncio.create_task(version(to))
         stream = to.stream("events", METHOD, wire.Empty())
@@ -325,11 +325,6 @@ async def test_closing_is_immediate_while_the_engine_hangs(folder: Path) -> None
                 with pytest.raises(EngineUnavailable, match="the connection was closed during"):
                     await task
         await stream.__aexit__(None, None, None)
-
-
-async def test_closed_connection_makes_no_calls(folder: Path) -> None:
-    async with connected(folder / "s") as to:
-        await to.close()
         with pytest.raises(EngineError):
             await version(to)
 

@@ -79,18 +79,7 @@ async def test_status_tells_times_and_the_way_it_ended(cri: CRIUnderTest) -> Non
     assert (after.exit_code, after.reason) == (137, "Error")
 
 
-async def test_stopped_pod_is_listed_until_it_is_removed(cri: CRIUnderTest) -> None:
-    control = cri.control
-    pod = await control.run_pod("web")
-    await control.run(pod, "one")
-    await control.stop_pod(pod.id)
-    assert [found.state for found in (await control.sandboxes()).values()] == ["NOTREADY"]
-    assert [found.state for found in (await control.containers()).values()] == ["EXITED"]
-    await control.remove_pod(pod.id)
-    assert (await control.sandboxes(), await control.containers()) == ({}, {})
-
-
-async def test_successor_of_a_container_is_another_one(cri: CRIUnderTest) -> None:
+async def test_what_has_stopped_is_listed_until_it_is_removed_and_its_successor_is_another(cri: CRIUnderTest) -> None:
     control = cri.control
     pod = await control.run_pod("web")
     first = await control.run(pod, "one")
@@ -99,7 +88,11 @@ async def test_successor_of_a_container_is_another_one(cri: CRIUnderTest) -> Non
     states = {(found.id, found.attempt): found.state for found in (await control.containers()).values()}
     assert states == {(first, 0): "EXITED", (second, 1): "RUNNING"}
     await control.remove(first)
-    assert list(await control.containers()) == [second]
+    await control.stop_pod(pod.id)
+    assert [found.state for found in (await control.sandboxes()).values()] == ["NOTREADY"]
+    assert [(found.id, found.state) for found in (await control.containers()).values()] == [(second, "EXITED")]
+    await control.remove_pod(pod.id)
+    assert (await control.sandboxes(), await control.containers()) == ({}, {})
 
 
 async def test_containers_outlive_the_process_of_their_sandbox(cri: CRIUnderTest) -> None:
@@ -247,15 +240,17 @@ async def telling(kind: str, make: MakeCRI) -> AsyncIterator[CRIControl]:
         yield await stack.enter_async_context(CRIControl(path))
 
 
-async def _told(events: AsyncIterator[Told], last: str, names: dict[str, str]) -> list[tuple[str, str, str, str]]:
+async def _told(events: AsyncIterator[Told], last: str) -> list[Told]:
     """Read events up to the deletion of this id; those of what is stopped or removed at once are in any order."""
-    found = []
-    async for told in events:
-        states = " ".join(sorted(f"{names.get(id, '?')}={state}" for id, state in told.containers.items()))
-        found.append((names.get(told.id, "?"), told.type, told.sandbox, states))
-        if told.id == last and told.type == "DELETED":
-            break
+    found: list[Told] = []
+    while not found or (found[-1].id, found[-1].type) != (last, "DELETED"):
+        found.append(await anext(events))
     return found
+
+
+def _short(told: Told, names: dict[str, str]) -> tuple[str, str, str, str]:
+    states = " ".join(sorted(f"{names.get(id, '?')}={state}" for id, state in told.containers.items()))
+    return names.get(told.id, "?"), told.type, told.sandbox, states
 
 
 @pytest.mark.parametrize("kind", TELLING)
@@ -274,7 +269,7 @@ async def test_life_of_a_pod_is_told_in_the_same_order(make_cri: MakeCRI, kind: 
         await control.remove(brief)
         await control.remove_pod(pod.id)
         names = {pod.id: "pod", one: "one", brief: "brief", next_one: "next"}
-        found = await _told(events, pod.id, names)
+        found = [_short(told, names) for told in await _told(events, pod.id)]
     assert found == [
         ("pod", "CREATED", "READY", ""),
         ("pod", "STARTED", "READY", ""),
@@ -298,35 +293,28 @@ async def test_life_of_a_pod_is_told_in_the_same_order(make_cri: MakeCRI, kind: 
 
 
 @pytest.mark.parametrize("kind", TELLING)
-async def test_whatever_is_removed_is_told_to_have_stopped(make_cri: MakeCRI, kind: str) -> None:
-    async with telling(kind, make_cri) as control, control.events() as events:
-        pod = await control.run_pod("pod")
-        one = await control.run(pod, "one")
-        two = await control.run(pod, "two")
-        await control.remove(one)
-        await control.remove_pod(pod.id)
-        names = {pod.id: "pod", one: "one", two: "two"}
-        found = [(name, type) for name, type, _, _ in await _told(events, pod.id, names)]
-    expected = [("one", "STOPPED"), ("one", "DELETED"), ("two", "STOPPED"), ("pod", "STOPPED"), ("two", "DELETED")]
-    expected.append(("pod", "DELETED"))
-    if kind == "1.7":  # busy, it may notice an exit only after the removal; the pod is the last in any case
-        assert found[-1] == expected[-1]
-        found[6:], expected = sorted(found[6:]), sorted(expected)
-    assert found[6:] == expected
-
-
-@pytest.mark.parametrize("kind", TELLING)
-async def test_first_who_asks_gets_what_was_told_before(make_cri: MakeCRI, kind: str) -> None:
+async def test_first_who_asks_gets_what_was_told_before_and_whatever_is_removed_is_told_to_have_stopped(
+    make_cri: MakeCRI, kind: str
+) -> None:
     async with telling(kind, make_cri) as control:
         pod = await control.run_pod("pod")
         async with control.events() as events:
-            told = [await anext(events) for _ in range(2)]
-            assert [(event.id, event.type) for event in told] == [(pod.id, "CREATED"), (pod.id, "STARTED")]
+            early = [await anext(events) for _ in range(2)]
+            assert [(told.id, told.type) for told in early] == [(pod.id, "CREATED"), (pod.id, "STARTED")]
+            one, two = await control.run(pod, "one"), await control.run(pod, "two")
+            begun = [await anext(events) for _ in range(4)]
+            await control.remove(one)
             await control.remove_pod(pod.id)
-            later = [await anext(events) for _ in range(2)]
-        assert [event.type for event in later] == ["STOPPED", "DELETED"]
-        times = [event.timestamp for event in (*told, *later)]
+            ended = await _told(events, pod.id)
+        times = [told.timestamp for told in (*early, *begun, *(told for told in ended if told.id == pod.id))]
         assert times == sorted(times)
+        names = {pod.id: "pod", one: "one", two: "two"}
+        found = [f"{names[told.id]} {told.type}" for told in ended]
+    expected = ["one STOPPED", "one DELETED", "two STOPPED", "pod STOPPED", "two DELETED", "pod DELETED"]
+    if kind == "1.7":  # busy, it may notice an exit only after the removal; the pod is the last in any case
+        assert found[-1] == expected[-1]
+        found, expected = sorted(found), sorted(expected)
+    assert found == expected
 
 
 @pytest.mark.parametrize("kind", [pytest.param("1.7", marks=live), "fake-1.7"])

@@ -418,10 +418,18 @@ async def test_ended_streams_tell_what_is_unsent_and_then_their_end(case: Case) 
 
 async def test_cut_streams_fail_and_calls_find_the_engine_again(case: Case) -> None:
     async with case.subscribed() as events:
-        case.faults.cut_streams()
-        with pytest.raises(REFUSED):
-            await anext(events)
-        assert case.fake.subscribers == 0
+        with case.faults.pause_at(case.listing) as gate:
+            call = asyncio.create_task(case.alive())
+            await gate.reached()
+            case.faults.cut_streams()
+            with pytest.raises(REFUSED):
+                await anext(events)
+            assert case.fake.subscribers == 0
+            if case.kind.make is not FakeDocker:  # with gRPC they share their connection
+                with pytest.raises(REFUSED):
+                    await call
+    if case.kind.make is FakeDocker:
+        assert await call == set()
     await case.control.aclose()
     assert await case.alive() == set()
 
