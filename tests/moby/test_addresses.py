@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tenacity import wait_fixed
 
+from tests.support.certificates import make_certificates
 from tests.support.scripted import PATIENCE
 from whalewatch import (
     AddressError,
@@ -252,26 +253,16 @@ def test_user_without_a_home_can_still_name_an_engine(monkeypatch: pytest.Monkey
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Certificates: of a CA, of a server at 127.0.0.1, of a client; and another CA that signed none of them."""
     folder = tmp_path_factory.mktemp("pki")
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    for ca in ("ca", "other"):
-        openssl("req", "-x509", *key, "-keyout", f"{ca}-key.pem", "-out", f"{ca}.pem", "-subj", f"/CN={ca}")
-    (folder / "extensions").write_text("subjectAltName=IP:127.0.0.1\n")
-    for name in ("server", "cert"):
-        openssl("req", *key, "-keyout", f"{name}-key.pem", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        signed = ("-CA", "ca.pem", "-CAkey", "ca-key.pem", "-CAcreateserial", "-extfile", "extensions")
-        openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", *signed)
-    (folder / "cert-key.pem").rename(folder / "key.pem")
-    return folder
+    for name in ("pki", "other"):
+        make_certificates(folder / name)
+    (folder / "other" / "ca.pem").rename(folder / "pki" / "other.pem")
+    return folder / "pki"
 
 
 def served(pki: Path, *, clients: bool = False) -> ssl.SSLContext:
     """The server's side; with `clients` it demands a certificate."""
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(pki / "ca.pem") if clients else None)
-    tls.load_cert_chain(pki / "server.pem", pki / "server-key.pem")
+    tls.load_cert_chain(pki / "server-cert.pem", pki / "server-key.pem")
     if clients:
         tls.verify_mode = ssl.CERT_REQUIRED
     return tls

@@ -19,9 +19,9 @@ import asyncssh
 import pytest
 from yarl import URL
 
+from tests.support.certificates import make_certificates
 from tests.support.checker import PATIENCE
 from tests.support.engines import install
-from tests.support.engines.dockerd import make_certificates
 from tests.support.engines.leaks import Held
 from tests.support.engines.proxy import Proxy
 from tests.support.followed import eventually, leave

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlencode
 
+from tests.support.certificates import make_certificates
 from tests.support.engines import containerd
 from tests.support.engines.process import START_TIMEOUT, EngineFailedError, PrivateEngine, end
 
@@ -28,28 +29,6 @@ Version = Literal["20.10", "26.1"]
 _CONTAINERD: dict[Version, containerd.Version] = {"20.10": "1.6", "26.1": "1.7"}  # as Debian ships them
 
 _CALL_TIMEOUT = 30.0
-
-_OPENSSL_CONFIG = """\
-[req]
-distinguished_name = name
-[name]
-[ca]
-basicConstraints = critical, CA:TRUE
-keyUsage = critical, keyCertSign
-subjectKeyIdentifier = hash
-authorityKeyIdentifier = keyid
-[server]
-basicConstraints = critical, CA:FALSE
-subjectKeyIdentifier = hash
-authorityKeyIdentifier = keyid
-extendedKeyUsage = serverAuth
-subjectAltName = IP:127.0.0.1, DNS:localhost
-[client]
-basicConstraints = critical, CA:FALSE
-subjectKeyIdentifier = hash
-authorityKeyIdentifier = keyid
-extendedKeyUsage = clientAuth
-"""
 
 
 class Dockerd(PrivateEngine):
@@ -231,21 +210,3 @@ def _free_port() -> int:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
-
-
-def make_certificates(folder: Path) -> None:
-    """Make an authority, a server certificate for 127.0.0.1 and a client certificate."""
-    folder.mkdir()
-    config = folder / "openssl.cnf"
-    config.write_text(_OPENSSL_CONFIG)
-    common = ["openssl", "req", "-x509", "-config", str(config), "-days", "2", "-nodes"]
-    common += ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
-    signed = ["-CA", f"{folder}/ca.pem", "-CAkey", f"{folder}/ca-key.pem"]
-    for role, certificate, key, authority in (
-        ("ca", "ca.pem", "ca-key.pem", []),
-        ("server", "server-cert.pem", "server-key.pem", signed),
-        ("client", "cert.pem", "key.pem", signed),
-    ):
-        files = ["-out", f"{folder}/{certificate}", "-keyout", f"{folder}/{key}"]
-        subject = ["-subj", f"/CN={role}", "-extensions", role]
-        subprocess.run([*common, *subject, *files, *authority], check=True, capture_output=True)
