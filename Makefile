@@ -1,4 +1,4 @@
-# The one-liners that people and CI share; CONTRIBUTING.md explains them.
+# The one-liners that people and CI share; `make help` lists them.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -7,37 +7,56 @@ SHELL := /bin/bash
 
 # The first interpreter that is new enough and can make virtual environments.
 SUITABLE := import sys, ensurepip; sys.exit(sys.version_info < (3, 11))
-PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+PYTHON ?= $(shell for python in python3 python3.15 python3.14 python3.13 python3.12 python3.11; do \
 	"$$python" -c '$(SUITABLE)' >/dev/null 2>&1 && echo "$$python" && break; done)
 
 VENV := .venv
 BIN := $(VENV)/bin
 PROTOC := .protoc
-MATRIX := 3.11 3.12 3.13 3.14
-PIP := -m pip --quiet --disable-pip-version-check install
+PYTHONS := 3.11 3.12 3.13 3.14 3.15
+PIP := -m pip --quiet --disable-pip-version-check --retries 2 install
+# One line instead of pip's pages, most of which are about a network that is not there.
+OR_SAY = >$(VENV)/pip.log 2>&1 || { echo "pip: $$(grep ERROR $(VENV)/pip.log | tail -n 1)" \
+	"(can it reach its package index? all it said is in $(VENV)/pip.log)" >&2; exit 1; }
+# Most tests wait, so that three at a time keep two cores busy; each has engines of its own.
+PYTEST := -m pytest -n 3
+UNIT := --hypothesis-profile=unit -m 'not live and not slow'
 
-.PHONY: demo test lint format protos engines matrix bench clean
+# A virtual environment without pip, or that was moved here from elsewhere, is made again.
+SOUND := $(shell [ ! -e $(VENV) ] || { grep -qF '$(CURDIR)/$(VENV)' $(BIN)/activate && $(BIN)/python -c 'import pip'; } \
+	2>/dev/null || rm -rf $(VENV))
 
-demo: $(VENV)/installed
+.PHONY: help demo unit test lint format protos engines wheel pythons bare bench clean plan
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/installed ## the live picture of your Docker engine, or of a simulated one; SECONDS=10 ends it
 	$(BIN)/python examples/demo.py $(if $(SECONDS),--seconds $(SECONDS))
 
-# Most tests wait for engines, so that three at a time keep two cores busy; each has engines of its own.
-test: engines lint
-	$(BIN)/python -m pytest -n 3 --cov --cov-report=term
+unit: $(VENV)/installed-dev ## the tests that need no engine, one minute
+	WHALEWATCH_LIVE=off $(BIN)/python $(PYTEST) $(UNIT)
 
-lint: $(VENV)/installed-dev
+test: plan engines lint ## everything, with real engines: seven minutes
+	$(BIN)/python $(PYTEST) --cov --cov-report=term
+
+plan:
+	@echo "make test: style, types, and all tests: about seven minutes on two quiet cores, after one or two to install."
+	@echo "It installs into $(VENV) (300 MB) and, as root on Debian 12, real engines into a cache; 'make unit' needs none."
+
+lint: $(VENV)/installed-dev ## style, types and layers
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(VENV)/installed-dev
+format: $(VENV)/installed-dev ## put the style right
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 # A compiler of its own: so old that every protobuf runtime since 4.25 loads what it writes, and too old to be installed
 # beside a current one. There are wheels of it up to Python 3.12.
-protos:
+protos: ## generated code, after a change in protos/
 	[ -x $(PROTOC)/bin/python ] || $(PYTHON) -m venv $(PROTOC)
 	$(PROTOC)/bin/python $(PIP) 'grpcio-tools==1.62.3' 'setuptools<81'
 	$(PROTOC)/bin/python -m grpc_tools.protoc --proto_path protos --python_out src --pyi_out src \
@@ -49,37 +68,37 @@ engines: $(VENV)/installed-dev
 	@[ "$${WHALEWATCH_LIVE:-auto}" = off ] || $(BIN)/python -m tests.support.engines.install \
 		|| [ "$${WHALEWATCH_LIVE:-auto}" = auto ]
 
-# The whole suite against the built wheel on each Python that this machine has.
-matrix: engines $(MATRIX:%=matrix-%)
+wheel: $(VENV)/installed-dev ## build dist/*.tar.gz, and from it dist/*.whl
+	rm -rf dist
+	$(BIN)/python -m build --quiet
 
-matrix-%:
-	@python=$$(for python in python$* $(HOME)/.pyenv/versions/$*.*/bin/python; do \
-		"$$python" -c 'import ensurepip' >/dev/null 2>&1 && echo "$$python" && break; done || true); \
-	if [ -z "$$python" ]; then echo "Python $*: not on this machine, left out"; exit 0; fi; \
-	echo "Python $*: $$python"; \
-	[ -x .matrix/$*/bin/python ] || "$$python" -m venv .matrix/$*; \
-	.matrix/$*/bin/python $(PIP) --upgrade 'pip>=25.1'; \
-	.matrix/$*/bin/python $(PIP) --group dev .; \
-	.matrix/$*/bin/python $(PIP) --force-reinstall --no-deps .; \
-	.matrix/$*/bin/python -m pytest -p no:cacheprovider
+pythons: $(PYTHONS:%=python-%) ## the unit tier against the built wheel on each supported Python; python-3.12 is one
 
-bench: $(VENV)/installed-dev
+# The tests, too, are those of the source distribution: nothing of the checkout is used.
+python-%: wheel
+	@$(BIN)/python -m tests.support.pythons $* -- $(PYTEST) $(UNIT)
+
+bare: $(VENV)/installed-dev ## `make demo` and `make test` on a minimal Debian in a folder; RELEASE=trixie for another
+	$(BIN)/python -m tests.support.bare $(or $(RELEASE),bookworm)
+
+bench: $(VENV)/installed-dev ## benchmarks
 	$(BIN)/python -m tests.benchmarks
 
-clean:
-	rm -rf $(VENV) $(PROTOC) .matrix .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+clean: ## start afresh
+	rm -rf $(VENV) $(PROTOC) .pythons .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
 	find src tests examples -name __pycache__ -prune -exec rm -rf {} +
 
 $(BIN)/python:
-	@[ -n "$(PYTHON)" ] || { echo "no Python 3.11 or newer with venv found; name one: make PYTHON=..." >&2; exit 1; }
+	@[ -n "$(PYTHON)" ] || { echo "no Python 3.11 or newer with venv found: on Debian, apt install python3-venv;" \
+		"or name one: make PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: pyproject.toml | $(BIN)/python
-	$(BIN)/python $(PIP) --editable .
+	$(BIN)/python $(PIP) --editable . $(OR_SAY)
 	@touch $@
 
 # Dependency groups need a newer pip than some Pythons bring along.
 $(VENV)/installed-dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python $(PIP) --upgrade 'pip>=25.1'
-	$(BIN)/python $(PIP) --group dev --editable .
+	$(BIN)/python $(PIP) --upgrade 'pip>=25.1' $(OR_SAY)
+	$(BIN)/python $(PIP) --group dev --editable . $(OR_SAY)
 	@touch $@ $(VENV)/installed

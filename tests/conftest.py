@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
+import hypothesis
 import pytest
 
+from tests.support.blocking import blocking_calls
 from tests.support.engines import containerd as containerd_engine
 from tests.support.engines import install, leaks
 from tests.support.engines.containerd import Containerd
@@ -50,6 +52,11 @@ FAKE_CRIS: dict[str, dict[str, Any]] = {
 # One channel that is never used keeps those that gRPC would else close and open again at moments of its own.
 grpc.aio.init_grpc_aio()
 _KEPT = grpc.insecure_channel("unix:///nonexistent")
+
+# Of what is left to chance `make unit` tries a tenth.
+hypothesis.settings.register_profile("all", max_examples=300, deadline=None)
+hypothesis.settings.register_profile("unit", max_examples=30, deadline=None)
+hypothesis.settings.load_profile("all")
 
 _left_out: dict[str, str] = {}
 
@@ -152,6 +159,24 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for name, value in (pair for report in reports for pair in getattr(report, "user_properties", ())):
             if name == "to be told":  # such as the seed of what was left to chance
                 terminalreporter.write_line(str(value))
+
+
+# -- nothing blocks ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def all_blocking_calls() -> Iterator[list[str]]:
+    with blocking_calls() as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def no_blocking(all_blocking_calls: list[str]) -> Iterator[None]:
+    """Fail a test in which the library blocks an event loop."""
+    all_blocking_calls.clear()
+    yield
+    if all_blocking_calls:
+        pytest.fail(f"the library has blocked an event loop: {all_blocking_calls[0]}", pytrace=False)
 
 
 # -- nothing leaks ---------------------------------------------------------------------------------------------------

@@ -474,7 +474,7 @@ async def test_missing_permission_is_told_with_its_remedy(
 ) -> None:
     # Root may everything, so that it becomes somebody else, who need not be able to read this Python: all is loaded.
     program = textwrap.dedent(f"""\
-        import os, sys, encodings.idna, whalewatch.moby, whalewatch.containerd
+        import os, sys, encodings.idna, whalewatch.moby, whalewatch.containerd, whalewatch.cri
         from whalewatch.cli.command import main
         if os.geteuid() == 0:
             os.setgroups([]), os.setgid({NOBODY}), os.setuid({NOBODY})

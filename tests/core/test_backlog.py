@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.fold import History, NetFold
@@ -69,7 +69,6 @@ class Reader(NetFold):
         assert self.backlog.stats.pending == 0
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_whatever_is_published_and_however_it_is_read_folding_gives_the_picture(data: Any) -> None:
     publisher = Publisher()

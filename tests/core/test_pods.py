@@ -112,7 +112,7 @@ async def test_pods_are_those_of_any_engine() -> None:
         assert pod.sandbox is not None
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(
         st.dictionaries(

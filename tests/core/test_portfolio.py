@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.scripted import (
@@ -460,7 +460,6 @@ containers_of_few = st.builds(
 )
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(st.lists(st.tuples(st.booleans(), containers_of_few), max_size=4, unique_by=lambda one: one[1].id)))
 def test_indexes_agree_with_a_naive_search_whatever_changes(steps: list[list[tuple[bool, Container]]]) -> None:
     snapshot = Snapshot(revision=0, as_of=at(0))

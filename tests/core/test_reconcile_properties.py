@@ -321,9 +321,7 @@ class WithContainers(Interleavings):
     tells_all_in_signals = True
 
 
-ENOUGH = settings(
-    max_examples=100, stateful_step_count=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much]
-)
+ENOUGH = settings(stateful_step_count=60, suppress_health_check=[HealthCheck.filter_too_much])
 TestWithoutPids = Interleavings.TestCase
 TestWithoutPids.settings = ENOUGH
 TestWithPids = WithPids.TestCase
