@@ -1,14 +1,14 @@
-"""Fake container engines for tests and demonstrations: no root, no daemon, and faults at command.
+"""Fake container engines for tests and demonstrations: they need no root and no daemon, and have faults on command.
 
-`FakeDocker` speaks Docker's Engine API, `FakeContainerd` containerd's, and `FakeCRI` Kubernetes' CRI, over a real Unix
-socket, so that any client can be tested against them::
+`FakeDocker` speaks Docker's Engine API, `FakeContainerd` the API of containerd, and `FakeCRI` Kubernetes' CRI. Each
+serves at a real Unix socket, so that any client can be tested with it::
 
     async with FakeDocker() as docker, moby.watch(docker.address) as watcher:
         docker.run("web", project="shop")
         docker.faults.cut_streams()
         ...
 
-None is loaded before it is asked for: the first needs aiohttp, the others grpc.
+Each fake is loaded when it is first used: the first needs aiohttp, the others grpc.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Load what is asked for."""
+    """Load the module of a name when it is first used."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

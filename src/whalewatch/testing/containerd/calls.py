@@ -1,4 +1,4 @@
-"""What the fake containerd answers to single calls."""
+"""The answers of the fake containerd to single calls."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
     from whalewatch.testing.containerd.engine import EngineState, Key
 
 SPEC_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
-_NEVER = moment(-62_135_596_800 * 1_000_000_000)  # how Go spells the zero time
+_NEVER = moment(-62_135_596_800 * 1_000_000_000)  # the zero time of Go
 
 
 @frozen
 class Identity:
-    """Who the engine says it is.
+    """The identity that the engine reports.
 
     Attributes:
-        uuid: Stays the same in all restarts.
-        version: Such as "1.7.24".
-        pid: Its process; 0 for a version before 1.7, which does not tell it.
+        uuid: Its identifier, which stays the same in all restarts.
+        version: Its version, such as "1.7.24".
+        pid: Its PID; 0 for versions before 1.7, which do not report it.
     """
 
     uuid: str
@@ -62,12 +62,12 @@ class Call:
 
     @property
     def id(self) -> str:
-        """The container that it is about; "" if there is none."""
+        """The id of the container that it is about; "" if it is about none."""
         return text(self.request, 1)
 
     @property
     def key(self) -> Key:
-        """The container that it is about, with its namespace."""
+        """The namespace and id of the container that it is about."""
         return self.namespace, self.id
 
 
@@ -100,14 +100,14 @@ PATHS = {
     },
     "Version": {"Version": "version"},
 }
-"""The calls that there are: services and methods, with the kinds that they are counted by."""
+"""All calls by service and method, each with its kind in ``FakeContainerd.requests``."""
 
 KINDS = {
     f"/containerd.services.{service.lower()}.v1.{service}/{method}": kind
     for service, methods in PATHS.items()
     for method, kind in methods.items()
 }
-"""The same by path."""
+"""The kinds of all calls by path."""
 
 WITHOUT_NAMESPACE = frozenset(
     {"namespace_create", "namespace_delete", "namespace_list", "server", "subscribe", "version"}
@@ -116,7 +116,7 @@ _WITH_CONTAINER_MESSAGE = frozenset({"container_create", "container_update"})
 
 
 def read_call(kind: str, namespace: str, request: bytes) -> Call:
-    """Decode a request, so that what it is about comes first."""
+    """Decode a request, so that its first field is the id of its target."""
     decoded = fields(request)
     if kind in _WITH_CONTAINER_MESSAGE:
         decoded = {**submessage(decoded, 1), -1: decoded.get(2, [])}
@@ -124,15 +124,15 @@ def read_call(kind: str, namespace: str, request: bytes) -> Call:
 
 
 class Answers:
-    """Makes the calls do what they are for.
+    """Executes the calls.
 
     Attributes:
-        identity: Who the engine says it is.
-        shim_timeout: Seconds that a hung shim is waited for.
+        identity: The identity that the engine reports.
+        shim_timeout: Seconds that the engine waits for a hung shim.
     """
 
     def __init__(self, state: EngineState, identity: Identity) -> None:
-        """Answer about this state."""
+        """Answer from this state."""
         self.identity = identity
         self.shim_timeout: float = 2.0
         self._state = state
@@ -162,7 +162,7 @@ class Answers:
         }
 
     async def answer(self, kind: str, call: Call) -> bytes:
-        """Do what a unary call is for.
+        """Execute a unary call.
 
         Raises:
             FakeContainerdError: It is refused.
@@ -269,13 +269,11 @@ class Answers:
     async def _task_list(self, call: Call) -> bytes:
         tasks = [(key[1], task) for key, task in self._state.tasks.items() if key[0] == call.namespace]
         if self.identity.version.startswith("2."):
-            told = [await self._process(id, task) for id, task in tasks if not task.hung]
-        else:
-            told = [await self._process(id, task) for id, task in tasks]
-        return repeated(1, told)
+            tasks = [(id, task) for id, task in tasks if not task.hung]
+        return repeated(1, [await self._process(id, task) for id, task in tasks])
 
     async def _process(self, id: str, process: FakeProcess) -> bytes:
-        """Encode a process; the container's own id is left out there, as containerd does."""
+        """Encode a process without the container's id, which containerd leaves out too."""
         if isinstance(process, FakeTask) and process.hung:
             await asyncio.sleep(self.shim_timeout)
             return message((2, id), (10, _NEVER))
@@ -290,11 +288,11 @@ def _ended(call: Call, process: FakeProcess) -> bytes:
 
 
 def _command(spec: bytes, *path: str) -> tuple[str, ...]:
-    """Return the arguments that a specification tells; none if it makes no sense."""
+    """Return the arguments in a specification; none if it cannot be understood."""
     try:
-        told = json.loads(spec)
+        found = json.loads(spec)
         for name in path:
-            told = told[name]
-        return tuple(str(argument) for argument in told["args"])
+            found = found[name]
+        return tuple(str(argument) for argument in found["args"])
     except (ValueError, LookupError, TypeError):
         return ()

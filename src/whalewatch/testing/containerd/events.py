@@ -20,10 +20,10 @@ class FakeEvent:
     """An event of the fake containerd, as faults match it.
 
     Attributes:
-        topic: Such as "/tasks/exit".
-        namespace: Where it happened.
+        topic: The topic, such as "/tasks/exit".
+        namespace: The namespace in which it happened.
         id: The container's id; "" for events of namespaces.
-        exec_id: The process it is about, "" for the initial one.
+        exec_id: The exec id of the process; "" for the initial process.
         envelope: The message on the wire.
     """
 
@@ -38,7 +38,7 @@ _CONDITION = re.compile(r'([\w.]+)(?:(==|!=|~=)("(?:[^"\\]|\\.)*"|[/|](?:[^/|\\]
 
 
 class Filter:
-    """containerd's filters: conditions joined by commas, all of which must hold."""
+    """A filter of containerd: conditions joined by commas, all of which must hold."""
 
     def __init__(self, text: str) -> None:
         """Parse ``field==value``, ``field!=value``, ``field~=pattern`` or ``field`` (is not empty), joined by commas.
@@ -60,29 +60,29 @@ class Filter:
             position = found.end()
 
     def matches(self, event: FakeEvent) -> bool:
-        """Tell whether an event is wanted; a field that events do not have is empty."""
+        """Return whether an event matches; a field that events do not have is empty."""
         known = {"topic": event.topic, "namespace": event.namespace, "event.container_id": event.id}
         return all(self._holds(known.get(name, ""), operator, value) for name, operator, value in self._conditions)
 
     @staticmethod
-    def _holds(told: str, operator: str, value: str) -> bool:
+    def _holds(actual: str, operator: str, value: str) -> bool:
         if operator == "==":
-            return told == value
+            return actual == value
         if operator == "!=":
-            return told != value
+            return actual != value
         if operator == "~=":
             try:
-                return re.search(value, told) is not None
+                return re.search(value, actual) is not None
             except re.error:
                 return False
-        return told != ""
+        return actual != ""
 
 
 class Subscriber(Stream):
-    """One open event stream; its buffer has no bound, as in life."""
+    """One open event stream; its buffer has no limit, as that of containerd."""
 
     def __init__(self, filters: Iterable[str]) -> None:
-        """Subscribe to what one of the filters matches; to everything if there is none.
+        """Subscribe to the events that match one of the filters; to all events if there are no filters.
 
         Raises:
             FakeContainerdError: A filter cannot be parsed.
@@ -91,16 +91,16 @@ class Subscriber(Stream):
         self._filters = [Filter(text) for text in filters]
 
     def offer(self, event: FakeEvent) -> None:
-        """Take an event if it is wanted."""
+        """Add an event if it matches."""
         if not self._filters or any(wanted.matches(event) for wanted in self._filters):
             self.put(event.envelope)
 
 
 class Events(EventBus[FakeEvent, Subscriber]):
-    """What containerd tells: to everybody who is there, and it remembers nothing."""
+    """The events of containerd: it sends them to all open streams, and remembers none."""
 
     def __init__(self, now: Callable[[], int], changed: Callable[[], None]) -> None:
-        """Start without subscribers; ``changed`` is called when something happens that a test may wait for."""
+        """Start without subscribers; ``changed`` is called when something changes that a test may wait for."""
         super().__init__(changed)
         self._now = now
 
@@ -116,15 +116,15 @@ class Events(EventBus[FakeEvent, Subscriber]):
         timestamp: int | None = None,
     ) -> None:
         """Publish an event; its time stamp is now, unless nanoseconds since the epoch are given."""
-        told = envelope(topic, namespace, type_url, value, timestamp or self._now())
-        self.publish(FakeEvent(topic, namespace, id, exec_id, told))
+        encoded = envelope(topic, namespace, type_url, value, timestamp or self._now())
+        self.publish(FakeEvent(topic, namespace, id, exec_id, encoded))
 
     def deliver(self, event: FakeEvent, subscribers: list[Subscriber]) -> None:
-        """Hand an event to those that were subscribed when it was published, and want it."""
+        """Deliver an event to those that were subscribed when it was published, if it matches their filters."""
         for subscriber in subscribers:
             subscriber.offer(event)
 
 
 def envelope(topic: Text, namespace: Text, type_url: Text, value: bytes, timestamp: int) -> bytes:
-    """Encode an event as the wire has it; ``timestamp`` in nanoseconds since the epoch."""
+    """Encode an event for the wire; ``timestamp`` is in nanoseconds since the epoch."""
     return message((1, moment(timestamp)), (2, namespace), (3, topic), (4, message((1, raw(type_url)), (2, value))))

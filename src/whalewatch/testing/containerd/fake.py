@@ -28,19 +28,25 @@ _FIRST_WITH_PID = (1, 7)
 
 
 class FakeContainerd(FakeGrpcEngine):
-    """A containerd without containers behind it, for tests and demonstrations.
+    """A containerd without real containers, for tests and demonstrations.
 
-    It serves the part of containerd's API that has to do with the life of containers, over gRPC at a Unix socket. Its
-    methods do to namespaces, containers and tasks what the engine's operations do, with the same changes of state and
-    the same events in the same order, but at once and without waiting. They must be called on the event loop that the
-    fake was entered on, and raise `FakeContainerdError` where the engine refuses.
+    It serves the part of the API of containerd that is about the life of containers, over gRPC at a Unix socket. Its
+    methods do the same as the operations of the engine, with the same changes of state and the same events in the same
+    order, but at once and without waiting. They must be called in the event loop in which the fake was entered, and
+    raise `FakeContainerdError` if the engine would refuse.
 
-    Single use: enter it once, as an async context manager. Leaving it leaves no task, socket or file behind.
+    Enter it once, as an async context manager. Leaving it removes all its tasks, sockets and files.
+
+    Example::
+
+        async with FakeContainerd() as engine, containerd.watch(engine.address) as watcher:
+            pid = engine.run("web")
+            await watcher.portfolio.wait_for("web", timeout=5)
 
     Attributes:
         requests: The calls that have arrived, by kind: "version", "server", "subscribe", "namespace_list", "task_list",
             "task_get", "container_list_stream", "container_list", "container_get", ...
-        faults: What can go wrong, at command.
+        faults: The faults that can be caused; see `ContainerdFaults`.
     """
 
     def __init__(
@@ -52,41 +58,41 @@ class FakeContainerd(FakeGrpcEngine):
         list_stream: bool = True,
         start_pid: int = 4001,
     ) -> None:
-        """Prepare an engine; it serves once it is entered.
+        """Prepare an engine; it serves after it is entered.
 
         Args:
-            path: The Unix socket to serve at. Default: one in a temporary folder of its own.
-            version: The engine's version. From 1.7 on it tells its PID, which is this process's; a 2.x leaves tasks
-                with hung shims out of its listings.
-            uuid: Its identity. Default: made up.
+            path: The Unix socket to serve at. Default: a socket in a temporary folder.
+            version: The engine's version. Since 1.7 it reports its PID, which is that of this process. Since 2.0 it
+                leaves tasks with hung shims out of its listings.
+            uuid: Its identifier. Default: a random one.
             list_stream: Whether it has the call Containers.ListStream.
             start_pid: The process id of the first task; each later process has the next one.
         """
         super().__init__(path, "containerd.sock")
         self._state = EngineState(self._changed, start_pid)
-        tells_pid = tuple(int(part) for part in version.split(".")[:2]) >= _FIRST_WITH_PID
-        identity = Identity(uuid or str(uuids.uuid4()), version, os.getpid() if tells_pid else 0)
+        has_pid = tuple(int(part) for part in version.split(".")[:2]) >= _FIRST_WITH_PID
+        identity = Identity(uuid or str(uuids.uuid4()), version, os.getpid() if has_pid else 0)
         self._events = self._state.events
         calls = CallFaults(KINDS.values())
         answers = Answers(self._state, identity)
         self._server = Server(Service(self, calls, answers, list_stream=list_stream))
         self.faults: ContainerdFaults = ContainerdFaults(self._state, calls, answers, self._server)
 
-    # ---- what it knows
+    # ---- its state
 
     @property
     def namespaces(self) -> list[str]:
-        """The names of all namespaces, in the order in which they came."""
+        """The names of all namespaces, in the order in which they were created."""
         return list(self._state.namespaces)
 
     @property
     def containers(self) -> Mapping[Key, FakeRecord]:
-        """All containers by namespace and id, live: read-only."""
+        """All containers by namespace and id: a read-only view that follows changes."""
         return MappingProxyType(self._state.containers)
 
     @property
     def tasks(self) -> Mapping[Key, FakeTask]:
-        """All tasks by namespace and id, live: read-only. Those that have exited are among them."""
+        """All tasks by namespace and id, including exited ones: a read-only view that follows changes."""
         return MappingProxyType(self._state.tasks)
 
     # ---- namespaces
@@ -112,10 +118,10 @@ class FakeContainerd(FakeGrpcEngine):
         spec: bytes = b"{}",
     ) -> None:
         """Create a container without a task: `/containers/create`; arguments as for `run`."""
-        told = copied(labels or {})
+        all_labels = copied(labels or {})
         if project is not None:
-            told[_PROJECT_LABEL] = project
-        self._state.create((namespace, id), labels=told, image=image, spec=spec, command=())
+            all_labels[_PROJECT_LABEL] = project
+        self._state.create((namespace, id), labels=all_labels, image=image, spec=spec, command=())
 
     def run(
         self,
@@ -128,16 +134,16 @@ class FakeContainerd(FakeGrpcEngine):
         paused: bool = False,
         spec: bytes = b"{}",
     ) -> int:
-        """Create a container and start a task of it: `/containers/create`, `/tasks/create`, `/tasks/start`.
+        """Create a container and start its task: `/containers/create`, `/tasks/create`, `/tasks/start`.
 
         Args:
             id: Its id.
-            namespace: Where it is; created if need be.
+            namespace: Its namespace; created if it does not exist.
             labels: Its labels. Keys and values may be bytes, for text that is not UTF-8.
             image: Its image; every image exists.
-            project: The Compose project, as the label that tells it.
-            paused: Whether it is paused thereafter, which adds `/tasks/paused`.
-            spec: Its OCI specification, whatever its size and content.
+            project: The Compose project; set as a label.
+            paused: Whether to pause it then, which adds `/tasks/paused`.
+            spec: Its OCI specification, of any size and content.
 
         Returns:
             The PID of its initial process.
@@ -149,9 +155,9 @@ class FakeContainerd(FakeGrpcEngine):
         return pid
 
     def start(self, id: str, namespace: str = "default") -> int:
-        """Start a container that has no task, or an exited one, which is deleted before; return the new PID.
+        """Start a container that has no task, or an exited one, which is deleted first; return the new PID.
 
-        `/tasks/delete` if there was one, `/tasks/create`, `/tasks/start`.
+        Events: `/tasks/delete` if there was a task, `/tasks/create`, `/tasks/start`.
         """
         key = (namespace, id)
         if key in self._state.tasks and self._state.tasks[key].status == "STOPPED":
@@ -160,11 +166,14 @@ class FakeContainerd(FakeGrpcEngine):
         return self._state.start(key)
 
     def exit(self, id: str, code: int = 0, *, namespace: str = "default") -> None:
-        """Let a container's initial process end: `/tasks/exit`, of its execs first. The task stays, as STOPPED."""
+        """Let the initial process of a container exit: `/tasks/exit`, first those of its execs.
+
+        The task stays, with status STOPPED.
+        """
         self._state.exit((namespace, id), code)
 
     def restart(self, id: str, code: int = KILLED, *, namespace: str = "default") -> int:
-        """Let a container end, and start it again under the same id: `exit`, then `start`; return the new PID."""
+        """Let a container exit, and start it again with the same id: `exit`, then `start`; return the new PID."""
         self.exit(id, code, namespace=namespace)
         return self.start(id, namespace)
 
@@ -173,7 +182,7 @@ class FakeContainerd(FakeGrpcEngine):
         self._state.pause((namespace, id))
 
     def resume(self, id: str, namespace: str = "default") -> None:
-        """Let a paused container go on: `/tasks/resumed`."""
+        """Resume a paused container: `/tasks/resumed`."""
         self._state.resume((namespace, id))
 
     def exec(self, id: str, exec_id: str, *, namespace: str = "default") -> int:
@@ -186,7 +195,7 @@ class FakeContainerd(FakeGrpcEngine):
         return self._state.start(key, exec_id)
 
     def exec_exit(self, id: str, exec_id: str, code: int = 0, *, namespace: str = "default") -> None:
-        """Let such a process end: `/tasks/exit`, with the exec's id and PID. It is forgotten thereafter."""
+        """Let such a process exit: `/tasks/exit`, with the exec's id and PID. The exec is deleted then."""
         key = (namespace, id)
         self._state.exit(key, code, exec_id)
         self._state.exec_delete(key, exec_id)
@@ -199,7 +208,7 @@ class FakeContainerd(FakeGrpcEngine):
         labels: Labels | None = None,
         image: Text | None = None,
     ) -> None:
-        """Give a container these labels instead of those it has, or another image: `/containers/update`."""
+        """Replace the labels of a container, or its image: `/containers/update`."""
         self._state.update((namespace, id), labels=None if labels is None else copied(labels), image=image)
 
     def task_delete(self, id: str, namespace: str = "default") -> None:
@@ -207,11 +216,11 @@ class FakeContainerd(FakeGrpcEngine):
         self._state.task_delete((namespace, id))
 
     def container_delete(self, id: str, namespace: str = "default") -> None:
-        """Delete what is noted of a container: `/containers/delete`. Its task, if it has one, runs on."""
+        """Delete a container: `/containers/delete`. Its task, if it has one, continues to run."""
         self._state.container_delete((namespace, id))
 
     def delete(self, id: str, namespace: str = "default") -> None:
-        """Remove a container, whatever it does: `/tasks/exit`, `/tasks/delete`, `/containers/delete`."""
+        """Delete a container and its task, even if it runs: `/tasks/exit`, `/tasks/delete`, `/containers/delete`."""
         key = (namespace, id)
         if key in self._state.tasks:
             if self._state.tasks[key].status != "STOPPED":
@@ -219,18 +228,18 @@ class FakeContainerd(FakeGrpcEngine):
             self._state.task_delete(key)
         self._state.container_delete(key)
 
-    # ---- events of no cause
+    # ---- events without a change of state
 
     def tell(
         self, topic: str, type_url: str, value: bytes, namespace: str = "default", timestamp: int | None = None
     ) -> None:
-        """Tell an event, true or not, to the streams that have asked for it.
+        """Send an event, true or not, on the streams whose filters match.
 
         Args:
-            topic: Such as "/tasks/start".
-            type_url: Such as "containerd.events.TaskStart".
+            topic: The topic, such as "/tasks/start".
+            type_url: The type, such as "containerd.events.TaskStart".
             value: The encoded message.
-            namespace: Where it is said to have happened.
+            namespace: The namespace in the event.
             timestamp: Nanoseconds since the epoch. Default: now.
         """
         self._state.events.emit(topic, type_url, value, namespace=namespace, timestamp=timestamp)
@@ -245,16 +254,16 @@ class FakeContainerd(FakeGrpcEngine):
         exec_id: str | None = None,
         timestamp: int | None = None,
     ) -> None:
-        """Tell an exit, true or not: a late one after a restart of the engine has its old time stamp.
+        """Send the event of an exit, true or not. A late one after a restart of the engine has its old time.
 
         Args:
             id: The container.
-            pid: The process that is said to have ended.
+            pid: The PID in the event.
             code: Its exit code.
-            namespace: Where the container is.
-            exec_id: The id of the exec. Default: it is the initial process.
+            namespace: The namespace of the container.
+            exec_id: The id of the exec. Default: that of the initial process.
             timestamp: Nanoseconds since the epoch. Default: now.
         """
         when = timestamp or self._state.clock.now()
-        told = message((1, id), (2, exec_id or id), (3, pid), (4, code), (5, moment(when)))
-        self.tell("/tasks/exit", "containerd.events.TaskExit", told, namespace, when)
+        value = message((1, id), (2, exec_id or id), (3, pid), (4, code), (5, moment(when)))
+        self.tell("/tasks/exit", "containerd.events.TaskExit", value, namespace, when)

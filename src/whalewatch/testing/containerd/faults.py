@@ -1,4 +1,4 @@
-"""Everything that can go wrong with the fake containerd, at a test's command."""
+"""The faults of the fake containerd, which a test can cause."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ContainerdFaults(GrpcFaults[FakeEvent]):
     Most methods return a `Fault` (or `Gate`) with ``undo()``, also a context manager that undoes it at the end of its
     block. `clear` undoes all of them at once. ``kind`` is a key of ``FakeContainerd.requests``; ``namespace`` and
     ``id`` limit a fault to calls about a namespace, a container, or a container in a namespace. Faults of calls apply
-    in the order in which they were made. All methods must be called on the fake's event loop.
+    in the order in which they were made. All methods must be called in the event loop of the fake.
     """
 
     def __init__(self, state: EngineState, calls: CallFaults, answers: Answers, server: Server) -> None:
@@ -39,7 +39,7 @@ class ContainerdFaults(GrpcFaults[FakeEvent]):
     # ---- calls
 
     def hang(self, kind: str, namespace: str = "", id: str = "") -> Fault:
-        """Answer calls of this kind no more; undoing it answers those that still wait."""
+        """Do not answer calls of this kind; undoing it answers those that still wait."""
         return self._keep(self._calls.add(kind, _target(namespace, id), seconds=math.inf))
 
     def fail(
@@ -52,15 +52,15 @@ class ContainerdFaults(GrpcFaults[FakeEvent]):
         id: str = "",
         count: int | None = None,
     ) -> Fault:
-        """Answer calls of this kind with an error, without doing what they ask for.
+        """Answer calls of this kind with an error, without executing them.
 
         Args:
             kind: The kind of call.
             code: The name of the gRPC status.
             message: The engine's explanation.
-            namespace: The namespace meant. Default: any.
-            id: The container meant. Default: any.
-            count: How many calls. Default: all, until undone.
+            namespace: Only calls about this namespace. Default: any.
+            id: Only calls about this container. Default: any.
+            count: The number of calls. Default: all, until the fault is undone.
         """
         answer = Answer(grpc.StatusCode[code].value[0], message=message)
         return self._keep(self._calls.add(kind, _target(namespace, id), answer=answer, count=count))
@@ -85,23 +85,23 @@ class ContainerdFaults(GrpcFaults[FakeEvent]):
         return self._keep(self._calls.add(kind, _target(namespace, id), gated=True))
 
     def pause_after(self, kind: str, namespace: str = "", id: str = "") -> Gate:
-        """Hold calls of this kind when they have read or changed the state, before they answer.
+        """Hold calls of this kind after they have read or changed the state, before they answer.
 
-        Calls of kind "subscribe" are held when the engine knows the subscriber, before the first event is sent.
+        Calls of kind "subscribe" are held after the engine knows the subscriber, before the first event is sent.
         """
         return self._keep(self._calls.add(kind, _target(namespace, id), gated=True, after=True))
 
     # ---- shims
 
     def hang_shim(self, id: str, namespace: str = "default", *, timeout: float = 2.0) -> Fault:
-        """Let a task's shim not answer: the task's status is UNKNOWN and its PID 0; a 2.x leaves it out of listings.
+        """Make the shim of a task hang: the task has status UNKNOWN and PID 0; version 2.x leaves it out of listings.
 
-        What is done to the task meanwhile is told as if nothing were wrong.
+        Changes of the task meanwhile cause the usual events.
 
         Args:
             id: The container.
             namespace: Its namespace.
-            timeout: Seconds that the engine waits for the shim, each time it is asked; for all hung shims alike.
+            timeout: Seconds that the engine waits for the shim in each call. It applies to all hung shims.
         """
         task = self._state.task((namespace, id))
         task.hung = True
@@ -113,13 +113,13 @@ class ContainerdFaults(GrpcFaults[FakeEvent]):
         return self._keep(Fault(undo))
 
     def kill_shim(self, id: str, namespace: str = "default") -> None:
-        """Kill a task's shim: its processes are ended, `/tasks/exit` and `/tasks/delete` are told, the task is gone."""
+        """Kill the shim of a task: its processes end, the task is removed. Events: `/tasks/exit`, `/tasks/delete`."""
         self._state.kill_shim((namespace, id))
 
     # ---- connections
 
     async def accept(self) -> None:
-        """Start a refusing engine again, at the same address, with the same containers; its PID is another one."""
+        """Start the engine again after `refuse`, at the same address, with the same containers; it has another PID."""
         await super().accept()
         if (pid := self._answers.identity.pid) != 0:
             self._answers.identity = evolve(self._answers.identity, pid=pid + 1)
@@ -128,7 +128,7 @@ class ContainerdFaults(GrpcFaults[FakeEvent]):
         """Kill the engine and start it again.
 
         Args:
-            keep_exited: Whether tasks that had exited are still there afterwards, as with 1.6; 1.7 forgets them.
+            keep_exited: Whether exited tasks still exist afterwards, as with version 1.6; version 1.7 forgets them.
         """
         self.refuse()
         if not keep_exited:
@@ -138,5 +138,5 @@ class ContainerdFaults(GrpcFaults[FakeEvent]):
 
 
 def _target(namespace: str, id: str) -> str | None:
-    """Spell whom a fault is about, as the server spells whom a call is about; None is any."""
+    """Return the target of a fault in the form in which the server has the targets of calls; None for any."""
     return f"{namespace}/{id}" if namespace or id else None

@@ -1,4 +1,4 @@
-"""The fake containerd's answers on the wire, with the faults that are in force."""
+"""The answers of the fake containerd on the wire, with the active faults."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Service(GrpcService[Call]):
     subscribe = "subscribe"
 
     def __init__(self, engine: FakeGrpcEngine, faults: CallFaults, answers: Answers, *, list_stream: bool) -> None:
-        """Answer from these parts; without ``list_stream`` there is no such call."""
+        """Answer from these parts; ``list_stream`` is whether that call exists."""
         kinds = {path: kind for path, kind in KINDS.items() if list_stream or kind != _LIST_STREAM}
         super().__init__(engine, kinds, faults)
         self._streams[_LIST_STREAM] = self._list_stream

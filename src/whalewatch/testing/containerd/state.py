@@ -1,4 +1,4 @@
-"""What the fake containerd is made of: containers, tasks, and the error it answers with."""
+"""The parts of the fake containerd: containers, tasks, and its error."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class FakeProcess:
     """A process: a task's initial one, or an exec.
 
     Attributes:
-        command: What it runs.
-        pid: Its process id; it stays when the process has ended, and an exec has none before it is started.
+        command: The command that it runs.
+        pid: Its process id, also after its end; 0 for an exec that was not started.
         status: Its state.
         exit_status: Its exit code.
         exited_at: Nanoseconds since the epoch; 0 while it lives.
@@ -45,10 +45,10 @@ class FakeProcess:
 
 @define(eq=False)
 class FakeTask(FakeProcess):
-    """A task: what runs of a container. Read it, and change it through the engine's operations.
+    """A task: the running part of a container. Read it; change it only through the operations of the engine.
 
     Attributes:
-        execs: The processes beside the initial one, by exec id.
+        execs: The other processes than the initial one, by exec id.
         hung: Whether its shim does not answer.
     """
 
@@ -57,19 +57,19 @@ class FakeTask(FakeProcess):
 
     @property
     def alive(self) -> bool:
-        """Whether it has an initial process that was started, running or paused."""
+        """Whether its initial process was started and has not ended; it may be paused."""
         return self.status in {"RUNNING", "PAUSED", "PAUSING"}
 
 
 @define(eq=False)
 class FakeRecord:
-    """What containerd has noted of a container; whether something of it runs, its task tells.
+    """The metadata that containerd stores about a container; its task shows whether it runs.
 
     Attributes:
-        labels: The labels; bytes where they are not to be UTF-8.
+        labels: The labels; bytes if they should not be UTF-8.
         image: The image's name.
         spec: The OCI runtime specification, as JSON or anything else.
-        command: What its tasks run.
+        command: The command that its tasks run.
         created_at: Nanoseconds since the epoch.
         updated_at: Nanoseconds since the epoch.
     """

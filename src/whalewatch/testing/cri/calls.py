@@ -1,4 +1,4 @@
-"""What the fake CRI answers to single calls."""
+"""The answers of the fake CRI to single calls."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ KINDS = {
     f"{_SERVICE}StopPodSandbox": "pod_stop",
     f"{_SERVICE}Version": "version",
 }
-"""The calls that there are, with the kinds that they are counted by."""
+"""All calls by path, each with its kind in ``FakeCRI.requests``."""
 
 _LISTINGS = frozenset({"container_list", "pod_list"})
 _ABOUT_ONE = frozenset(
@@ -66,34 +66,34 @@ _T = TypeVar("_T", FakePod, FakePodContainer)
 
 @frozen
 class Runtime:
-    """Who the engine says it is.
+    """The identity that the engine reports.
 
     Attributes:
-        name: Such as "cri-o".
-        version: Such as "1.32.1".
+        name: Its name, such as "cri-o".
+        version: Its version, such as "1.32.1".
     """
 
     name: str
     version: str
 
     @property
-    def forgives(self) -> bool:
-        """Whether to stop what is not there is no error."""
+    def ignores_missing(self) -> bool:
+        """Whether a call to stop a container or pod that does not exist succeeds."""
         return not (self.name == _CONTAINERD and self.version.startswith("1.6."))
 
 
 def about(kind: str, request: Fields) -> str:
-    """Return the id that a call is about; "" if it is about all, or about none."""
+    """Return the id that a call is about; "" if it is about all or none."""
     if kind in _LISTINGS:
         return text(submessage(request, 1), 1)
     return text(request, 1) if kind in _ABOUT_ONE else ""
 
 
 class Answers:
-    """Makes the calls do what they are for."""
+    """Executes the calls."""
 
     def __init__(self, state: CRIState, runtime: Runtime) -> None:
-        """Answer about this state."""
+        """Answer from this state."""
         self._state = state
         self._runtime = runtime
         self._routes: dict[str, Callable[[Fields], bytes]] = {
@@ -113,7 +113,7 @@ class Answers:
         }
 
     def answer(self, kind: str, request: Fields) -> bytes:
-        """Do what a call is for.
+        """Execute a call.
 
         Raises:
             FakeCRIError: It is refused.
@@ -126,9 +126,9 @@ class Answers:
         wanted = submessage(request, 1)
         pod = text(wanted, 3)
         found = [
-            listed_container(container, self._state.told_state(container))
+            listed_container(container, self._state.reported_state(container))
             for container in self._chosen(text(wanted, 1), self._state.containers, self._state.container)
-            if _in_state(wanted, CONTAINER_STATES.index(self._state.told_state(container)))
+            if _in_state(wanted, CONTAINER_STATES.index(self._state.reported_state(container)))
             and (not pod or container.pod.startswith(pod))
             and _selected(container.labels, dictionary(wanted, 4))
         ]
@@ -144,7 +144,7 @@ class Answers:
         return repeated(1, found)
 
     def _chosen(self, id: str, known: dict[str, _T], one: Callable[[str], _T]) -> Iterator[_T]:
-        """Find what a filter for an id means; none if it means nothing."""
+        """Find the items that a filter for an id selects; an empty filter selects all."""
         if not id:
             yield from known.values()
             return
@@ -156,27 +156,27 @@ class Answers:
 
     def _container_status(self, request: Fields) -> bytes:
         container = self._state.container(text(request, 1))
-        status = container_status(container, self._state.told_state(container))
+        status = container_status(container, self._state.reported_state(container))
         return message((1, status)) + self._info(request, container.id, container_info(container))
 
     def _pod_status(self, request: Fields) -> bytes:
         pod = self._state.pod(text(request, 1))
         return message((1, pod_status(pod))) + self._info(request, pod.id, pod_info(pod))
 
-    def _info(self, request: Fields, id: str, true: str) -> bytes:
+    def _info(self, request: Fields, id: str, true_info: str) -> bytes:
         if not integer(request, 2):
             return b""
-        told: Text | None = true
-        for target, instead in self._state.infos:
+        info: Text | None = true_info
+        for target, false_info in self._state.infos:
             if target in {"", id}:
-                told = instead
-        return b"" if told is None else mapping(2, {"info": told})
+                info = false_info
+        return b"" if info is None else mapping(2, {"info": info})
 
     # ---- changing
 
     @contextmanager
-    def _unknown_is_gone(self, *, refused: bool = False) -> Iterator[None]:
-        """Do nothing to what is not there, unless that is refused."""
+    def _ignore_missing(self, *, refused: bool = False) -> Iterator[None]:
+        """Do nothing if the object does not exist; if ``refused``, raise the error."""
         try:
             yield
         except FakeCRIError as error:
@@ -200,12 +200,12 @@ class Answers:
         return message((1, pod.id))
 
     def _pod_stop(self, request: Fields) -> bytes:
-        with self._unknown_is_gone(refused=not self._runtime.forgives):
+        with self._ignore_missing(refused=not self._runtime.ignores_missing):
             self._state.stop_pod(self._state.pod(text(request, 1)))
         return b""
 
     def _pod_remove(self, request: Fields) -> bytes:
-        with self._unknown_is_gone():
+        with self._ignore_missing():
             self._state.remove_pod(self._state.pod(text(request, 1)))
         return b""
 
@@ -228,22 +228,22 @@ class Answers:
         return b""
 
     def _container_stop(self, request: Fields) -> bytes:
-        with self._unknown_is_gone(refused=not self._runtime.forgives):
+        with self._ignore_missing(refused=not self._runtime.ignores_missing):
             self._state.stop(self._state.container(text(request, 1)))
         return b""
 
     def _container_remove(self, request: Fields) -> bytes:
-        with self._unknown_is_gone():
+        with self._ignore_missing():
             self._state.remove(self._state.container(text(request, 1)))
         return b""
 
 
 def _in_state(wanted: Fields, state: int) -> bool:
-    """Tell whether a state is what a filter wants; its message is there if it wants any, and empty for state 0."""
+    """Return whether a state matches a filter; the filter's field is missing if it selects all, and empty for state 0."""
     return _STATE not in wanted or integer(submessage(wanted, _STATE), 1) == state
 
 
 def _selected(labels: Mapping[Text, Text], wanted: Mapping[Text, Text]) -> bool:
-    """Tell whether labels have all that is wanted."""
-    told = {raw(key): raw(value) for key, value in labels.items()}
-    return all(told.get(raw(key)) == raw(value) for key, value in wanted.items())
+    """Return whether labels contain all wanted ones."""
+    actual = {raw(key): raw(value) for key, value in labels.items()}
+    return all(actual.get(raw(key)) == raw(value) for key, value in wanted.items())

@@ -1,4 +1,4 @@
-"""The fake CRI's state, and what its operations do to it, with the events they cause."""
+"""The state of the fake CRI, and the operations that change it and cause events."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _ID_BYTES = 32
 
 
 class CRIState:
-    """Pods and containers. Operations take effect at once, and tell what a real engine tells.
+    """Pods and containers. Operations take effect at once, and cause the events of a real engine.
 
     Attributes:
         unknown: The ids of containers whose state the engine does not know.
-        infos: What stands for the verbose information of these ids, "" being any; None is none at all.
+        infos: Pairs of an id ("" for all) and its false verbose information; None for no information.
     """
 
     def __init__(self, changed: Callable[[], None], start_pid: int, mode: PodEventsMode) -> None:
-        """Start empty; ``changed`` is called when something happens that a test may wait for."""
+        """Start empty; ``changed`` is called when something changes that a test may wait for."""
         self.clock: Clock = Clock()
         self.events: PodEvents = PodEvents(mode, changed)
         self.pods: dict[str, FakePod] = {}
@@ -40,14 +40,14 @@ class CRIState:
         self.infos: list[tuple[str, Text | None]] = []
         self._pids = count(start_pid)
 
-    # ---- what is there
+    # ---- its state
 
     def pod(self, id: str) -> FakePod:
-        """Return a pod by the id of its sandbox, or the beginning of it, or refuse."""
+        """Return a pod by the id of its sandbox, or the beginning of that id, or raise "not found"."""
         return self.pods[_resolved(id, self.pods, f'an error occurred when try to find sandbox "{id}": not found')]
 
     def container(self, id: str) -> FakePodContainer:
-        """Return a container by its id, or the beginning of it, or refuse."""
+        """Return a container by its id, or the beginning of the id, or raise "not found"."""
         reason = f'an error occurred when try to find container "{id}": not found'
         return self.containers[_resolved(id, self.containers, reason)]
 
@@ -78,29 +78,29 @@ class CRIState:
         now = self.clock.now()
         pod = FakePod(id, name, namespace, uid, attempt, dict(labels), dict(annotations), now, pid, infra)
         self.pods[id] = pod
-        self.tell("CREATED", id, pod)
-        self.tell("STARTED", id, pod)
+        self.emit("CREATED", id, pod)
+        self.emit("STARTED", id, pod)
         return pod
 
     def stop_pod(self, pod: FakePod) -> None:
-        """Kill what runs of a pod, its sandbox last."""
+        """Kill all running containers of a pod, then its sandbox."""
         for container in self.containers_of(pod):
             self.stop(container)
         self.exit_pod(pod)
 
     def exit_pod(self, pod: FakePod) -> None:
-        """Let the process of a sandbox end; its containers live on."""
+        """Let the process of a sandbox exit; its containers stay alive."""
         if pod.ready:
             pod.ready, pod.pid = False, 0
-            self.tell("STOPPED", pod.id, pod)
+            self.emit("STOPPED", pod.id, pod)
 
     def remove_pod(self, pod: FakePod) -> None:
-        """Remove a pod and its containers, whatever they do."""
+        """Remove a pod and its containers, even if they run."""
         self.stop_pod(pod)
         for container in self.containers_of(pod):
             self.remove(container)
         del self.pods[pod.id]
-        self.tell("DELETED", pod.id, None)
+        self.emit("DELETED", pod.id, None)
 
     # ---- containers
 
@@ -126,7 +126,7 @@ class CRIState:
             id, pod.id, name, attempt, dict(labels), dict(annotations), image, tuple(command), self.clock.now()
         )
         self.containers[id] = container
-        self._tell("CREATED", container)
+        self._emit("CREATED", container)
         return container
 
     def start(self, container: FakePodContainer) -> None:
@@ -135,18 +135,18 @@ class CRIState:
             reason = f'failed to set starting state for container "{container.id}": container is in CONTAINER_'
             raise FakeCRIError("UNKNOWN", f"{reason}{container.state} state")
         container.state, container.pid, container.started_at = "RUNNING", next(self._pids), self.clock.now()
-        self._tell("STARTED", container)
+        self._emit("STARTED", container)
         code = exit_code(container.command)
         if code is not None:
             self.exit(container, code)
 
     def exit(self, container: FakePodContainer, code: int) -> None:
-        """Let a running container's process end."""
+        """Let the process of a running container exit."""
         if container.state != "RUNNING":
             raise FakeCRIError("UNKNOWN", f'container "{container.id}" is in CONTAINER_{container.state} state')
         container.state, container.pid, container.exit_code = "EXITED", 0, code
         container.finished_at = self.clock.now()
-        self._tell("STOPPED", container)
+        self._emit("STOPPED", container)
 
     def stop(self, container: FakePodContainer) -> None:
         """Kill a container, if it runs."""
@@ -154,29 +154,29 @@ class CRIState:
             self.exit(container, KILLED)
 
     def remove(self, container: FakePodContainer) -> None:
-        """Remove a container, whatever it does."""
+        """Remove a container, even if it runs."""
         self.stop(container)
         del self.containers[container.id]
-        self._tell("DELETED", container)
+        self._emit("DELETED", container)
 
     # ---- events
 
-    def _tell(self, type: PodEventType, container: FakePodContainer) -> None:
-        self.tell(type, container.id, self.pods.get(container.pod))
+    def _emit(self, type: PodEventType, container: FakePodContainer) -> None:
+        self.emit(type, container.id, self.pods.get(container.pod))
 
-    def tell(self, type: PodEventType, id: str, pod: FakePod | None, timestamp: int | None = None) -> None:
-        """Tell an event, with the state of the pod as it is now."""
-        statuses = [(known, self.told_state(known)) for known in (self.containers_of(pod) if pod else ())]
+    def emit(self, type: PodEventType, id: str, pod: FakePod | None, timestamp: int | None = None) -> None:
+        """Send an event, with the current state of the pod."""
+        statuses = [(known, self.reported_state(known)) for known in (self.containers_of(pod) if pod else ())]
         message = event_message(type, id, timestamp or self.clock.now(), pod, statuses)
         self.events.publish(FakePodEvent(type, id, pod.id if pod else id, message))
 
-    def told_state(self, container: FakePodContainer) -> ContainerState:
-        """Return the state that a container is said to be in."""
+    def reported_state(self, container: FakePodContainer) -> ContainerState:
+        """Return the state that the engine reports for a container."""
         return "UNKNOWN" if container.id in self.unknown else container.state
 
 
 def _resolved(id: str, known: Iterable[str], reason: str) -> str:
-    """Return the one id that begins so; engines take the beginning of an id for the id."""
+    """Return the only id that begins with ``id``: engines accept the beginning of an id."""
     found = [full for full in known if full.startswith(id)]
     if not id or (len(found) != 1 and id not in found):
         raise FakeCRIError("NOT_FOUND", reason)

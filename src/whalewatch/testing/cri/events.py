@@ -1,4 +1,4 @@
-"""The fake CRI's event stream, in the ways in which engines have it."""
+"""The event stream of the fake CRI, in all forms in which engines have it."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 PodEventsMode = Literal["broadcast", "shared", "ended", "unimplemented"]
 
 CAPACITY = 1000
-"""Events that are kept, for a stream or for all of them; what comes when they are that many is lost."""
+"""Most events that are kept, for one stream or for all; further events are lost."""
 
 
 class PodEvents(EventBus[FakePodEvent, Stream]):
     """Pod events.
 
     Attributes:
-        mode: "broadcast" as CRI-O does: to each stream, and the first one gets what came before it. "shared" as
-            containerd 1.7 does: each event to one of the streams, in turn, or to the next one that comes; a stream that
-            is gone is noticed when an event is lost to it. "ended" as CRI-O does if they are not enabled: streams end
-            at once. "unimplemented" as with containerd 1.6.
-        up: Whether the engine lives.
+        mode: "broadcast", as CRI-O: every stream has all events, and the first stream also has the events from before
+            it. "shared", as containerd 1.7: each event goes to one stream, in turn, or to the next stream that is
+            opened; a stream that has ended is noticed when an event is lost to it. "ended", as CRI-O if they are not
+            enabled: streams end at once. "unimplemented", as containerd 1.6.
+        up: Whether the engine runs.
     """
 
     def __init__(self, mode: PodEventsMode, changed: Callable[[], None]) -> None:
-        """Start without subscribers; ``changed`` is called when something happens that a test may wait for."""
+        """Start without subscribers; ``changed`` is called when something changes that a test may wait for."""
         super().__init__(changed)
         self.mode = mode
         self.up = True
@@ -38,7 +38,7 @@ class PodEvents(EventBus[FakePodEvent, Stream]):
         self._turns: deque[Stream] = deque()
 
     def deliver(self, event: FakePodEvent, subscribers: list[Stream]) -> None:
-        """Hand an event on, or keep it."""
+        """Deliver an event, or keep it."""
         if not self.up or self.mode in {"ended", "unimplemented"}:
             return
         if self._begun and self.mode == "broadcast":
@@ -47,13 +47,13 @@ class PodEvents(EventBus[FakePodEvent, Stream]):
                     subscriber.put(event.message)
         elif len(self._kept) < CAPACITY:
             self._kept.append(event.message)
-            self._hand_out()
+            self._deliver_kept()
 
     def subscribe(self, subscriber: Stream) -> None:
-        """Let a subscriber have what is published from now on, and what is kept."""
+        """Deliver to a subscriber the events that are kept, and everything that is published from now on."""
         if self.mode == "shared":
             self._turns.append(subscriber)
-            self._hand_out()
+            self._deliver_kept()
         elif not self._begun:
             for message in self._kept:
                 subscriber.put(message)
@@ -61,8 +61,8 @@ class PodEvents(EventBus[FakePodEvent, Stream]):
         self._begun = True
         super().subscribe(subscriber)
 
-    def _hand_out(self) -> None:
-        """Give each of the events that are kept to the stream whose turn it is."""
+    def _deliver_kept(self) -> None:
+        """Deliver each event that is kept to the stream whose turn it is."""
         while self.mode == "shared" and self._kept and self._turns:
             message, subscriber = self._kept.popleft(), self._turns.popleft()
             if subscriber.ended is None:
@@ -70,12 +70,12 @@ class PodEvents(EventBus[FakePodEvent, Stream]):
                 self._turns.append(subscriber)
 
     def unsubscribe(self, subscriber: Stream) -> None:
-        """Forget a subscriber; where they share, it has its turn once more."""
+        """Forget a subscriber; in mode "shared" it still has its next turn."""
         subscriber.end("CANCELLED", "gone")
         super().unsubscribe(subscriber)
 
     def forget(self) -> None:
-        """Forget what is kept, as an engine does that is killed."""
+        """Forget the events that are kept, as an engine does when it is killed."""
         self._kept.clear()
         self._turns.clear()
         self._begun = False

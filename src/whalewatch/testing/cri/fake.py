@@ -25,19 +25,25 @@ if TYPE_CHECKING:
 
 
 class FakeCRI(FakeGrpcEngine):
-    """A CRI engine without containers behind it, for tests and demonstrations.
+    """A CRI engine without real containers, for tests and demonstrations.
 
-    It serves the part of the CRI (runtime.v1) that has to do with the life of pods, over gRPC at a Unix socket. Its
-    methods do to pods and containers what the CRI's operations do, with the same changes of state and the same events
-    in the same order, but at once and without waiting. Pods are named by the id of their sandbox. They must be called
-    on the event loop that the fake was entered on, and raise `FakeCRIError` where the engine refuses.
+    It serves the part of the CRI (runtime.v1) that is about the life of pods, over gRPC at a Unix socket. Its methods
+    do the same as the operations of the CRI, with the same changes of state and the same events in the same order, but
+    at once and without waiting. A pod is named by the id of its sandbox. The methods must be called in the event loop
+    in which the fake was entered, and raise `FakeCRIError` if the engine would refuse.
 
-    Single use: enter it once, as an async context manager. Leaving it leaves no task, socket or file behind.
+    Enter it once, as an async context manager. Leaving it removes all its tasks, sockets and files.
+
+    Example::
+
+        async with FakeCRI() as engine, cri.watch(engine.address) as watcher:
+            container = engine.run(engine.run_pod("shop"), "web")
+            await watcher.portfolio.wait_for(container, timeout=5)
 
     Attributes:
         requests: The calls that have arrived, by kind: "version", "status", "events", "pod_list", "container_list",
             "pod_status", "container_status", "pod_run", "pod_stop", "pod_remove", "container_create", ...
-        faults: What can go wrong, at command.
+        faults: The faults that can be caused; see `CRIFaults`.
     """
 
     def __init__(
@@ -49,16 +55,17 @@ class FakeCRI(FakeGrpcEngine):
         pod_events: PodEventsMode = "broadcast",
         start_pid: int = 5001,
     ) -> None:
-        """Prepare an engine; it serves once it is entered.
+        """Prepare an engine; it serves after it is entered.
 
         Args:
-            path: The Unix socket to serve at. Default: one in a temporary folder of its own.
-            runtime: What the engine calls itself.
+            path: The Unix socket to serve at. Default: a socket in a temporary folder.
+            runtime: The name that the engine reports.
             version: Its version.
-            pod_events: Who gets the pod events. "broadcast": everybody, and the first one who asks for them also what
-                was told before, as CRI-O with ``enable_pod_events``; past 1,000 that wait they are lost. "ended":
-                nobody, streams end at once without an error, as CRI-O without. "shared": one of those who ask for
-                them, in turn, as containerd 1.7. "unimplemented": nobody, the call is refused, as containerd 1.6.
+            pod_events: Which streams have the pod events. "broadcast", as CRI-O with ``enable_pod_events``: all, and
+                the first stream also has the events from before it; if more than 1,000 events wait, further ones are
+                lost. "ended", as CRI-O without it: none, streams end at once without an error. "shared", as containerd
+                1.7: each event goes to one stream, in turn. "unimplemented", as containerd 1.6: none, the call is
+                refused.
             start_pid: The process id of the first sandbox; each later process has the next one.
         """
         super().__init__(path, "cri.sock")
@@ -69,16 +76,16 @@ class FakeCRI(FakeGrpcEngine):
         self._server = Server(Service(self, calls, answers, self._state.events))
         self.faults: CRIFaults = CRIFaults(self._state, calls, self._server)
 
-    # ---- what it knows
+    # ---- its state
 
     @property
     def pods(self) -> Mapping[str, FakePod]:
-        """All pods by the ids of their sandboxes, live: read-only."""
+        """All pods by the ids of their sandboxes: a read-only view that follows changes."""
         return MappingProxyType(self._state.pods)
 
     @property
     def containers(self) -> Mapping[str, FakePodContainer]:
-        """All containers by id, live: read-only. Those that have exited are among them."""
+        """All containers by id, including exited ones: a read-only view that follows changes."""
         return MappingProxyType(self._state.containers)
 
     # ---- pods
@@ -99,11 +106,11 @@ class FakeCRI(FakeGrpcEngine):
         Args:
             name: Its name.
             namespace: Its Kubernetes namespace.
-            uid: Its Kubernetes uid. Default: made up.
-            attempt: How many sandboxes it had before this one.
-            labels: Its labels. All text may be bytes, where it is not to be UTF-8.
+            uid: Its Kubernetes uid. Default: a random one.
+            attempt: The number of sandboxes that it had before this one.
+            labels: Its labels. All text may be bytes, if it should not be UTF-8.
             annotations: Its annotations.
-            infra: Whether its sandbox has a process; where it has none, no PID is told.
+            infra: Whether its sandbox has a process. If not, the engine reports no PID.
 
         Returns:
             The id of its sandbox.
@@ -119,15 +126,15 @@ class FakeCRI(FakeGrpcEngine):
         ).id
 
     def stop_pod(self, pod: str) -> None:
-        """Stop a pod and what runs in it: STOPPED of its running containers, then of its sandbox."""
+        """Stop a pod and its containers: STOPPED of its running containers, then of its sandbox."""
         self._state.stop_pod(self._state.pod(pod))
 
     def exit_pod(self, pod: str) -> None:
-        """Let the process of a sandbox end: STOPPED of it. It is not ready any more, and its containers live on."""
+        """Let the process of a sandbox exit: STOPPED of it. It is not ready any more; its containers stay alive."""
         self._state.exit_pod(self._state.pod(pod))
 
     def remove_pod(self, pod: str) -> None:
-        """Remove a pod, whatever it does: what `stop_pod` tells, DELETED of its containers, and of its sandbox."""
+        """Remove a pod, even if it runs: the events of `stop_pod`, DELETED of its containers, then of its sandbox."""
         self._state.remove_pod(self._state.pod(pod))
 
     # ---- containers
@@ -168,8 +175,8 @@ class FakeCRI(FakeGrpcEngine):
         Args:
             pod: The id of the pod's sandbox.
             name: Its name within the pod.
-            attempt: How many there were before it.
-            labels: Its labels. All text may be bytes, where it is not to be UTF-8.
+            attempt: The number of containers that it replaces.
+            labels: Its labels. All text may be bytes, if it should not be UTF-8.
             annotations: Its annotations.
             image: Its image; every image exists.
 
@@ -181,34 +188,34 @@ class FakeCRI(FakeGrpcEngine):
         return id
 
     def start(self, id: str) -> int:
-        """Start a created container, which can be done only once: STARTED; return its PID."""
+        """Start a created container, which is possible only once: STARTED; return its PID."""
         container = self._state.container(id)
         self._state.start(container)
         return container.pid
 
     def exit(self, id: str, code: int = 0) -> None:
-        """Let a running container's process end: STOPPED."""
+        """Let the process of a running container exit: STOPPED."""
         self._state.exit(self._state.container(id), code)
 
     def stop(self, id: str) -> None:
-        """Kill a container: STOPPED. To one that does not run, nothing is done."""
+        """Kill a container: STOPPED. If it does not run, do nothing."""
         self._state.stop(self._state.container(id))
 
     def remove(self, id: str) -> None:
-        """Remove a container, whatever it does: STOPPED if it runs, and DELETED."""
+        """Remove a container, even if it runs: STOPPED if it runs, then DELETED."""
         self._state.remove(self._state.container(id))
 
-    # ---- events of no cause
+    # ---- events without a change of state
 
     def tell(self, type: PodEventType, id: str, *, pod: str | None = None, timestamp: int | None = None) -> None:
-        """Tell an event, true or not, along with the true state of a pod.
+        """Send an event, true or not, together with the true state of a pod.
 
         Args:
             type: "CREATED", "STARTED", "STOPPED" or "DELETED".
-            id: The container or sandbox that it is said to be about.
-            pod: The id of the pod's sandbox. Default: whose container or sandbox it is; none if it is not there.
+            id: The container or sandbox in the event.
+            pod: The id of the pod's sandbox. Default: the pod of that container or sandbox; none if it does not exist.
             timestamp: Nanoseconds since the epoch. Default: now.
         """
         if pod is None and id in self._state.containers:
             pod = self._state.containers[id].pod
-        self._state.tell(type, id, self._state.pods.get(pod or id), timestamp)
+        self._state.emit(type, id, self._state.pods.get(pod or id), timestamp)

@@ -1,4 +1,4 @@
-"""Everything that can go wrong with the fake CRI, at a test's command."""
+"""The faults of the fake CRI, which a test can cause."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class CRIFaults(GrpcFaults[FakePodEvent]):
     Most methods return a `Fault` (or `Gate`) with ``undo()``, also a context manager that undoes it at the end of its
     block. `clear` undoes all of them at once. ``kind`` is a key of ``FakeCRI.requests``; ``id`` limits a fault to calls
     about one container or sandbox. Faults of calls apply in the order in which they were made. All methods must be
-    called on the fake's event loop.
+    called in the event loop of the fake.
     """
 
     def __init__(self, state: CRIState, calls: CallFaults, server: Server) -> None:
@@ -37,7 +37,7 @@ class CRIFaults(GrpcFaults[FakePodEvent]):
     # ---- calls
 
     def hang(self, kind: str, id: str = "") -> Fault:
-        """Answer calls of this kind no more; undoing it answers those that still wait."""
+        """Do not answer calls of this kind; undoing it answers those that still wait."""
         return self._keep(self._calls.add(kind, id or None, seconds=math.inf))
 
     def fail(
@@ -49,14 +49,14 @@ class CRIFaults(GrpcFaults[FakePodEvent]):
         id: str = "",
         count: int | None = None,
     ) -> Fault:
-        """Answer calls of this kind with an error, without doing what they ask for.
+        """Answer calls of this kind with an error, without executing them.
 
         Args:
             kind: The kind of call.
             code: The name of the gRPC status.
             message: The engine's explanation.
-            id: The container or sandbox meant. Default: any.
-            count: How many calls. Default: all, until undone.
+            id: Only calls about this container or sandbox. Default: any.
+            count: The number of calls. Default: all, until the fault is undone.
         """
         answer = Answer(grpc.StatusCode[code].value[0], message=message)
         return self._keep(self._calls.add(kind, id or None, answer=answer, count=count))
@@ -68,7 +68,7 @@ class CRIFaults(GrpcFaults[FakePodEvent]):
     def garble(self, kind: str, body: bytes, *, id: str = "", count: int | None = None) -> Fault:
         """Answer calls of this kind with these bytes as their message; other arguments as for `fail`.
 
-        An event stream begins with it.
+        An event stream begins with this message.
         """
         return self._keep(self._calls.add(kind, id or None, answer=Answer(0, body), count=count))
 
@@ -80,27 +80,27 @@ class CRIFaults(GrpcFaults[FakePodEvent]):
         return self._keep(self._calls.add(kind, id or None, gated=True))
 
     def pause_after(self, kind: str, id: str = "") -> Gate:
-        """Hold calls of this kind when they have read or changed the state, before they answer.
+        """Hold calls of this kind after they have read or changed the state, before they answer.
 
-        Calls of kind "events" are held when the engine knows the subscriber, before the first event is sent.
+        Calls of kind "events" are held after the engine knows the subscriber, before the first event is sent.
         """
         return self._keep(self._calls.add(kind, id or None, gated=True, after=True))
 
-    # ---- what is told of containers
+    # ---- what the engine reports about containers
 
     def tell_info(self, info: Text | None, id: str = "") -> Fault:
-        """Tell this as the verbose information, which should be JSON with a number named "pid".
+        """Report this text as the verbose information. A true one is JSON with a number named "pid".
 
         Args:
             info: Any text or bytes; None for no information at all.
-            id: The container or sandbox meant. Default: all.
+            id: Only for this container or sandbox. Default: for all.
         """
         rule = (id, info)
         self._state.infos.append(rule)
         return self._keep(Fault(lambda: self._state.infos.remove(rule)))
 
     def unknown(self, id: str) -> Fault:
-        """Tell the state of a container as CONTAINER_UNKNOWN, whatever it is."""
+        """Report the state of a container as CONTAINER_UNKNOWN, whatever it is."""
         self._state.container(id)
         self._state.unknown.append(id)
         return self._keep(Fault(lambda: self._state.unknown.remove(id)))
@@ -110,15 +110,15 @@ class CRIFaults(GrpcFaults[FakePodEvent]):
     def refuse(self) -> None:
         """Kill the engine (as with SIGKILL), until `accept` or `restart`.
 
-        Connections are cut, further ones refused. Containers live on; what is done to them meanwhile is told by no
-        event, and events that were kept are lost.
+        Connections are cut, and new ones are refused. Containers stay alive; changes to them meanwhile cause no event,
+        and events that were kept are lost.
         """
         self._state.events.up = False
         super().refuse()
         self._state.events.forget()
 
     async def accept(self) -> None:
-        """Start a refusing engine again, at the same address, with the same pods."""
+        """Start the engine again after `refuse`, at the same address, with the same pods."""
         await super().accept()
         self._state.events.up = True
 

@@ -1,4 +1,4 @@
-"""The fake CRI's messages, as they are on the wire."""
+"""The messages of the fake CRI on the wire."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _REASONS = {0: "Completed"}
 _PADDING = {"ociVersion": "1.1.0", "process": {"cwd": "/"}}
-"""What engines tell besides, in parts."""
+"""Some of the other information that engines report."""
 
 
 def listed_container(container: FakePodContainer, state: ContainerState) -> bytes:
@@ -86,7 +86,7 @@ def container_info(container: FakePodContainer) -> str:
 
 
 def pod_info(pod: FakePod) -> str:
-    """Return the verbose information of a sandbox; one that never had a process tells no PID."""
+    """Return the verbose information of a sandbox; without a PID if it never had a process."""
     pid = {"pid": pod.pid} if pod.infra else {}
     return json.dumps({"image": "registry.k8s.io/pause:3.9", **pid, "runtimeSpec": _PADDING})
 

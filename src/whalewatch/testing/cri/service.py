@@ -1,4 +1,4 @@
-"""The fake CRI's answers on the wire, with the faults that are in force."""
+"""The answers of the fake CRI on the wire, with the active faults."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Service(GrpcService[Fields]):
-    """Answers the CRI's calls."""
+    """Answers the calls of the CRI."""
 
     subscribe = "events"
 
@@ -29,14 +29,14 @@ class Service(GrpcService[Fields]):
         self._answers = answers
         self._events = events
 
-    def _read(self, kind: str, request: bytes, context: Any) -> tuple[Fields, Collection[str]]:  # noqa: ARG002 - names no namespace
+    def _read(self, kind: str, request: bytes, context: Any) -> tuple[Fields, Collection[str]]:  # noqa: ARG002 - its calls have no namespace
         call = fields(request)
         return call, (about(kind, call),)
 
     async def _answer(self, kind: str, call: Fields) -> bytes:
         return self._answers.answer(kind, call)
 
-    def _open(self, request: bytes) -> Stream | None:  # noqa: ARG002 - everybody gets everything
+    def _open(self, request: bytes) -> Stream | None:  # noqa: ARG002 - every stream has all events
         if self._events.mode == "unimplemented":
             raise FakeCRIError("UNIMPLEMENTED", "method GetContainerEvents not implemented")
         return None if self._events.mode == "ended" else Stream()

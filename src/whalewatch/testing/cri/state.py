@@ -1,4 +1,4 @@
-"""What the fake CRI is made of: pods, containers, events, and the error it answers with."""
+"""The parts of the fake CRI: pods, containers, events, and its error."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ class FakeCRIError(FakeGrpcError):
 
 @define(eq=False)
 class FakePod:
-    """A pod, by its sandbox. Read it, and change it through the engine's operations.
+    """A pod with its sandbox. Read it; change it only through the operations of the engine.
 
     Attributes:
         id: The id of its sandbox.
         name: Its name.
         namespace: Its Kubernetes namespace.
         uid: Its Kubernetes uid.
-        attempt: How many sandboxes it had before this one.
-        labels: The labels; bytes where they are not to be UTF-8.
+        attempt: The number of sandboxes that it had before this one.
+        labels: The labels; bytes if they should not be UTF-8.
         annotations: The annotations, likewise.
         created_at: Nanoseconds since the epoch.
-        pid: The process of its sandbox; 0 if there is none.
-        infra: Whether its sandbox had a process when it was ready.
+        pid: The PID of its sandbox; 0 if it has no process.
+        infra: Whether its sandbox has a process while it is ready.
         ready: Whether it is ready.
     """
 
@@ -59,22 +59,22 @@ class FakePod:
 
 @define(eq=False)
 class FakePodContainer:
-    """A container of a pod. Read it, and change it through the engine's operations.
+    """A container of a pod. Read it; change it only through the operations of the engine.
 
     Attributes:
         id: Its id.
         pod: The id of its pod's sandbox.
         name: Its name within the pod.
-        attempt: How many there were before it.
-        labels: The labels; bytes where they are not to be UTF-8.
+        attempt: The number of containers that it replaces.
+        labels: The labels; bytes if they should not be UTF-8.
         annotations: The annotations, likewise.
         image: The image's name.
-        command: What it runs.
+        command: The command that it runs.
         created_at: Nanoseconds since the epoch.
         state: Its state.
-        pid: Its process; 0 while it does not run.
-        started_at: Nanoseconds since the epoch; 0 before.
-        finished_at: Nanoseconds since the epoch; 0 before.
+        pid: Its PID; 0 while it does not run.
+        started_at: Nanoseconds since the epoch; 0 if it has not started.
+        finished_at: Nanoseconds since the epoch; 0 if it has not exited.
         exit_code: Its exit code.
     """
 
@@ -100,7 +100,7 @@ class FakePodEvent:
 
     Attributes:
         type: "CREATED", "STARTED", "STOPPED" or "DELETED".
-        id: The container's id, or that of the sandbox.
+        id: The id of the container or sandbox.
         pod: The id of the pod's sandbox.
         message: The message on the wire.
     """

@@ -1,4 +1,4 @@
-"""The fake Docker engine's insides: operations that change the state first, and then tell the event."""
+"""The state of the fake Docker engine, and its operations: each changes the state first, then sends the event."""
 
 from __future__ import annotations
 
@@ -31,10 +31,9 @@ _SINCE_23 = 23  # the major version from which `die` has execDuration and follow
 
 
 class EngineState:
-    """Containers and what is done to them.
+    """The containers, and the operations on them.
 
-    Operations take a container's id or name, raise `FakeDockerError` where the engine refuses, and must be called on
-    the event loop that serves the fake.
+    Operations raise `FakeDockerError` if the engine would refuse, and must be called in the event loop of the fake.
     """
 
     def __init__(
@@ -61,7 +60,7 @@ class EngineState:
         self._restarts = Restarts(self._start, restart_delay)
         self._stop_before_die = stop_before_die
 
-    # ---- looking up
+    # ---- finding containers
 
     def new_id(self) -> str:
         """Return a new id of 64 hexadecimal digits."""
@@ -71,7 +70,7 @@ class EngineState:
         """Return a container by id, name, or the beginning of its id.
 
         Raises:
-            FakeDockerError: There is none (404), or several begin like this (400).
+            FakeDockerError: There is none (404), or several ids begin like this (400).
         """
         if found := self.containers.get(name_or_id) or self._names.get(name_or_id.removeprefix("/")):
             return found
@@ -131,7 +130,7 @@ class EngineState:
             container.endpoints[known.name] = FakeEndpoint(known, addresses)
         self.image_id(image)
         self.containers[container.id] = self._names[name] = container
-        self._tell(container, "create")
+        self._emit(container, "create")
         return container
 
     def start(self, container: FakeDockerContainer) -> bool:
@@ -155,55 +154,55 @@ class EngineState:
         container.oom_killed = False
         if container.health_check is not None:
             container.health, container.failing_streak = "starting", 0
-        self._tell(container, "start")
+        self._emit(container, "start")
 
     def stop(self, container: FakeDockerContainer, exit_code: int = KILLED) -> bool:
         """Stop a container: `kill`, `disconnect`, `die`, `stop`; False if it was stopped already.
 
-        With exit code 137 it does not heed SIGTERM, so that there are two `kill`.
+        With exit code 137 it ignores SIGTERM, so there are two `kill` events.
         """
         if not container.alive and container.status != "restarting":
             return False
         container.manually_stopped = True
         if container.status == "restarting":
             self._restarts.cancel(container)
-            self._settle(container, "exited")
-            self._tell(container, "stop")
+            self._set_ended(container, "exited")
+            self._emit(container, "stop")
             return True
-        self._tell(container, "kill", signal=str(int(signals.SIGTERM)))
+        self._emit(container, "kill", signal=str(int(signals.SIGTERM)))
         if exit_code == KILLED:
-            self._tell(container, "kill", signal=str(int(signals.SIGKILL)))
+            self._emit(container, "kill", signal=str(int(signals.SIGKILL)))
         if container.status == "paused":
             container.status = "running"
-            self._tell(container, "unpause")
+            self._emit(container, "unpause")
         self._end(container, exit_code, stop=True)
         return True
 
     def kill(self, container: FakeDockerContainer, exit_code: int = KILLED, signal: int = signals.SIGKILL) -> None:
-        """Signal a container: `kill`, and after SIGKILL `disconnect`, `die`.
+        """Send a signal to a container: `kill`, and after SIGKILL `disconnect`, `die`.
 
-        Other signals are ignored by a process with PID 1, unless it says otherwise.
+        A process with PID 1 ignores other signals, unless it has a handler for them.
         """
         if container.status == "restarting":
             container.manually_stopped = True
             self._restarts.cancel(container)
-            self._settle(container, "exited")
+            self._set_ended(container, "exited")
             return
         if not container.alive:
             raise FakeDockerError(
                 409, f"cannot kill container: {container.id}: container {container.id} is not running"
             )
-        self._tell(container, "kill", signal=str(int(signal)))
+        self._emit(container, "kill", signal=str(int(signal)))
         if signal == signals.SIGKILL:
             container.manually_stopped = True
             self._end(container, exit_code)
 
     def exit(self, container: FakeDockerContainer, exit_code: int = 0, *, oom: bool = False) -> None:
-        """Let the process end by itself: `disconnect`, `die`, and what the restart policy says."""
+        """Let the process exit: `disconnect`, `die`, and then the events of the restart policy."""
         self._must_run(container)
         if oom:
             container.oom_killed = True
-            self._tell(container, "oom")
+            self._emit(container, "oom")
         self._end(container, exit_code, restart=container.restarts_after(exit_code))
 
     def finish_restart(self, container: FakeDockerContainer) -> None:
@@ -214,26 +213,26 @@ class EngineState:
         self._start(container)
 
     def restart(self, container: FakeDockerContainer, exit_code: int = KILLED) -> None:
-        """Stop a container, if need be, and start it: the events of both, then `restart`."""
+        """Stop a container, if it runs, and start it: the events of both, then `restart`."""
         self.stop(container, exit_code)
         self.start(container)
-        self._tell(container, "restart")
+        self._emit(container, "restart")
 
     def pause(self, container: FakeDockerContainer) -> None:
-        """Pause a container: `pause`. Its health reads "unhealthy" from now on, which no event tells."""
+        """Pause a container: `pause`. Its health is "unhealthy" from now on, without an event."""
         self._must_run(container)
         if container.status == "paused":
             raise FakeDockerError(409, f"Container {container.id} is already paused")
         container.status = "paused"
         self._stop_probes(container)
-        self._tell(container, "pause")
+        self._emit(container, "pause")
 
     def unpause(self, container: FakeDockerContainer) -> None:
         """Unpause a container: `unpause`. Its health stays "unhealthy" until it is probed again."""
         if container.status != "paused":
             raise FakeDockerError(500, f"Container {container.id} is not paused")
         container.status = "running"
-        self._tell(container, "unpause")
+        self._emit(container, "unpause")
 
     def rename(self, container: FakeDockerContainer, name: str) -> None:
         """Rename a container: `rename`."""
@@ -247,10 +246,10 @@ class EngineState:
         container.name = self._free_name(name, "Error when allocating new name: ")
         del self._names[old]
         self._names[container.name] = container
-        self._tell(container, "rename", oldName=f"/{old}")
+        self._emit(container, "rename", oldName=f"/{old}")
 
     def remove(self, container: FakeDockerContainer, *, force: bool = False) -> None:
-        """Remove a container: `destroy`; a living one with force only: `kill`, `disconnect`, `die`, `destroy`."""
+        """Remove a container: `destroy`. With ``force``, also one that runs: `kill`, `disconnect`, `die`, `destroy`."""
         if container.alive or container.status == "restarting":
             if not force:
                 raise FakeDockerError(
@@ -262,42 +261,42 @@ class EngineState:
         del self.containers[container.id], self._names[container.name]
         for exec_id in [exec_id for exec_id, process in self.execs.items() if process.container is container]:
             del self.execs[exec_id]
-        self._tell(container, "destroy")
+        self._emit(container, "destroy")
         self._resolve(container.removal_waiters, container.exit_code)
 
     def exec_create(self, container: FakeDockerContainer, command: Sequence[str], exit_code: int = 0) -> FakeExec:
-        """Prepare a further process: `exec_create: COMMAND`."""
+        """Prepare an additional process: `exec_create: COMMAND`."""
         self._must_run(container)
         if container.status == "paused":
             raise FakeDockerError(409, f"Container {container.id} is paused, unpause the container before exec")
         process = FakeExec(self.new_id(), container, tuple(command), exit_code)
         self.execs[process.id] = process
-        self._tell(container, f"exec_create: {_command_line(process)}", execID=process.id)
+        self._emit(container, f"exec_create: {_command_line(process)}", execID=process.id)
         return process
 
     def exec_start(self, process: FakeExec) -> None:
-        """Run a further process, which ends at once: `exec_start: COMMAND`, `exec_die`."""
+        """Run an additional process, which ends at once: `exec_start: COMMAND`, `exec_die`."""
         if process.ended:
             raise FakeDockerError(409, f"Error: Exec command {process.id} has already run")
         self._must_run(process.container)
-        self._tell(process.container, f"exec_start: {_command_line(process)}", execID=process.id)
+        self._emit(process.container, f"exec_start: {_command_line(process)}", execID=process.id)
         process.ended = True
-        self._tell(process.container, "exec_die", execID=process.id, exitCode=str(process.exit_code))
+        self._emit(process.container, "exec_die", execID=process.id, exitCode=str(process.exit_code))
 
     def set_health(self, container: FakeDockerContainer, health: str) -> None:
-        """Let a probe find a container's health: `health_status: HEALTH`, on change only."""
+        """Set the result of a probe of a container: `health_status: HEALTH`, only on a change."""
         if container.health_check is None:
             container.health_check = {"Test": ["CMD", "/bin/true"]}
         failed = health == "unhealthy"
         container.failing_streak = container.failing_streak + 1 if failed else 0
         if container.health != health:
             container.health = health
-            self._tell(container, f"health_status: {health}")
+            self._emit(container, f"health_status: {health}")
 
     # ---- the engine itself
 
     def lose_containers(self) -> None:
-        """Let all containers die without a word, as they do with an engine that does not outlive its restart."""
+        """Let all containers die without an event, as in a restart of an engine without live-restore."""
         self.events.silent += 1
         try:
             for container in self.containers.values():
@@ -308,21 +307,21 @@ class EngineState:
             self.events.silent -= 1
 
     def hold(self) -> None:
-        """Restart no container of its own accord until `resume`."""
+        """Do not apply restart policies until `resume`."""
         self._restarts.hold()
 
     def resume(self) -> None:
-        """Do what fell due while the engine stood still."""
+        """Restart the containers whose delay ended since `hold`."""
         self._restarts.resume()
 
     def close(self) -> None:
-        """Leave no timer behind."""
+        """Cancel all timers."""
         self._restarts.close()
         self.events.close()
 
     # ---- inside
 
-    def _tell(self, container: FakeDockerContainer, action: str, **extra: str) -> None:
+    def _emit(self, container: FakeDockerContainer, action: str, **extra: str) -> None:
         self.events.emit("container", action, container.id, attributes_of(container, extra))
 
     def _end(
@@ -340,18 +339,18 @@ class EngineState:
         self._stop_probes(container)
         if restart:
             container.restart_count += 1
-        self._settle(container, "restarting" if restart else "exited")
+        self._set_ended(container, "restarting" if restart else "exited")
         if stop and self._stop_before_die:
-            self._tell(container, "stop")
-        self._tell(container, "die", **extra)
+            self._emit(container, "stop")
+        self._emit(container, "die", **extra)
         if not disconnect_first:
             self.networks.release(container, attached)
         if stop and not self._stop_before_die:
-            self._tell(container, "stop")
+            self._emit(container, "stop")
         if restart:
             self._restarts.schedule(container)
 
-    def _settle(self, container: FakeDockerContainer, status: Status) -> None:
+    def _set_ended(self, container: FakeDockerContainer, status: Status) -> None:
         container.pid = 0
         container.status = status
         if status == "exited":
@@ -366,7 +365,7 @@ class EngineState:
 
     @staticmethod
     def _stop_probes(container: FakeDockerContainer) -> None:
-        # The engine calls unhealthy whatever it no longer probes, and keeps that to itself.
+        # The engine marks a container that it does not probe any more as unhealthy, without an event.
         if container.health_check is not None:
             container.health = "unhealthy"
 
@@ -393,5 +392,5 @@ class EngineState:
 
 
 def _command_line(process: FakeExec) -> str:
-    # The engine joins the program to its arguments, and has none of these to join where there is only the program.
+    # The engine joins program and arguments with a space, also if there are no arguments.
     return f"{process.command[0]} {' '.join(process.command[1:])}"

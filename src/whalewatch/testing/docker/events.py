@@ -1,4 +1,4 @@
-"""The fake Docker engine's event stream: the ring, the subscribers, and what can go wrong on the way to them."""
+"""The event stream of the fake Docker engine: the ring buffer, the subscribers, and the faults of events."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
     from whalewatch.testing.docker.filters import EventFilter
     from whalewatch.testing.shared.clock import Clock
 
-RING_SIZE = 256  # events of all types that the engine remembers
-SUBSCRIBER_SLOTS = 1024  # events that the engine holds back for one subscriber
-STALL_SECONDS = 0.1  # how long a full subscriber is waited for before it loses events
-_STALL_TURNS = 10  # looks in that time: one that reads in our own loop is not to blame for a loop that is busy
-_CHUNK_BYTES = 32 * 1024  # written at a time, so that little waits elsewhere than in the slots
+RING_SIZE = 256  # number of events, of all types, that the engine remembers
+SUBSCRIBER_SLOTS = 1024  # most events that wait for one subscriber
+STALL_SECONDS = 0.1  # how long the engine waits for a full subscriber before the subscriber loses events
+_STALL_CHECKS = 10  # checks in that time: a reader in this event loop must not lose events because the loop is busy
+_CHUNK_BYTES = 32 * 1024  # most bytes that are written at once, so that few events wait outside of the slots
 
 
 class Event(dict[str, Any]):
-    """An event, as JSON has it, with its spellings on the wire, each made once for all subscribers."""
+    """An event as JSON, with its forms on the wire; each form is made once for all subscribers."""
 
     @cached_property
     def line(self) -> bytes:
-        """The event as the API has it from 1.52 on."""
+        """The event in the form of API 1.52 and later."""
         return _encode(self)
 
     @cached_property
     def legacy_line(self) -> bytes:
-        """The event as the API had it before."""
+        """The event in the form of older API versions."""
         return _encode({**_legacy_fields(self), **self})
 
 
@@ -54,13 +54,13 @@ def _legacy_fields(event: Event) -> dict[str, Any]:
 class Subscriber(Stream):
     """One open ``/events`` request.
 
-    A full subscriber is waited for, and loses the newest events when it has taken none for `STALL_SECONDS`.
+    If a full subscriber has read no event for `STALL_SECONDS`, it loses the newest events.
     """
 
     def __init__(
         self, log: EventLog, wanted: EventFilter, *, legacy: bool, until: int, abort: Callable[[], None]
     ) -> None:
-        """Subscribe to what ``wanted`` matches, until a time in nanoseconds (0: for ever)."""
+        """Subscribe to the events that match ``wanted``, until a time in nanoseconds; 0 for no end."""
         super().__init__()
         self.abort = abort
         self._log = log
@@ -68,21 +68,21 @@ class Subscriber(Stream):
         self._legacy = legacy
         self._until = until
         self._stalled: asyncio.TimerHandle | None = None
-        self._patience = 0
+        self._checks_left = 0
 
     def offer(self, event: Event) -> None:
-        """Take an event if it is wanted."""
+        """Add an event if it matches."""
         if (not self._until or event["timeNano"] <= self._until) and self._wanted.matches(event):
             self.put(event.legacy_line if self._legacy else event.line)
 
     def put(self, message: bytes) -> None:
-        """Take bytes as they are."""
+        """Add bytes as they are."""
         super().put(message)
         if self._stalled is None:
             self._watch()
 
     def take(self) -> bytes:
-        """Give what is to be written next, b"" if there is nothing."""
+        """Return the bytes that are to be written next; b"" if there are none."""
         chunk: list[bytes] = []
         size = 0
         while self._messages and size < _CHUNK_BYTES:
@@ -95,7 +95,7 @@ class Subscriber(Stream):
         return b"".join(chunk)
 
     def close(self) -> None:
-        """Leave no timer behind."""
+        """End the stream, and cancel its timer."""
         self.end()
         self._messages.clear()
         if self._stalled is not None:
@@ -103,19 +103,19 @@ class Subscriber(Stream):
 
     def _watch(self) -> None:
         if len(self._messages) > SUBSCRIBER_SLOTS and not self._log.frozen:
-            self._patience = _STALL_TURNS
-            self._look_again()
+            self._checks_left = _STALL_CHECKS
+            self._check_later()
 
-    def _look_again(self) -> None:
-        self._stalled = asyncio.get_running_loop().call_later(STALL_SECONDS / _STALL_TURNS, self._overflow)
+    def _check_later(self) -> None:
+        self._stalled = asyncio.get_running_loop().call_later(STALL_SECONDS / _STALL_CHECKS, self._overflow)
 
     def _overflow(self) -> None:
         self._stalled = None
         if self._log.frozen:
             return
-        self._patience -= 1
-        if self._patience:
-            self._look_again()
+        self._checks_left -= 1
+        if self._checks_left:
+            self._check_later()
             return
         while len(self._messages) > SUBSCRIBER_SLOTS:
             self._messages.pop()
@@ -124,13 +124,13 @@ class Subscriber(Stream):
 
 
 class EventLog(EventBus[Event, Subscriber]):
-    """Stamps events, remembers the last `RING_SIZE` of them, and hands them to the subscribers.
+    """Gives events their times, remembers the last `RING_SIZE` of them, and delivers them to the subscribers.
 
-    What a rule drops is lost to the streams, and what it makes the engine forget is lost to the ring as well.
+    An event that a rule drops is lost for the streams; an event that it forgets is missing in the ring too.
     """
 
     def __init__(self, clock: Clock, changed: Callable[[], None]) -> None:
-        """Start without a past; ``changed`` is called when something happens that a test may wait for."""
+        """Start without events; ``changed`` is called when something changes that a test may wait for."""
         super().__init__(changed)
         self.ring: deque[Event] = deque(maxlen=RING_SIZE)
         self.frozen = False
@@ -156,17 +156,17 @@ class EventLog(EventBus[Event, Subscriber]):
     def _apply(self, event: Event, rules: list[Rule[Event, Subscriber]]) -> None:
         losses = [rule for rule in rules if rule.act in {"drop", "forget"}]
         if all(rule.act == "drop" for rule in losses):
-            # Those who come later read it in the ring, so a late delivery is only for those who are here now.
+            # Later subscribers read it from the ring, so a delayed delivery is only for the current ones.
             self.ring.append(event)
         super()._apply(event, losses or rules)
 
     def deliver(self, event: Event, subscribers: list[Subscriber]) -> None:
-        """Hand an event to those that were subscribed when it was published, and want it."""
+        """Deliver an event to those that were subscribed when it was published, if it matches their filters."""
         for subscriber in subscribers:
             subscriber.offer(event)
 
     def subscribe(self, subscriber: Subscriber, since: int | None = None) -> None:
-        """Replay the ring from ``since`` on (nanoseconds, inclusive; None: nothing) and register, in one step."""
+        """Replay the ring from ``since`` on (nanoseconds, inclusive; None for no replay) and register, in one step."""
         if since is not None:
             for event in self.ring:
                 if event["timeNano"] >= since:
@@ -179,11 +179,11 @@ class EventLog(EventBus[Event, Subscriber]):
         super().unsubscribe(subscriber)
 
     def forget(self) -> None:
-        """Lose the memory, as in a restart."""
+        """Forget all events, as in a restart."""
         self.ring.clear()
 
     def close(self) -> None:
-        """Leave no timer behind."""
+        """Cancel all timers."""
         super().close()
         for subscriber in list(self.subscribers):
             subscriber.close()

@@ -28,20 +28,25 @@ _PROJECT_LABEL = "com.docker.compose.project"
 
 
 class FakeDocker(FakeEngine):
-    """A Docker engine without containers behind it, for tests and demonstrations.
+    """A Docker engine without real containers, for tests and demonstrations.
 
-    It serves the part of the Engine API that has to do with the life of containers, over HTTP at a Unix socket and, if
-    asked to, at a TCP port. Its methods do to containers what the engine's operations of the same names do, with the
-    same changes of state and the same events in the same order, but at once and without waiting. They take an id or a
-    name, must be called on the event loop that the fake was entered on, and raise `FakeDockerError` where the engine
-    refuses.
+    It serves the part of the Engine API that is about the life of containers, over HTTP at a Unix socket and optionally
+    at a TCP port. Its methods do the same as the operations of the engine with the same names, with the same changes of
+    state and the same events in the same order, but at once and without waiting. They take an id or a name, must be
+    called in the event loop in which the fake was entered, and raise `FakeDockerError` if the engine would refuse.
 
-    Single use: enter it once, as an async context manager. Leaving it leaves no task, socket or file behind.
+    Enter it once, as an async context manager. Leaving it removes all its tasks, sockets and files.
+
+    Example::
+
+        async with FakeDocker() as docker, moby.watch(docker.address) as watcher:
+            docker.run("web", project="shop")
+            await watcher.portfolio.wait_for("web", timeout=5)
 
     Attributes:
         requests: The requests that have arrived, by kind: "ping", "info", "version", "list", "inspect", "events",
             "create", "start", ...
-        faults: What can go wrong, at command.
+        faults: The faults that can be caused; see `DockerFaults`.
     """
 
     def __init__(
@@ -60,22 +65,22 @@ class FakeDocker(FakeEngine):
         port: int = 0,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        """Prepare an engine; it serves once it is entered.
+        """Prepare an engine; it serves after it is entered.
 
         Args:
-            path: The Unix socket to serve at. Default: one in a temporary folder of its own.
-            version: The engine's version. Before 23, events carry no execDuration and a container's network is
+            path: The Unix socket to serve at. Default: a socket in a temporary folder.
+            version: The engine's version. Before version 23, events have no execDuration, and a container's network is
                 disconnected after its `die`.
-            api_version: The newest API version it speaks, "1.NN".
-            min_api_version: The oldest one.
-            engine_id: Its ID. Default: made up.
+            api_version: The newest API version that it speaks, "1.NN".
+            min_api_version: The oldest API version that it speaks.
+            engine_id: Its ID. Default: derived from a random id.
             start_pid: The process id of the first container; each later start has the next one.
-            seed: Makes ids repeatable. Default: they differ each time.
-            restart_delay: Seconds from an exit until the restart policy starts the container again; with None that
-                happens only in `finish_restart`.
-            stop_before_die: Whether stopping tells `stop` before `die`, as engines from 23 on often do.
+            seed: Makes ids repeatable. Default: random ids.
+            restart_delay: Seconds from an exit until the restart policy starts the container again; with None, only
+                `finish_restart` does.
+            stop_before_die: Whether the event `stop` comes before `die`, as often with version 23 and later.
             host: An address to serve at over TCP too. Default: none.
-            port: The TCP port. Default: one that is free.
+            port: The TCP port. Default: a free port.
             ssl_context: For TLS over TCP. Default: plain HTTP.
         """
         super().__init__(path, "docker.sock")
@@ -108,21 +113,21 @@ class FakeDocker(FakeEngine):
 
     @property
     def tcp_address(self) -> str:
-        """The TCP address as a URL, "tcp://HOST:PORT"; known once it is entered, if there is one."""
+        """The TCP address as a URL, "tcp://HOST:PORT"; known after it is entered, if it serves at a TCP port."""
         if self._server.host is None:
             raise RuntimeError("this FakeDocker does not serve at a TCP port")
         return f"tcp://{self._server.host}:{self._server.port}"
 
-    # ---- what it knows
+    # ---- its state
 
     @property
     def containers(self) -> Mapping[str, FakeDockerContainer]:
-        """All containers by id, live: read-only."""
+        """All containers by id: a read-only view that follows changes."""
         return MappingProxyType(self._state.containers)
 
     @property
     def dropped(self) -> int:
-        """The number of events that slow subscribers have lost; `until` heeds it too."""
+        """The number of events that slow subscribers have lost; `until` checks its condition after a change of it."""
         return self._state.events.dropped
 
     def container(self, name_or_id: str) -> FakeDockerContainer:
@@ -187,13 +192,13 @@ class FakeDocker(FakeEngine):
             name: Its name. Default: the beginning of its id.
             labels: Its labels.
             image: Its image; every image exists.
-            project: The Compose project, as the label that tells it.
-            paused: Whether it is paused thereafter, which adds `pause`.
-            health: Its health, which gives it a health check: "starting", or another that adds `health_status`.
+            project: The Compose project; set as a label.
+            paused: Whether to pause it then, which adds `pause`.
+            health: Its health; gives it a health check. Values other than "starting" add `health_status`.
             privileged: Whether it is privileged.
-            networks: Its networks, made if need be, by name; as a mapping with the IPv4 or IPv6 address, or several.
-                Default: "bridge". Where no address is given the engine chooses.
-            ports: Container ports ("80/tcp") to host ports, one or several; None for a port that is merely exposed.
+            networks: The names of its networks, which are created if they do not exist. A mapping has the IPv4 or IPv6
+                address, or several, for each name; without an address, the engine chooses. Default: "bridge".
+            ports: The host ports, one or several, of each container port ("80/tcp"); None if it is only exposed.
             restart: The restart policy: "no", "always", "unless-stopped", "on-failure".
 
         Returns:
@@ -224,25 +229,25 @@ class FakeDocker(FakeEngine):
     def stop(self, id: str, exit_code: int = KILLED) -> bool:
         """Stop a container: `kill`, `disconnect`, `die`, `stop`. Return False if it was stopped already.
 
-        With exit code 137 there are two `kill`, the second being SIGKILL; a paused one is unpaused after it. A
-        container that is restarting only tells `stop`.
+        With exit code 137 there are two `kill` events, the second for SIGKILL; if it is paused, `unpause` follows. If
+        it is restarting, the only event is `stop`.
         """
         return self._state.stop(self.container(id), exit_code)
 
     def kill(self, id: str, exit_code: int = KILLED, *, signal: str = "SIGKILL") -> None:
-        """Kill a container: `kill`, `disconnect`, `die`. Signals other than SIGKILL are told, and ignored by it.
+        """Kill a container: `kill`, `disconnect`, `die`. With a signal other than SIGKILL, only `kill`.
 
-        A container that is restarting exits without any event.
+        The container ignores other signals. A container that is restarting exits without any event.
         """
         self._state.kill(self.container(id), exit_code, signal_number(signal))
 
     def exit(self, id: str, code: int = 0, *, oom: bool = False) -> None:
-        """Let a container's process end by itself: `disconnect`, `die`; the restart policy may add `connect`, `start`.
+        """Let a container's process exit: `disconnect`, `die`; the restart policy may add `connect`, `start`.
 
         Args:
             id: The container.
             code: The exit code.
-            oom: Whether it ends for want of memory, told by `oom` before.
+            oom: Whether it ends for lack of memory, which adds the event `oom` before.
         """
         self._state.exit(self.container(id), code, oom=oom)
 
@@ -251,15 +256,15 @@ class FakeDocker(FakeEngine):
         self._state.finish_restart(self.container(id))
 
     def restart(self, id: str, exit_code: int = KILLED) -> None:
-        """Stop a container, if it is running, and start it: the events of both, then `restart`."""
+        """Stop a container, if it runs, and start it: the events of both, then `restart`."""
         self._state.restart(self.container(id), exit_code)
 
     def pause(self, id: str) -> None:
-        """Pause a container: `pause`. With a health check it reads "unhealthy" from then on, without an event."""
+        """Pause a container: `pause`. If it has a health check, it is "unhealthy" from then on, without an event."""
         self._state.pause(self.container(id))
 
     def unpause(self, id: str) -> None:
-        """Unpause a container: `unpause`. With a health check it stays "unhealthy" until `set_health`."""
+        """Unpause a container: `unpause`. If it has a health check, it stays "unhealthy" until `set_health`."""
         self._state.unpause(self.container(id))
 
     def rename(self, id: str, name: str) -> None:
@@ -269,12 +274,12 @@ class FakeDocker(FakeEngine):
     def remove(self, id: str, *, force: bool = False) -> None:
         """Remove a container: `destroy`.
 
-        A living one only with ``force``: `kill`, `disconnect`, `die`, `destroy`; one that is restarting: `destroy`.
+        One that runs only with ``force``: `kill`, `disconnect`, `die`, `destroy`; one that is restarting: `destroy`.
         """
         self._state.remove(self.container(id), force=force)
 
     def exec(self, id: str, command: Sequence[str] = ("/bin/true",), exit_code: int = 0) -> str:
-        """Run a further process in a container, which ends at once: `exec_create: ...`, `exec_start: ...`, `exec_die`.
+        """Run an additional process, which ends at once: `exec_create: ...`, `exec_start: ...`, `exec_die`.
 
         Returns:
             The id of the exec.
@@ -284,22 +289,22 @@ class FakeDocker(FakeEngine):
         return process.id
 
     def set_health(self, id: str, health: str) -> None:
-        """Let a probe find a container's health, "healthy" or "unhealthy": `health_status: HEALTH`, on change only."""
+        """Set the result of a probe, "healthy" or "unhealthy": `health_status: HEALTH`, only on a change."""
         self._state.set_health(self.container(id), health)
 
     def connect(self, network: str, id: str, ip: str | Sequence[str] = ()) -> None:
-        """Connect a container to a network, made if need be: `connect`, if it is running.
+        """Connect a container to a network: `connect`, if it runs. Create the network if it does not exist.
 
         Args:
             network: The network's name.
             id: The container.
-            ip: Its address, IPv4 or IPv6, or several. Default: the engine chooses.
+            ip: Its address, IPv4 or IPv6, or several. Default: chosen by the engine.
         """
         container = self.container(id)
         self._state.networks.connect(self._state.networks.ensure(network), container, split_addresses(ip))
 
     def disconnect(self, network: str, id: str) -> None:
-        """Disconnect a container from a network: `disconnect`, twice if it is running."""
+        """Disconnect a container from a network: `disconnect`, twice if it runs."""
         self._state.networks.disconnect(self._state.networks.find(network), self.container(id))
 
     # ---- events
@@ -311,9 +316,9 @@ class FakeDocker(FakeEngine):
         id: str,
         attributes: Mapping[str, str] | None = None,
     ) -> None:
-        """Tell any event, true or not; the time stamp is the engine's."""
+        """Send any event, true or not; its time is the current time of the engine's clock."""
         self._state.events.emit(type, action, id, attributes or {})
 
     def emit_raw(self, data: bytes) -> None:
-        """Write bytes into all open event streams as they are, whatever these have asked for."""
+        """Write bytes as they are into all open event streams, whatever their filters."""
         self._state.events.put(data)

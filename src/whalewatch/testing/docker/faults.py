@@ -1,4 +1,4 @@
-"""Everything that can go wrong with the fake Docker engine, at a test's command."""
+"""The faults of the fake Docker engine, which a test can cause."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class DockerFaults(EngineFaults[Event]):
     Most methods return a `Fault` (or `Gate`) with ``undo()``, also a context manager that undoes it at the end
     of its block. `clear` undoes all of them at once. ``kind`` is a key of ``FakeDocker.requests``, and ``id`` limits a
     fault to calls about one container, given by id or name. Faults of calls apply in the order in which they were made.
-    All methods must be called on the fake's event loop.
+    All methods must be called in the event loop of the fake.
     """
 
     def __init__(self, state: EngineState, calls: CallFaults, handlers: Handlers, server: Server) -> None:
@@ -44,16 +44,16 @@ class DockerFaults(EngineFaults[Event]):
         """Lose events.
 
         Args:
-            match: Decides, from the event as sent, whether it is meant. Default: any is.
-            count: How many. Default: all, until undone.
-            from_ring: Whether a replay by ``since`` lacks them too. Default: yes.
+            match: Returns whether an event, as it is sent, is to be lost. Default: every event is.
+            count: The number of events to lose. Default: all, until the fault is undone.
+            from_ring: Whether they are missing in a replay (``since``) too. Default: yes.
         """
         return self._keep(self._events.add_rule("forget" if from_ring else "drop", match, count=count))
 
     # ---- calls
 
     def hang(self, kind: str, id: str | None = None) -> Fault:
-        """Answer calls of this kind no more; undoing it answers those that still wait."""
+        """Do not answer calls of this kind; undoing it answers those that still wait."""
         return self._keep(self._calls.add(kind, id, seconds=math.inf))
 
     def fail(
@@ -64,14 +64,14 @@ class DockerFaults(EngineFaults[Event]):
         id: str | None = None,
         count: int | None = None,
     ) -> Fault:
-        """Answer calls of this kind with an error, without doing what they ask for.
+        """Answer calls of this kind with an error, without executing them.
 
         Args:
             kind: The kind of call.
             status: The HTTP status.
             message: The engine's explanation.
-            id: The container meant. Default: any.
-            count: How many calls. Default: all, until undone.
+            id: Only calls about this container. Default: any.
+            count: The number of calls. Default: all, until the fault is undone.
         """
         return self._keep(self._calls.add(kind, id, answer=Answer(status, message=message), count=count))
 
@@ -86,27 +86,27 @@ class DockerFaults(EngineFaults[Event]):
     def halve(self, kind: str, id: str | None = None, count: int | None = None) -> Fault:
         """Cut the connection in the middle of the answers to calls of this kind; other arguments as for `fail`.
 
-        For event streams there is `cut_streams`.
+        For event streams use `cut_streams`.
         """
         return self._keep(self._calls.add(kind, id, answer=Answer(200, half=True), count=count))
 
     def pause_at(self, kind: str, id: str | None = None) -> Gate:
         """Hold calls of this kind before they read or change anything.
 
-        An event stream has a second such place, of kind "subscribe": its header has been sent, and neither has the
-        ring been read nor does the engine know the subscriber.
+        An event stream can also be held with kind "subscribe": then its header was sent, but the ring was not read yet,
+        and the engine does not know the subscriber.
         """
         return self._keep(self._calls.add(kind, id, gated=True))
 
     def pause_after(self, kind: str, id: str | None = None) -> Gate:
-        """Hold calls of this kind when they have read or changed the state, before they answer.
+        """Hold calls of this kind after they have read or changed the state, before they answer.
 
-        An event stream is held when the engine knows the subscriber, before the first event is sent.
+        An event stream is held after the engine knows the subscriber, before the first event is sent.
         """
         return self._keep(self._calls.add(kind, id, gated=True, after=True))
 
     def stale_list(self) -> Fault:
-        """Freeze what listings say; inspection still tells the truth."""
+        """Answer all listings with the current containers, even if they change; inspects still show the changes."""
         self._handlers.stale = [container.copy() for container in self._state.containers.values()]
 
         def undo() -> None:
@@ -115,7 +115,7 @@ class DockerFaults(EngineFaults[Event]):
         return self._keep(Fault(undo))
 
     def shift_clock(self, seconds: float) -> Fault:
-        """Step the engine's clock, back with a negative number; undoing it steps it the other way."""
+        """Set the engine's clock forward, or back with a negative number; undoing it reverses the step."""
         nanoseconds = round(seconds * 1_000_000_000)
         self._state.clock.shift(nanoseconds)
         return self._keep(Fault(lambda: self._state.clock.shift(-nanoseconds)))
@@ -123,26 +123,26 @@ class DockerFaults(EngineFaults[Event]):
     # ---- connections
 
     def cut_streams(self) -> None:
-        """Cut all open event streams: they end in the middle of the answer, unsent events are lost."""
+        """Cut all open event streams: they end in the middle of the answer, and unsent events are lost."""
         for subscriber in list(self._events.subscribers):
             subscriber.abort()
 
     def end_streams(self) -> None:
-        """End all open event streams properly, once everything has been sent."""
+        """End all open event streams properly, after everything has been sent."""
         for subscriber in self._events.subscribers:
             subscriber.end()
 
     def refuse(self) -> None:
         """Kill the engine (as with SIGKILL), until `accept` or `restart`.
 
-        Connections and streams are cut, further ones refused, the ring is lost. Containers live on; what is done to
-        them meanwhile is told by no event.
+        Connections and streams are cut, new ones are refused, and the ring is lost. Containers stay alive; changes to
+        them meanwhile cause no event.
         """
         self._server.refuse()
         self._handlers.stop()
 
     async def accept(self) -> None:
-        """Start a refusing engine again, at the same address, with the same containers and processes."""
+        """Start the engine again after `refuse`, at the same address, with the same containers and processes."""
         await self._server.listen()
         self._handlers.resume()
 
@@ -150,7 +150,7 @@ class DockerFaults(EngineFaults[Event]):
         """Kill the engine and start it again.
 
         Args:
-            keep_containers: Whether the containers outlive it, as with Docker's live-restore. If not they are dead
+            keep_containers: Whether the containers stay alive, as with Docker's live-restore. If not, they are dead
                 afterwards, without an event, whatever their restart policy.
         """
         self.refuse()
@@ -161,8 +161,8 @@ class DockerFaults(EngineFaults[Event]):
     def freeze(self) -> Fault:
         """Stop the engine (as with SIGSTOP), until `thaw`.
 
-        Connections are accepted, nothing is answered, streams stay open and silent. What is done to containers
-        meanwhile is told when it thaws.
+        Connections are accepted, nothing is answered, streams stay open and silent. Events of changes meanwhile are
+        sent after `thaw`.
         """
         self._handlers.freeze()
         return self._keep(Fault(self._handlers.thaw))

@@ -1,4 +1,4 @@
-"""Docker's filters: how they are spelt, and what they match."""
+"""The filters of Docker: their syntax, and what they match."""
 
 from __future__ import annotations
 
@@ -81,17 +81,17 @@ def _labels(wanted: Iterable[str], labels: Mapping[str, str]) -> bool:
 
 @frozen
 class EventFilter:
-    """Which events a subscriber of ``/events`` asked for.
+    """The events that a subscriber of ``/events`` asked for.
 
-    Values of one key are alternatives, keys must all match, and unknown keys are ignored. Should the key ``event``
-    name health_status, exec_create or exec_start without a colon, then all its values are taken as prefixes: the
-    actions of these carry more text after the colon.
+    The values of one key are alternatives, all keys must match, and unknown keys are ignored. If a value of the key
+    ``event`` is health_status, exec_create or exec_start without a colon, all its values are prefixes: these actions
+    have more text after a colon.
     """
 
     filters: Filters
 
     def matches(self, event: Mapping[str, Any]) -> bool:
-        """Tell whether the subscriber gets the event."""
+        """Return whether an event matches."""
         get = self.filters.get
         wanted = get("event", ())
         compare = _exact if _PREFIX_ACTIONS.isdisjoint(wanted) else _prefix
@@ -112,12 +112,12 @@ class EventFilter:
 def filter_containers(
     containers: Iterable[FakeDockerContainer], filters: Filters, *, every: bool
 ) -> list[FakeDockerContainer]:
-    """Choose what ``/containers/json`` lists, the newest first.
+    """Return the containers that ``/containers/json`` lists, the newest first.
 
     Args:
         containers: All containers.
-        filters: By ``status``, ``label``, ``name``, ``id`` and ``health``.
-        every: Also those that are created, exited or dead; a status filter implies it.
+        filters: Filters by ``status``, ``label``, ``name``, ``id`` and ``health``.
+        every: Whether to include created, exited and dead containers; a status filter includes them anyway.
 
     Raises:
         FakeDockerError: A filter is unknown to Docker (400) or to this fake (501).

@@ -1,4 +1,4 @@
-"""HTTP requests to the fake Docker engine: their versions, their faults, their answers, and the event streams."""
+"""HTTP requests to the fake Docker engine: their API versions, faults and answers, and the event streams."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Handlers:
         requests: Counter[str],
         changed: Callable[[], None],
     ) -> None:
-        """Answer for a state; ``changed`` is called when something happens that a test may wait for."""
+        """Answer from a state; ``changed`` is called when something changes that a test may wait for."""
         self._requests = requests
         self._state = state
         self._calls = calls
@@ -59,7 +59,7 @@ class Handlers:
 
     @property
     def stale(self) -> list[FakeDockerContainer] | None:
-        """What listings say instead of the truth."""
+        """The containers in listings instead of the true ones; None for the true ones."""
         return self._routes.stale
 
     @stale.setter
@@ -69,21 +69,21 @@ class Handlers:
     # ---- the engine's process
 
     def freeze(self) -> None:
-        """Answer nothing any more, unless dead already."""
+        """Stop answering, unless the engine was killed."""
         if not self._dead:
             self._thawed.clear()
             self._state.hold()
             self._state.events.frozen = True
 
     def thaw(self) -> None:
-        """Go on where `freeze` stopped."""
+        """Continue after `freeze`."""
         self._thawed.set()
         self._state.events.frozen = False
         if not self._dead:
             self._state.resume()
 
     def stop(self) -> None:
-        """Be dead: remember no event, and tell none."""
+        """Act as a killed engine: forget all events, and send none."""
         if not self._dead:
             self._dead = True
             self.thaw()
@@ -92,7 +92,7 @@ class Handlers:
             self._state.events.forget()
 
     def resume(self) -> None:
-        """Be alive again after `stop`."""
+        """Act as a running engine again after `stop`."""
         if self._dead:
             self._dead = False
             self._state.events.silent -= 1
@@ -202,11 +202,11 @@ class Handlers:
         response = web.StreamResponse(headers=self._headers)
         response.content_type = _JSON if legacy else "application/x-ndjson"
         response.enable_chunked_encoding()
-        # As in the engine, the header promises nothing: the subscription is still to come.
+        # As in the engine, the header is sent before the subscription exists.
         try:
             await response.prepare(request)
         except ConnectionResetError:
-            return response  # who asked has gone
+            return response  # the client has gone
         await self._calls.before("subscribe", frozenset())
         await self._thawed.wait()
         subscriber = Subscriber(
@@ -254,7 +254,7 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 def _moment(query: Mapping[str, str], key: str) -> int | None:
-    """Read ``SECONDS`` or ``SECONDS.NANOSECONDS``, in nanoseconds; None if it is not given."""
+    """Read a time given as ``SECONDS`` or ``SECONDS.NANOSECONDS``, in nanoseconds; None if it is missing."""
     text = query.get(key, "")
     if not text:
         return None

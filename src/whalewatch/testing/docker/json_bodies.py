@@ -1,4 +1,4 @@
-"""How the fake Docker engine spells its state in JSON."""
+"""The state of the fake Docker engine as JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 JSON: TypeAlias = "dict[str, Any]"
 
 _UNITS = (
-    # What the engine counts a duration in: seconds per unit, the name, and up to how many seconds.
+    # The units of a duration: seconds per unit, name, and the number of seconds up to which it is used.
     (1, "second", 60),
     (60, "minute", 3600),
     (3600, "hour", 48 * 3600),
@@ -25,7 +25,7 @@ _ROUGH = {"minute": "About a minute", "hour": "About an hour"}
 
 
 def duration(nanoseconds: int) -> str:
-    """Spell a duration for people, as the engine does: "2 seconds", "About a minute"."""
+    """Format a duration for people, as the engine does: "2 seconds", "About a minute"."""
     seconds = nanoseconds // 1_000_000_000
     if seconds < 1:
         return "Less than a second"
@@ -37,7 +37,7 @@ def duration(nanoseconds: int) -> str:
 
 
 def status_text(container: FakeDockerContainer, now: int) -> str:
-    """Spell a container's state for people: "Up 2 seconds (healthy)"."""
+    """Format a container's state for people: "Up 2 seconds (healthy)"."""
     if container.alive:
         up = f"Up {duration(now - container.started)}"
         if container.status == "paused":
@@ -90,7 +90,7 @@ def _listed_ports(container: FakeDockerContainer) -> list[JSON]:
         if published is None:
             listed.append(private)
             continue
-        listed.extend({"IP": ip, **private, "PublicPort": public} for public in published for ip in ("0.0.0.0", "::"))  # noqa: S104 - told, not bound
+        listed.extend({"IP": ip, **private, "PublicPort": public} for public in published for ip in ("0.0.0.0", "::"))  # noqa: S104 - shown, not bound
     return listed
 
 
@@ -100,7 +100,7 @@ def _inspected_ports(container: FakeDockerContainer) -> JSON:
     return {
         port: None
         if published is None
-        else [{"HostIp": ip, "HostPort": str(public)} for public in published for ip in ("0.0.0.0", "::")]  # noqa: S104 - told, not bound
+        else [{"HostIp": ip, "HostPort": str(public)} for public in published for ip in ("0.0.0.0", "::")]  # noqa: S104 - shown, not bound
         for port, published in container.ports.items()
     }
 
@@ -112,7 +112,7 @@ def _health(container: FakeDockerContainer) -> JSON | None:
 
 
 def listed(container: FakeDockerContainer, image_id: str, now: int, *, with_health: bool) -> JSON:
-    """Spell a container as one item of ``/containers/json``; health has a field of its own from API 1.52 on."""
+    """Return a container as an item of ``/containers/json``; since API 1.52 health has its own field."""
     item = {
         "Id": container.id,
         "Names": [f"/{container.name}"],
@@ -140,7 +140,7 @@ def listed(container: FakeDockerContainer, image_id: str, now: int, *, with_heal
 
 
 def inspected(container: FakeDockerContainer, image_id: str) -> JSON:
-    """Spell a container as ``/containers/{id}/json``."""
+    """Return a container as in ``/containers/{id}/json``."""
     short = container.id[:12]
     state: JSON = {
         "Status": container.status,
@@ -232,7 +232,7 @@ def inspected(container: FakeDockerContainer, image_id: str) -> JSON:
 
 
 def exec_inspected(process: FakeExec) -> JSON:
-    """Spell a further process as ``/exec/{id}/json``."""
+    """Return an additional process as in ``/exec/{id}/json``."""
     return {
         "ID": process.id,
         "Running": False,
@@ -254,7 +254,7 @@ def exec_inspected(process: FakeExec) -> JSON:
 
 
 def network_listed(network: FakeNetwork) -> JSON:
-    """Spell a network as one item of ``/networks``."""
+    """Return a network as an item of ``/networks``."""
     return {
         "Name": network.name,
         "Id": network.id,

@@ -1,4 +1,4 @@
-"""The fake Docker engine's networks, and the containers' places in them."""
+"""The networks of the fake Docker engine, and the connections of containers to them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Networks:
         return network
 
     def ensure(self, name: str) -> FakeNetwork:
-        """Return a network by name, created if need be."""
+        """Return a network by name; create it if it does not exist."""
         return self._networks.get(name) or self.create(name)
 
     def remove(self, network: FakeNetwork, containers: Iterable[FakeDockerContainer]) -> None:
@@ -90,10 +90,10 @@ class Networks:
         if network.name not in container.endpoints:
             raise FakeDockerError(500, f"container {container.id} is not connected to network {network.name}")
         del container.endpoints[network.name]
-        self._tell("disconnect", network, container)
+        self._emit("disconnect", network, container)
         if container.alive:
-            # The engine says it twice, for the endpoint and for the sandbox.
-            self._tell("disconnect", network, container)
+            # The engine reports it twice, for the endpoint and for the sandbox.
+            self._emit("disconnect", network, container)
 
     def attach(self, container: FakeDockerContainer, endpoint: FakeEndpoint) -> None:
         """Give a container that starts its addresses in a network: `connect`."""
@@ -103,14 +103,14 @@ class Networks:
             self._addresses += 1
             ipv4 = f"172.{17 + self._addresses // 65536 % 14}.{self._addresses // 256 % 256}.{self._addresses % 256}"
         container.endpoints[endpoint.network.name] = evolve(endpoint, id=self._new_id(), ipv4=ipv4, ipv6=ipv6)
-        self._tell("connect", endpoint.network, container)
+        self._emit("connect", endpoint.network, container)
 
     def release(self, container: FakeDockerContainer, endpoints: Iterable[FakeEndpoint]) -> None:
         """Take the addresses of a container that ends: `disconnect`."""
         for endpoint in endpoints:
             container.endpoints[endpoint.network.name] = evolve(endpoint, id="", ipv4="", ipv6="")
-            self._tell("disconnect", endpoint.network, container)
+            self._emit("disconnect", endpoint.network, container)
 
-    def _tell(self, action: str, network: FakeNetwork, container: FakeDockerContainer) -> None:
+    def _emit(self, action: str, network: FakeNetwork, container: FakeDockerContainer) -> None:
         attributes = {"container": container.id, "name": network.name, "type": network.driver}
         self._events.emit("network", action, network.id, attributes)

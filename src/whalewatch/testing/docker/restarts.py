@@ -1,4 +1,4 @@
-"""The fake Docker engine's restart policy: containers that wait to be started again."""
+"""The restart policy of the fake Docker engine: it starts containers again after a delay."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class Restarts:
-    """Starts containers after a delay, unless the engine stands still at that time."""
+    """Starts containers after a delay; while the engine is stopped, it waits until the engine continues."""
 
     def __init__(self, start: Callable[[FakeDockerContainer], None], delay: float | None) -> None:
-        """Call ``start`` after ``delay`` seconds; with None never."""
+        """Call ``start`` after ``delay`` seconds; None for never."""
         self.held: bool = False
         self._start = start
         self._delay = delay
@@ -29,7 +29,7 @@ class Restarts:
             self._timers[container.id] = loop.call_later(self._delay, self._due, container)
 
     def cancel(self, container: FakeDockerContainer) -> None:
-        """Forget about a container."""
+        """Do not start a container any more."""
         self._overdue.pop(container.id, None)
         if timer := self._timers.pop(container.id, None):
             timer.cancel()
@@ -39,14 +39,14 @@ class Restarts:
         self.held = True
 
     def resume(self) -> None:
-        """Start what fell due since `hold`."""
+        """Start the containers whose delay ended since `hold`."""
         self.held = False
         overdue, self._overdue = self._overdue, {}
         for container in overdue.values():
             self._start(container)
 
     def close(self) -> None:
-        """Leave no timer behind."""
+        """Cancel all timers."""
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()

@@ -1,4 +1,4 @@
-"""The fake Docker engine's routes: which request is which kind of call, and what it does."""
+"""The routes of the fake Docker engine: the kind of call of each request, and what it does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from attrs import frozen
 
-from whalewatch.testing.docker import json_bodies as spell
+from whalewatch.testing.docker import json_bodies
 from whalewatch.testing.docker.filters import filter_containers, parse_filters
 from whalewatch.testing.docker.state import FakeDockerError, rfc3339, signal_number, split_addresses
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 _HEALTH_IN_LISTINGS = (1, 52)
 
-Result: TypeAlias = "tuple[int, Any]"  # HTTP status and JSON body, None for an empty one
+Result: TypeAlias = "tuple[int, Any]"  # HTTP status and JSON body; None for an empty body
 
 
 @frozen
 class Identity:
-    """Who the engine says it is.
+    """The identity that the engine reports.
 
     Attributes:
-        id: As ``/info`` tells it.
+        id: Its ID in ``/info``.
         name: The host's name.
         version: The engine's version.
-        api: The newest API version it speaks.
-        minimum: The oldest one.
+        api: The newest API version that it speaks.
+        minimum: The oldest API version that it speaks.
     """
 
     id: str
@@ -44,14 +44,14 @@ class Identity:
 
 @frozen
 class Call:
-    """A request, taken apart.
+    """The parts of a request.
 
     Attributes:
         kind: Its name in ``FakeDocker.requests``.
-        target: The container, exec, network, image or volume it is about, "" if about none.
-        query: The query's parameters.
-        api: The API version it is spoken in.
-        body: The JSON body, {} without one.
+        target: The container, exec, network, image or volume that it is about; "" if it is about none.
+        query: The parameters of the query.
+        api: The API version of the request.
+        body: The JSON body; {} if there is none.
     """
 
     kind: str
@@ -90,11 +90,11 @@ _ROUTES = [
 ]
 
 KINDS = frozenset({"subscribe", "unknown", *(kind for _, _, kind in _ROUTES)})
-"""The kinds of calls; "subscribe" is the later part of "events"."""
+"""The kinds of calls; "subscribe" is the second part of "events"."""
 
 
 def find_route(method: str, path: str) -> tuple[str, str]:
-    """Return the kind of a request and what it is about, from the path without its version; or "unknown"."""
+    """Return the kind of a request ("unknown" if there is none) and its target; ``path`` has no API version."""
     for expected, pattern, kind in _ROUTES:
         if method == expected and (match := pattern.fullmatch(path)):
             return kind, match[1] if match.groups() else ""
@@ -102,10 +102,10 @@ def find_route(method: str, path: str) -> tuple[str, str]:
 
 
 class Routes:
-    """What each kind of call does; all of it happens without waiting."""
+    """The actions of all kinds of calls; none of them waits."""
 
     def __init__(self, state: EngineState, identity: Identity) -> None:
-        """Serve a state under an identity."""
+        """Serve this state with this identity."""
         self.stale: list[FakeDockerContainer] | None = None
         self._state = state
         self._identity = identity
@@ -139,7 +139,7 @@ class Routes:
         }
 
     def answer(self, call: Call) -> Result:
-        """Do what a call asks for.
+        """Execute a call.
 
         Raises:
             FakeDockerError: The engine refuses.
@@ -153,19 +153,19 @@ class Routes:
     # ---- reading
 
     def _version(self, _: Call) -> Result:
-        me = self._identity
+        identity = self._identity
         return 200, {
             "Platform": {"Name": ""},
             "Components": [
                 {
                     "Name": "Engine",
-                    "Version": me.version,
-                    "Details": {"ApiVersion": me.api, "MinAPIVersion": me.minimum},
+                    "Version": identity.version,
+                    "Details": {"ApiVersion": identity.api, "MinAPIVersion": identity.minimum},
                 }
             ],
-            "Version": me.version,
-            "ApiVersion": me.api,
-            "MinAPIVersion": me.minimum,
+            "Version": identity.version,
+            "ApiVersion": identity.api,
+            "MinAPIVersion": identity.minimum,
             "GitCommit": "0000000",
             "GoVersion": "go1.22.0",
             "Os": "linux",
@@ -203,7 +203,7 @@ class Routes:
         chosen = filter_containers(known, filters, every=_true(call.query.get("all", "")))
         now = self._state.clock.now()
         return 200, [
-            spell.listed(
+            json_bodies.listed(
                 container, self._state.image_id(container.image), now, with_health=call.api >= _HEALTH_IN_LISTINGS
             )
             for container in chosen
@@ -211,7 +211,7 @@ class Routes:
 
     def _inspect(self, call: Call) -> Result:
         container = self._state.container(call.target)
-        return 200, spell.inspected(container, self._state.image_id(container.image))
+        return 200, json_bodies.inspected(container, self._state.image_id(container.image))
 
     # ---- containers
 
@@ -224,7 +224,7 @@ class Routes:
         ports: dict[str, tuple[int, ...] | None] = dict.fromkeys(body.get("ExposedPorts") or ())
         for port, bindings in (host.get("PortBindings") or {}).items():
             if port not in ports:
-                continue  # the engine publishes what is exposed, and nothing else
+                continue  # the engine publishes only exposed ports
             ports[port] = tuple(int(binding.get("HostPort") or 0) for binding in bindings or ())
         endpoints = (body.get("NetworkingConfig") or {}).get("EndpointsConfig") or {}
         networks = {
@@ -303,12 +303,12 @@ class Routes:
         return 200, None
 
     def _exec_inspect(self, call: Call) -> Result:
-        return 200, spell.exec_inspected(self._exec(call))
+        return 200, json_bodies.exec_inspected(self._exec(call))
 
     # ---- networks, images, volumes
 
     def _network_list(self, _: Call) -> Result:
-        return 200, [spell.network_listed(network) for network in self._state.networks.all()]
+        return 200, [json_bodies.network_listed(network) for network in self._state.networks.all()]
 
     def _network_create(self, call: Call) -> Result:
         body = call.body

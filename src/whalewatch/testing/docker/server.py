@@ -1,4 +1,4 @@
-"""The fake Docker engine's sockets: listening, refusing, and leaving nothing behind."""
+"""The sockets of the fake Docker engine: listening, refusing, and closing without leftovers."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Awaitable, Callable
 
-_BACKLOG = 512  # connections the kernel holds for us, plenty for a test
-_SHUTDOWN_SECONDS = 0.5  # for handlers that are already cancelled
-_TURNS = 100  # of the event loop, until cancelled handlers have ended
+_BACKLOG = 512  # connections that the kernel queues, more than a test needs
+_SHUTDOWN_SECONDS = 0.5  # time for handlers that are already cancelled
+_TURNS = 100  # most turns of the event loop until cancelled handlers have ended
 
 
 class Server:
-    """Serves HTTP at a Unix socket, and at a TCP port if asked to.
+    """Serves HTTP at a Unix socket, and optionally at a TCP port.
 
     Attributes:
-        host: The TCP address, None without TCP.
-        port: The TCP port; 0 before the first `listen` if the kernel is to choose.
+        host: The TCP address; None without TCP.
+        port: The TCP port; 0 before the first `listen` if the kernel should choose it.
     """
 
     def __init__(
@@ -47,12 +47,12 @@ class Server:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def listen(self, path: Path | None = None) -> None:
-        """Accept connections at a Unix socket; without a path at the one of the time before."""
+        """Accept connections at a Unix socket; without a path, at the same path as before."""
         self._path = path or self._path
         if self._listening:
             return
         if self._http is None:
-            # A handler must learn that its client has gone: it may be hanging on purpose.
+            # A handler has to end when its client has gone, because it may hang on purpose.
             self._http = web.Server(self._handle, access_log=None, handler_cancellation=True)
         self._path.unlink(missing_ok=True)
         unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -69,7 +69,7 @@ class Server:
             self._serve(tcp, self._ssl)
 
     def _serve(self, listening: socket.socket, tls: ssl.SSLContext | None) -> None:
-        """Accept connections: asyncio's own server, closed just then, loses what it has accepted, or lets it live."""
+        """Accept connections. The server of asyncio may lose, or keep open, a connection accepted while it closes."""
         listening.settimeout(0)
         listening.listen(_BACKLOG)
         asyncio.get_running_loop().add_reader(listening, self._accept, listening, tls)
@@ -84,31 +84,31 @@ class Server:
                 task.add_done_callback(self._arriving.pop)
 
     async def _arrive(self, connection: socket.socket, listening: socket.socket, tls: ssl.SSLContext | None) -> None:
-        """Make a connection of what has been accepted, unless the engine is gone by now."""
+        """Serve an accepted connection, unless the engine was killed meanwhile."""
         if self._http is None or listening not in self._listening:
             connection.close()
             return
-        with suppress(OSError):  # the other side has thought better of it
+        with suppress(OSError):  # the client has closed the connection already
             transport, _ = await asyncio.get_running_loop().connect_accepted_socket(self._http, connection, ssl=tls)
             if listening not in self._listening:
                 transport.abort()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        # The request's task is the connection's: closing waits for it.
+        # The task of the request is that of its connection; `close` waits for it.
         if request.task not in self._tasks:
             self._tasks.add(request.task)
             request.task.add_done_callback(self._tasks.discard)
         return await self._handler(request)
 
     def refuse(self) -> None:
-        """Close the listening sockets and cut all connections; the socket's file stays."""
+        """Close the listening sockets and cut all connections; the file of the socket stays."""
         for listening in self._listening:
             asyncio.get_running_loop().remove_reader(listening)
             listening.close()
         self._listening.clear()
         for arriving in self._arriving.values():
             with suppress(OSError):
-                arriving.shutdown(socket.SHUT_RDWR)  # ends a handshake, which might never end by itself
+                arriving.shutdown(socket.SHUT_RDWR)  # ends a TLS handshake, which may hang
         for connection in self._http.connections if self._http is not None else ():
             if connection.transport is not None:
                 connection.transport.abort()

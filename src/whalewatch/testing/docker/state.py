@@ -1,4 +1,4 @@
-"""What the fake Docker engine is made of: containers, networks, execs, and the error it answers with."""
+"""The parts of the fake Docker engine: containers, networks, execs, and its error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from asyncio import Future
     from collections.abc import Mapping, Sequence
 
-NEVER = "0001-01-01T00:00:00Z"  # how Go spells the zero time
+NEVER = "0001-01-01T00:00:00Z"  # the zero time of Go
 
 Status = Literal["created", "running", "paused", "restarting", "exited", "dead"]
 
@@ -22,19 +22,19 @@ class FakeDockerError(Exception):
     """The fake refuses an operation, as a Docker engine would.
 
     Attributes:
-        status: The HTTP status the same operation is answered with on the wire.
+        status: The HTTP status with which the same request would be answered.
         message: The engine's explanation.
     """
 
     def __init__(self, status: int, message: str) -> None:
-        """Refuse with the HTTP ``status`` and the ``message``."""
+        """Make an error with an HTTP status and the engine's explanation."""
         super().__init__(status, message)
         self.status = status
         self.message = message
 
 
 def rfc3339(nanoseconds: int) -> str:
-    """Spell a time as Go does: UTC, with up to nine decimals and without trailing zeros; 0 is "never".
+    """Format a time as Go does: UTC, with up to nine decimals and without trailing zeros; 0 gives `NEVER`.
 
     Args:
         nanoseconds: Nanoseconds since the epoch.
@@ -67,14 +67,14 @@ class FakeNetwork:
 
 @frozen
 class FakeEndpoint:
-    """A container's place in a network.
+    """The connection of a container to a network.
 
     Attributes:
         network: The network.
-        addresses: The addresses asked for; an empty tuple lets the engine choose.
-        id: The endpoint's id while the container runs, else "".
-        ipv4: The IPv4 address while the container runs, else "".
-        ipv6: The IPv6 address while the container runs, else "".
+        addresses: The requested addresses; with an empty tuple, the engine chooses.
+        id: The endpoint's id while the container runs; otherwise "".
+        ipv4: The IPv4 address while the container runs; otherwise "".
+        ipv6: The IPv6 address while the container runs; otherwise "".
     """
 
     network: FakeNetwork
@@ -86,7 +86,7 @@ class FakeEndpoint:
 
 @define(eq=False)
 class FakeDockerContainer:
-    """A container, as the engine knows it at this moment. Read it, and change it through the engine's operations.
+    """A container in its current state. Read it; change it only through the operations of the engine.
 
     Attributes:
         id: The full id, 64 hexadecimal digits.
@@ -94,24 +94,24 @@ class FakeDockerContainer:
         image: The image's name, as given.
         labels: The labels.
         created: Nanoseconds since the epoch.
-        command: What it runs.
-        network_mode: The network it was created with.
-        health_check: The health check's configuration, None without one.
-        ports: Container ports ("80/tcp") to the host ports they are published at; None for merely exposed ones.
+        command: The command that it runs.
+        network_mode: The network with which it was created.
+        health_check: The configuration of the health check; None if it has none.
+        ports: The host ports of each container port ("80/tcp"); None if the port is exposed, but not published.
         privileged: Whether it is privileged.
         restart_policy: "no", "always", "unless-stopped" or "on-failure".
-        maximum_retries: How often "on-failure" restarts it; 0 is without a limit.
+        maximum_retries: How often "on-failure" restarts it; 0 for no limit.
         status: "created", "running", "paused", "restarting", "exited" or "dead".
-        pid: The initial process; 0 when there is none.
-        exit_code: Of the last run; 0 before it.
-        started: Nanoseconds since the epoch; 0 when never started.
-        finished: Nanoseconds since the epoch; 0 when never finished.
-        oom_killed: Whether the last run was ended by the kernel for want of memory.
-        health: "starting", "healthy", "unhealthy", or None without a health check or before the first start.
-        failing_streak: Failed probes in a row.
-        restart_count: Restarts by the restart policy since the last manual start.
-        manually_stopped: Whether it was stopped by an operation, which turns the restart policy off.
-        endpoints: Network name to endpoint.
+        pid: The PID of the initial process; 0 if it has none.
+        exit_code: The exit code of the last run; 0 if it has not exited.
+        started: Nanoseconds since the epoch; 0 if it was never started.
+        finished: Nanoseconds since the epoch; 0 if it has never exited.
+        oom_killed: Whether the kernel ended the last run for lack of memory.
+        health: "starting", "healthy", "unhealthy"; None without a health check or before the first start.
+        failing_streak: The number of failed probes in a row.
+        restart_count: The number of restarts by the restart policy since the last manual start.
+        manually_stopped: Whether an operation stopped it, which disables the restart policy.
+        endpoints: The endpoints by network name.
     """
 
     id: str
@@ -146,13 +146,13 @@ class FakeDockerContainer:
         return self.pid > 0
 
     def copy(self) -> FakeDockerContainer:
-        """Return a picture of this moment that later changes do not touch."""
+        """Return a copy that later changes do not affect."""
         return evolve(
             self, labels=dict(self.labels), endpoints=dict(self.endpoints), exit_waiters=[], removal_waiters=[]
         )
 
     def restarts_after(self, exit_code: int) -> bool:
-        """Tell whether the restart policy starts it again after its process has ended with ``exit_code``."""
+        """Return whether the restart policy starts it again after its process has ended with ``exit_code``."""
         if self.manually_stopped:
             return False
         if self.restart_policy == "on-failure":
@@ -162,14 +162,14 @@ class FakeDockerContainer:
 
 @define(eq=False)
 class FakeExec:
-    """A further process in a container.
+    """An additional process in a container.
 
     Attributes:
         id: Its id, 64 hexadecimal digits.
         container: The container.
-        command: What it runs.
-        exit_code: What it ends with.
-        ended: Whether it has been started, and so has ended.
+        command: The command that it runs.
+        exit_code: The exit code with which it ends.
+        ended: Whether it was started; it then has ended at once.
     """
 
     id: str
@@ -180,24 +180,24 @@ class FakeExec:
 
 
 def split_addresses(addresses: str | Sequence[str]) -> tuple[str, ...]:
-    """Return addresses as a tuple, be it one or several, without empty ones."""
+    """Return one or several addresses as a tuple, without empty ones."""
     return tuple(address for address in ((addresses,) if isinstance(addresses, str) else addresses) if address)
 
 
 def attributes_of(container: FakeDockerContainer, extra: Mapping[str, str]) -> dict[str, str]:
-    """Return what an event says about its container.
+    """Return the attributes of an event of a container.
 
-    Labels overwrite what is particular to the event, such as the exit code, and image and name overwrite labels:
-    that is the order in which the engine fills them in.
+    Labels overwrite the attributes of the event itself, such as the exit code; image and name overwrite labels. The
+    engine fills them in this order.
     """
     return dict(sorted({**extra, **container.labels, "image": container.image, "name": container.name}.items()))
 
 
 def signal_number(name: str) -> int:
-    """Return a signal's number, from its number, its name, or its name without "SIG".
+    """Return the number of a signal, given its number, its name, or its name without "SIG".
 
     Raises:
-        FakeDockerError: There is none (400).
+        FakeDockerError: There is no such signal (400).
     """
     text = name.upper()
     with suppress(ValueError):

@@ -1,4 +1,4 @@
-"""What can go wrong with single calls to a fake engine: they hang, fail, are slow, garbled, or held."""
+"""The faults of single calls to a fake engine: they hang, fail, are slow, garbled, or held."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @frozen
 class Answer:
-    """What a call is answered with instead of the truth: a status of its protocol; with ``half``, half of the truth."""
+    """A false answer to a call: a status of its protocol; with ``half``, the first half of the true answer."""
 
     status: int
     body: bytes | None = None
@@ -26,7 +26,15 @@ class Answer:
 
 
 class Gate(Fault):
-    """Holds calls until it is told to let them go; as a context manager it is released at the end of the block."""
+    """Holds calls until they are released; as a context manager, it releases them at the end of the block.
+
+    Example::
+
+        with docker.faults.pause_at("inspect") as gate:
+            docker.run("web")
+            await gate.reached()
+            docker.exit("web")
+    """
 
     def __init__(self, undo: Callable[[], None]) -> None:
         """Hold calls from now on."""
@@ -48,23 +56,23 @@ class Gate(Fault):
         await arrival
 
     def step(self, count: int = 1) -> None:
-        """Let the ``count`` calls go that were held first; later ones are held as before."""
+        """Release the first ``count`` calls that are held; other calls are held as before."""
         released, self._held = self._held[:count], self._held[count:]
         for call in released:
             if not call.done():
                 call.set_result(None)
 
     def release(self) -> None:
-        """Let all calls go, and hold none any more."""
+        """Release all calls, and hold none from now on."""
         self.undo()
 
     def undo(self) -> None:
-        """Let all calls go, and hold none any more."""
+        """Release all calls, and hold none from now on."""
         super().undo()
         self.step(len(self._held))
 
     async def pass_through(self) -> None:
-        """Hold one call: for the engine's own use."""
+        """Hold one call until it is released; only the fake engine calls this."""
         call: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._held.append(call)
         for count, arrival in self._arrivals:
@@ -89,7 +97,7 @@ class _Rule:
     left: int | None = None
     undone: asyncio.Event = field(factory=asyncio.Event)
 
-    def takes(self, kind: str, targets: Collection[str], *, after: bool) -> bool:
+    def applies_to(self, kind: str, targets: Collection[str], *, after: bool) -> bool:
         return (
             kind == self.kind
             and after == self.after
@@ -99,10 +107,10 @@ class _Rule:
 
 
 class CallFaults:
-    """The faults of single calls that are in force, in the order in which they came."""
+    """The active faults of single calls, in the order in which they were made."""
 
     def __init__(self, kinds: Collection[str]) -> None:
-        """Start without any; ``kinds`` are the calls that there are."""
+        """Start without faults; ``kinds`` are all kinds of calls."""
         self._kinds = kinds
         self._rules: list[_Rule] = []
 
@@ -117,7 +125,7 @@ class CallFaults:
         answer: Answer | None = None,
         count: int | None = None,
     ) -> Gate:
-        """Put a fault in the way of calls of this kind, about this target if one is given.
+        """Add a fault for calls of this kind; if a target is given, only for calls about it.
 
         Raises:
             ValueError: There is no such kind of call.
@@ -137,16 +145,16 @@ class CallFaults:
         return gate
 
     async def before(self, kind: str, targets: Collection[str]) -> Answer | None:
-        """Do what is to happen before the state is read; an answer stands for the true one."""
+        """Apply the faults that come before the state is read; an answer that is returned replaces the true one."""
         return await self._apply(kind, targets, after=False)
 
     async def after(self, kind: str, targets: Collection[str]) -> None:
-        """Do what is to happen between reading the state and answering."""
+        """Apply the faults that come between reading the state and answering."""
         await self._apply(kind, targets, after=True)
 
     async def _apply(self, kind: str, targets: Collection[str], *, after: bool) -> Answer | None:
         for rule in list(self._rules):
-            if rule not in self._rules or not rule.takes(kind, targets, after=after):
+            if rule not in self._rules or not rule.applies_to(kind, targets, after=after):
                 continue
             if rule.left is not None:
                 rule.left -= 1

@@ -19,7 +19,7 @@ class Clock:
         return self._last
 
     def shift(self, nanoseconds: int) -> None:
-        """Step the clock, as an administrator would; only a step back makes it repeat itself."""
+        """Set the clock forward or back, as an administrator would; after a step back, times can occur twice."""
         self._offset += nanoseconds
         if nanoseconds < 0:
             self._last = 0

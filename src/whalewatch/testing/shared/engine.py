@@ -1,4 +1,4 @@
-"""What all fake engines have in common: a socket, event streams, and calls that are counted and can be waited for."""
+"""What all fake engines have in common: a socket, event streams, and calls that are counted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class FakeEngine(ABC):
-    """An engine that serves at a Unix socket; it is entered once, as an async context manager.
+    """An engine that serves at a Unix socket; enter it once, as an async context manager.
 
     Attributes:
         requests: The calls that have arrived, by kind.
@@ -31,8 +31,8 @@ class FakeEngine(ABC):
         """Prepare an engine.
 
         Args:
-            path: The Unix socket to serve at. Default: one in a temporary folder of its own.
-            socket: The name of the latter.
+            path: The Unix socket to serve at. Default: a socket in a temporary folder.
+            socket: The name of that socket.
         """
         self.requests: Counter[str] = Counter()
         self._path = None if path is None else Path(path)
@@ -43,14 +43,14 @@ class FakeEngine(ABC):
 
     @abstractmethod
     async def _serve(self, path: Path, folder: Path) -> None:
-        """Serve at a socket; what else it needs goes to a folder of its own."""
+        """Serve at a socket; ``folder`` is a temporary folder for other files."""
 
     @abstractmethod
     async def _stop(self) -> None:
         """Cut all connections."""
 
     async def __aenter__(self) -> Self:
-        """Serve.
+        """Start to serve.
 
         Raises:
             RuntimeError: It was entered before.
@@ -72,7 +72,7 @@ class FakeEngine(ABC):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Cut all connections and leave nothing behind."""
+        """Cut all connections, and remove all tasks, sockets and files."""
         await self._close()
 
     async def _close(self) -> None:
@@ -86,14 +86,14 @@ class FakeEngine(ABC):
 
     @property
     def path(self) -> Path:
-        """The Unix socket it serves at; known once it is entered."""
+        """The Unix socket at which it serves; known after it is entered."""
         if self._path is None:
             raise RuntimeError(f"the socket of this {type(self).__name__} is chosen when it is entered")
         return self._path
 
     @property
     def address(self) -> str:
-        """The Unix socket as a URL, "unix:///..."; known once it is entered."""
+        """The Unix socket as a URL, "unix:///..."; known after it is entered."""
         return f"unix://{self.path}"
 
     # ---- its event streams
@@ -105,11 +105,16 @@ class FakeEngine(ABC):
 
     @property
     def unsent(self) -> int:
-        """The number of events that wait in front of open event streams, the fullest one counting."""
+        """The number of events that wait to be sent on an event stream; the stream with the most counts."""
         return max((subscriber.pending for subscriber in self._events.subscribers), default=0)
 
     async def until(self, condition: Callable[[], object]) -> None:
-        """Wait until a condition holds that depends on attributes that count: `requests`, `subscribers`, `unsent`."""
+        """Wait until a condition holds.
+
+        Args:
+            condition: Returns whether to stop waiting. It is called each time `requests`, `subscribers` or `unsent`
+                changes, so it should depend only on these.
+        """
         if condition():
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()

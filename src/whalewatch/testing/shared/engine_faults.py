@@ -1,4 +1,4 @@
-"""What can go wrong with any fake engine: with its events; and all faults that are in force."""
+"""The faults that all fake engines have: those of events; and the list of all active faults."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _F = TypeVar("_F", bound=Fault)
 
 
 class EngineFaults(Generic[_E]):
-    """Faults of events, and all faults that are in force."""
+    """The faults of events, and the list of all active faults."""
 
     def __init__(self, events: EventBus[_E, Any]) -> None:
         """Start without faults."""
@@ -29,7 +29,7 @@ class EngineFaults(Generic[_E]):
         return fault
 
     def clear(self) -> None:
-        """Undo all faults that are in force, the latest first; a refusing engine needs `accept` besides."""
+        """Undo all active faults, the latest first. If the engine refuses connections, call `accept` as well."""
         for fault in reversed(self._faults):
             fault.undo()
         self._faults.clear()
@@ -40,8 +40,8 @@ class EngineFaults(Generic[_E]):
         """Lose events.
 
         Args:
-            match: Decides, from what it is and whom it is about, whether an event is meant. Default: any is.
-            count: How many. Default: all, until undone.
+            match: Returns whether an event is to be lost. Default: every event is.
+            count: The number of events to lose. Default: all, until the fault is undone.
         """
         return self._keep(self._events.add_rule("drop", match, count=count))
 
@@ -52,17 +52,17 @@ class EngineFaults(Generic[_E]):
     def delay(self, seconds: float, match: Callable[[_E], bool] | None = None, count: int | None = None) -> Fault:
         """Deliver events ``seconds`` late, with their true time stamps; other arguments as for `drop`.
 
-        Only the streams that are open now get them late: a replay, where the engine has one, has them at once. Undoing
-        the fault delivers at once what is still held.
+        They come late only on streams that are open when they happen: if the engine has a replay, it has them at once.
+        Undoing the fault delivers at once the events that are still held.
         """
         return self._keep(self._events.add_rule("delay", match, count=count, seconds=seconds))
 
     def reorder(self, window: int, match: Callable[[_E], bool] | None = None) -> Fault:
-        """Deliver each ``window`` events in reversed order; undoing it delivers an incomplete group likewise."""
+        """Deliver groups of ``window`` events, each in reversed order; undoing it also delivers an incomplete group."""
         return self._keep(self._events.add_rule("reorder", match, window=window))
 
     def silently(self) -> Fault:
-        """Let operations change the state without any event, as if they had happened while the engine was down."""
+        """Make operations change the state without any event, as if they had happened while the engine was down."""
         self._events.silent += 1
 
         def undo() -> None:

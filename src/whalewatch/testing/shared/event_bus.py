@@ -1,4 +1,4 @@
-"""The event streams of the fake engines, and what can go wrong on the way to them."""
+"""The event streams of the fake engines, and the faults of events."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _S = TypeVar("_S", bound="Stream")
 
 
 class Stream:
-    """What is still to be sent on one open event stream; it has no bound of its own."""
+    """The messages that are still to be sent on one open event stream; their number has no limit."""
 
     def __init__(self) -> None:
-        """Begin with nothing to send."""
+        """Start without messages."""
         self._messages: deque[bytes] = deque()
-        self._news = asyncio.Event()
+        self._wakeup = asyncio.Event()
         self.ended: tuple[str, str] | None = None
 
     @property
@@ -34,33 +34,33 @@ class Stream:
         return len(self._messages)
 
     def put(self, message: bytes) -> None:
-        """Take bytes as they are."""
+        """Add bytes as they are."""
         if self.ended is None:
             self._messages.append(message)
-            self._news.set()
+            self._wakeup.set()
 
     def end(self, code: str = "OK", details: str = "") -> None:
-        """End the stream, once everything has been sent, with a status if its protocol has any."""
+        """End the stream after everything has been sent, with a status if the protocol has one."""
         self.ended = self.ended or (code, details)
-        self._news.set()
+        self._wakeup.set()
 
     async def wait(self) -> None:
-        """Wait until there is something to send, or the end."""
+        """Wait until there is something to send, or the stream has ended."""
         while not self._messages and self.ended is None:
-            self._news.clear()
-            await self._news.wait()
+            self._wakeup.clear()
+            await self._wakeup.wait()
 
     async def next(self) -> bytes | None:
-        """Return what is to be sent next; None at the end."""
+        """Wait for the next message and return it; None at the end."""
         await self.wait()
         return self._messages.popleft() if self._messages else None
 
 
 @define(eq=False)
 class Rule(Generic[_E, _S]):
-    """An event fault: what to do with which events, and how often.
+    """A fault of events: what to do with which events, and how often.
 
-    The bus knows the acts "duplicate", "delay" and "reorder"; with any other, such as "drop", it loses the event.
+    The bus implements the acts "duplicate", "delay" and "reorder"; with any other, such as "drop", it loses the event.
     """
 
     act: str
@@ -72,8 +72,8 @@ class Rule(Generic[_E, _S]):
     timers: list[asyncio.TimerHandle] = field(factory=list)
     due: float = 0.0
 
-    def takes(self, event: _E) -> bool:
-        """Tell whether it is meant for an event, and count that."""
+    def claim(self, event: _E) -> bool:
+        """Return whether the rule applies to an event; if it does, count the event."""
         if self.left == 0 or (self.match is not None and not self.match(event)):
             return False
         if self.left is not None:
@@ -82,10 +82,10 @@ class Rule(Generic[_E, _S]):
 
 
 class EventBus(ABC, Generic[_E, _S]):
-    """Hands events to the subscribers, unless silence or a fault is in the way."""
+    """Delivers events to the subscribers, unless a fault prevents it."""
 
     def __init__(self, changed: Callable[[], None]) -> None:
-        """Start without subscribers; ``changed`` is called when something happens that a test may wait for."""
+        """Start without subscribers; ``changed`` is called when something changes that a test may wait for."""
         self.subscribers: set[_S] = set()
         self.silent = 0
         self.changed = changed
@@ -93,12 +93,12 @@ class EventBus(ABC, Generic[_E, _S]):
 
     @abstractmethod
     def deliver(self, event: _E, subscribers: list[_S]) -> None:
-        """Hand an event to those that were subscribed when it was published."""
+        """Deliver an event to those that were subscribed when it was published."""
 
     def publish(self, event: _E) -> None:
-        """Publish an event, as far as nothing is in the way."""
+        """Publish an event, with the faults that apply to it."""
         if not self.silent:
-            self._apply(event, [rule for rule in self._rules if rule.takes(event)])
+            self._apply(event, [rule for rule in self._rules if rule.claim(event)])
 
     def _apply(self, event: _E, rules: list[Rule[_E, _S]]) -> None:
         self._pass_on(event, list(self.subscribers), rules)
@@ -119,7 +119,7 @@ class EventBus(ABC, Generic[_E, _S]):
 
     def _delay(self, rule: Rule[_E, _S]) -> None:
         loop = asyncio.get_running_loop()
-        # Timers that are due at the same instant fire in any order.
+        # Timers with exactly the same time fire in any order, so each gets a later time.
         rule.due = max(loop.time() + rule.seconds, math.nextafter(rule.due, math.inf))
 
         def deliver() -> None:
@@ -146,7 +146,7 @@ class EventBus(ABC, Generic[_E, _S]):
         seconds: float = 0.0,
         window: int = 0,
     ) -> Fault:
-        """Put a fault in the way of matching events."""
+        """Add a fault for matching events."""
         rule: Rule[_E, _S] = Rule(act, match, count, seconds, window)
         self._rules.append(rule)
 
@@ -157,12 +157,12 @@ class EventBus(ABC, Generic[_E, _S]):
         return Fault(undo)
 
     def put(self, message: bytes) -> None:
-        """Write bytes to all streams, whatever these have asked for."""
+        """Write bytes to all streams, whatever their filters."""
         for subscriber in self.subscribers:
             subscriber.put(message)
 
     def subscribe(self, subscriber: _S) -> None:
-        """Let a subscriber have what is published from now on."""
+        """Deliver to a subscriber everything that is published from now on."""
         self.subscribers.add(subscriber)
         self.changed()
 
@@ -172,7 +172,7 @@ class EventBus(ABC, Generic[_E, _S]):
         self.changed()
 
     def close(self) -> None:
-        """Leave no timer behind."""
+        """Cancel all timers."""
         for rule in self._rules:
             for timer in rule.timers:
                 timer.cancel()

@@ -1,4 +1,4 @@
-"""The handle of a fault that is in force."""
+"""The handle of an active fault."""
 
 from __future__ import annotations
 
@@ -10,16 +10,22 @@ if TYPE_CHECKING:
 
 
 class Fault:
-    """A fault in force; as a context manager it is undone at the end of the block."""
+    """An active fault; as a context manager, it is undone at the end of the block.
+
+    Example::
+
+        with docker.faults.hang("inspect"):
+            docker.run("web")
+    """
 
     def __init__(self, undo: Callable[[], None]) -> None:
-        """Take effect; ``undo`` is called once, at the first `undo`."""
+        """Make the handle of a fault; ``undo`` is called once, at the first `undo`."""
         self._undo = undo
         self._active = True
 
     @property
     def active(self) -> bool:
-        """Whether it is still in force."""
+        """Whether it is still active."""
         return self._active
 
     def undo(self) -> None:

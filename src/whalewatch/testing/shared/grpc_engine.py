@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class FakeGrpcEngine(FakeEngine):
-    """An engine that serves gRPC at a Unix socket; it is entered once, as an async context manager.
+    """An engine that serves gRPC at a Unix socket; enter it once, as an async context manager.
 
     Attributes:
         requests: The calls that have arrived, by kind.
@@ -31,5 +31,5 @@ class FakeGrpcEngine(FakeEngine):
             self._events.close()
 
     def publish(self, message: bytes) -> None:
-        """Send bytes as an event to all streams, whatever these have asked for."""
+        """Send bytes as an event on all streams, whatever their filters."""
         self._events.put(message)

@@ -7,12 +7,12 @@ class FakeGrpcError(Exception):
     """The fake refuses an operation, as the engine would.
 
     Attributes:
-        code: The name of the gRPC status that the same operation is answered with on the wire, such as "NOT_FOUND".
+        code: The name of the gRPC status with which the same call would be answered, such as "NOT_FOUND".
         message: The engine's explanation.
     """
 
     def __init__(self, code: str, message: str) -> None:
-        """Refuse with the gRPC status of that name and the ``message``."""
+        """Make an error with the name of a gRPC status and the engine's explanation."""
         super().__init__(code, message)
         self.code = code
         self.message = message

@@ -1,4 +1,4 @@
-"""What can go wrong with any fake engine that speaks gRPC: with its events, and with its connections."""
+"""The faults that all fake engines with gRPC have: those of events and of connections."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _E = TypeVar("_E")
 
 
 class GrpcFaults(EngineFaults[_E]):
-    """Faults of events and connections."""
+    """The faults of events and connections."""
 
     def __init__(self, events: EventBus[_E, Any], server: Server) -> None:
         """Start without faults."""
@@ -25,33 +25,32 @@ class GrpcFaults(EngineFaults[_E]):
     # ---- connections
 
     def cut_streams(self) -> None:
-        """Cut all connections, in the middle of whatever is being sent; new ones are accepted."""
+        """Cut all connections, even in the middle of a message; new ones are accepted."""
         self._server.front.cut()
         self._forget_subscribers("UNAVAILABLE", "cut")
 
     def end_streams(self, code: str = "OK", message: str = "") -> None:
-        """End all open event streams once everything has been sent: properly, or with the gRPC status of this name."""
+        """End all open event streams after everything has been sent: properly, or with the gRPC status ``code``."""
         for subscriber in self._events.subscribers:
             subscriber.end(code, message)
 
     def refuse(self) -> None:
         """Kill the engine (as with SIGKILL), until `accept` or `restart`.
 
-        Connections are cut, further ones refused. Containers live on; what is done to them meanwhile is told by no
-        event.
+        Connections are cut, and new ones are refused. Containers stay alive; changes to them meanwhile cause no event.
         """
         self._server.front.refuse()
         self._forget_subscribers("UNAVAILABLE", "killed")
 
     async def accept(self) -> None:
-        """Start a refusing engine again, at the same address, with the same containers."""
+        """Start the engine again after `refuse`, at the same address, with the same containers."""
         await self._server.front.listen()
 
     def freeze(self) -> Fault:
         """Stop the engine (as with SIGSTOP), until `thaw`.
 
-        Connections are accepted, nothing is answered, streams stay open and silent. What is done to containers
-        meanwhile is told when it thaws.
+        Connections are accepted, nothing is answered, streams stay open and silent. Events of changes meanwhile are
+        sent after `thaw`.
         """
         self._server.front.freeze()
         return self._keep(Fault(self._server.front.thaw))

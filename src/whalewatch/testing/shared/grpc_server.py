@@ -1,4 +1,4 @@
-"""A fake engine's sockets: a gRPC server, and in front of it what can hang, refuse and cut connections."""
+"""The sockets of a fake engine: a gRPC server, and in front of it a proxy that can hang, refuse and cut connections."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Any
 import grpc
 import grpc.aio
 
-_BACKLOG = 512  # connections the kernel holds for us, plenty for a test
-_CHUNK = 256 * 1024  # bytes passed on at a time
-_TURNS = 5  # of the loop, within which it makes a connection of what it has accepted
+_BACKLOG = 512  # connections that the kernel queues, more than a test needs
+_CHUNK = 256 * 1024  # most bytes that are forwarded at once
+_TURNS = 5  # turns of the event loop until an accepted connection has its task
 
 CODES = {code.value[0]: code for code in grpc.StatusCode}
-"""gRPC's statuses by number."""
+"""The statuses of gRPC by number."""
 
 
 class Front:
-    """Listens at the engine's socket, and passes on all bytes between the clients and the gRPC server behind it.
+    """Listens at the engine's socket, and forwards all bytes between the clients and the gRPC server behind it.
 
-    gRPC's own server cannot be made to hang, nor to vanish as if it had been killed; bytes can.
+    The server of gRPC cannot hang, or disappear as if it was killed; this proxy can.
     """
 
     def __init__(self, behind: Path) -> None:
-        """Prepare to pass on to the socket ``behind``."""
+        """Prepare to forward to the socket ``behind``."""
         self._behind = behind
         self._path = Path()
         self._bound = False
@@ -36,7 +36,7 @@ class Front:
         self._thawed.set()
 
     async def listen(self, path: Path | None = None) -> None:
-        """Accept connections; without a path at the one of the time before."""
+        """Accept connections; without a path, at the same path as before."""
         self._path = path or self._path
         if self._listening is not None:
             return
@@ -48,19 +48,19 @@ class Front:
             listener.close()
             raise
         self._bound = True
-        # With a bound socket asyncio leaves the file alone, so that a dead engine's stays behind as it does in life.
+        # If the socket is bound already, asyncio does not remove its file: that of a killed engine stays, too.
         self._listening = await asyncio.start_server(self._accept, sock=listener, backlog=_BACKLOG, limit=_CHUNK)
 
     def freeze(self) -> None:
-        """Accept connections, and pass nothing on."""
+        """Accept connections, and forward nothing."""
         self._thawed.clear()
 
     def thaw(self) -> None:
-        """Pass on what has been waiting."""
+        """Forward again, beginning with everything that has waited."""
         self._thawed.set()
 
     def refuse(self) -> None:
-        """Close the listening socket and cut all connections; the socket's file stays."""
+        """Close the listening socket and cut all connections; the file of the socket stays."""
         listening, self._listening = self._listening, None
         if listening is not None:
             listening.close()
@@ -88,7 +88,7 @@ class Front:
 
         def done(task: asyncio.Task[None]) -> None:
             self._connections.discard(task)
-            writer.transport.abort()  # here, because a task that is cancelled before its first step never takes one
+            writer.transport.abort()  # not in the task: if cancelled before its first step, it never runs
 
         task.add_done_callback(done)
 
@@ -108,7 +108,7 @@ class Front:
                     pump.cancel()
                 await asyncio.wait(pumps)
         except (OSError, asyncio.CancelledError):
-            pass  # cut, or the server behind has been closed: nobody waits for this task's end but `close`
+            pass  # the connection was cut, or the server behind was closed; only `close` waits for this task
         finally:
             if behind_writer is not None:
                 behind_writer.transport.abort()
@@ -122,7 +122,7 @@ class Front:
 
 
 class Server:
-    """The gRPC server, and its front."""
+    """The gRPC server, and the proxy in front of it."""
 
     def __init__(self, service: grpc.GenericRpcHandler) -> None:
         """Prepare to serve."""
@@ -131,7 +131,7 @@ class Server:
         self._grpc: Any = None
 
     async def start(self, path: Path, behind: Path) -> None:
-        """Serve at a socket, by way of another one."""
+        """Serve at the socket ``path``, with the gRPC server at the socket ``behind``."""
         self.front = Front(behind)
         options = [
             ("grpc.max_send_message_length", -1),

@@ -1,4 +1,4 @@
-"""The answers of the fake engines that speak gRPC, with the faults that are in force."""
+"""The answers of the fake engines that speak gRPC, with the active faults."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from whalewatch.testing.shared.grpc_engine import FakeGrpcEngine
 
 MAX_ANSWER = 16 * 1024 * 1024
-"""Bytes that engines send in one message at most."""
+"""Most bytes that engines send in one message."""
 
 _C = TypeVar("_C")
 
 
 class GrpcService(grpc.GenericRpcHandler, Generic[_C]):
-    """Answers calls, with the faults that are in force.
+    """Answers calls, with the active faults.
 
     Attributes:
         subscribe: The kind of the call for events.
@@ -33,7 +33,7 @@ class GrpcService(grpc.GenericRpcHandler, Generic[_C]):
     subscribe: ClassVar[str]
 
     def __init__(self, engine: FakeGrpcEngine, kinds: Mapping[str, str], faults: CallFaults) -> None:
-        """Answer an engine's calls; ``kinds`` has those that there are by path, as they are counted."""
+        """Answer the calls of an engine; ``kinds`` are the kinds of calls by path."""
         self._engine = engine
         self._kinds = kinds
         self._faults = faults
@@ -41,11 +41,11 @@ class GrpcService(grpc.GenericRpcHandler, Generic[_C]):
 
     @abstractmethod
     def _read(self, kind: str, request: bytes, context: Any) -> tuple[_C, Collection[str]]:
-        """Decode a call, and tell what it is about."""
+        """Decode a call; return it, and the targets that it is about."""
 
     @abstractmethod
     async def _answer(self, kind: str, call: _C) -> bytes:
-        """Do what a unary call is for.
+        """Execute a unary call.
 
         Raises:
             FakeGrpcError: It is refused.
@@ -60,7 +60,7 @@ class GrpcService(grpc.GenericRpcHandler, Generic[_C]):
         """
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Find who answers a call; None for a call that there is not."""
+        """Return the handler of a call; None if there is no such call."""
         kind = self._kinds.get(handler_call_details.method)
         if kind is None:
             return None
@@ -73,13 +73,13 @@ class GrpcService(grpc.GenericRpcHandler, Generic[_C]):
         return grpc.unary_unary_rpc_method_handler(unary)
 
     async def _begin(self, kind: str, targets: Collection[str], context: Any) -> bytes | None:
-        """Count a call, and do what is in its way; bytes stand for the true answer."""
+        """Count a call, and apply its faults; bytes that are returned replace the true answer."""
         self._engine.requests[kind] += 1
         self._engine._changed()
-        instead = await self._faults.before(kind, targets)
-        if instead is not None and instead.body is None:
-            await context.abort(CODES[instead.status], instead.message)
-        return instead.body if instead is not None else None
+        answer = await self._faults.before(kind, targets)
+        if answer is not None and answer.body is None:
+            await context.abort(CODES[answer.status], answer.message)
+        return answer.body if answer is not None else None
 
     async def _unary(self, kind: str, request: bytes, context: Any) -> bytes:
         call, targets = self._read(kind, request, context)

@@ -1,6 +1,7 @@
-"""Protobuf by hand, as much as the fakes need.
+"""A small implementation of Protobuf, as much as the fakes need.
 
-Were its definitions the library's, both could be wrong together; and text need not be UTF-8 here.
+The fakes do not use the definitions of the library, because a mistake in them would then stay unnoticed. And here text
+may have bytes that are not UTF-8.
 """
 
 from __future__ import annotations
@@ -9,23 +10,23 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 Text: TypeAlias = str | bytes
-"""Bytes where what is told is not to be UTF-8."""
+"""Text to send; bytes if it should not be UTF-8."""
 
 Labels: TypeAlias = Mapping[str, str] | Mapping[bytes, bytes] | Mapping[str | bytes, str | bytes]
-"""Labels, as a caller has them."""
+"""Labels, as a caller gives them."""
 
 Fields: TypeAlias = dict[int, list["int | bytes"]]
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _WIDTHS = {_FIXED64: 8, _FIXED32: 4}
-_MORE = 0x80  # set in all bytes of a number but the last
+_MORE = 0x80  # set in all bytes of a number except the last
 _SECOND = 1_000_000_000  # nanoseconds
 
 
 def message(*fields: tuple[int, int | Text | None]) -> bytes:
     """Encode a message from field numbers and values: numbers, text, or encoded messages.
 
-    None, 0 and what is empty are left out, as proto3 has it.
+    None, 0 and empty values are left out, as proto3 does.
     """
     parts = []
     for number, value in fields:
@@ -40,7 +41,7 @@ def message(*fields: tuple[int, int | Text | None]) -> bytes:
 
 
 def repeated(number: int, values: list[bytes]) -> bytes:
-    """Encode a repeated field of messages; empty ones count."""
+    """Encode a repeated field of messages; empty messages are encoded too."""
     tag = _varint(number << 3 | _BYTES)
     return b"".join(part for value in values for part in (tag, _varint(len(value)), value))
 
@@ -52,7 +53,7 @@ def mapping(number: int, items: Mapping[Text, Text]) -> bytes:
 
 def copied(labels: Labels) -> dict[Text, Text]:
     """Copy labels."""
-    return {key: value for key, value in labels.items()}  # noqa: C416 - dict() does not know that text is text or bytes
+    return {key: value for key, value in labels.items()}  # noqa: C416 - the types do not allow dict() here
 
 
 def moment(nanoseconds: int) -> bytes:
@@ -124,7 +125,7 @@ def dictionary(of: Fields, number: int) -> dict[Text, Text]:
 
 
 def _varint(value: int) -> bytes:
-    value &= 0xFFFF_FFFF_FFFF_FFFF  # negative numbers are told in two's complement of 64 bits
+    value &= 0xFFFF_FFFF_FFFF_FFFF  # negative numbers are encoded in two's complement of 64 bits
     out = bytearray()
     while value >= _MORE:
         out.append(value & (_MORE - 1) | _MORE)
