@@ -1,7 +1,13 @@
 """Know at any moment which containers are alive, without asking the engine.
 
 The modules of the engines (`whalewatch.moby`, `whalewatch.containerd`, `whalewatch.cri`) are loaded when they are first
-used.
+used::
+
+    from whalewatch import moby
+
+    async with moby.watch() as watcher:
+        for container in await watcher.portfolio.containers():
+            print(container.name)
 """
 
 from __future__ import annotations
@@ -91,11 +97,11 @@ show_as_public(__name__, __all__)
 
 
 def __getattr__(name: str) -> Any:
-    """Load an engine's module, or look the version up, when it is first asked for."""
+    """Load the module of an engine, or read the version, when it is first used."""
     if name in {"containerd", "cri", "moby"}:
         return importlib.import_module(f"{__name__}.{name}")
     if name == "__version__":
-        from importlib import metadata  # noqa: PLC0415 - few ask, and it takes a while to load
+        from importlib import metadata  # noqa: PLC0415 - few programs need it, and it takes a while to load
 
         return metadata.version(__name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""``python -m whalewatch``, and the console script."""
+"""The entry point of ``python -m whalewatch`` and of the console script."""
 
 from __future__ import annotations
 

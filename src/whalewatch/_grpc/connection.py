@@ -207,7 +207,7 @@ class Connection:
 
     def _error(self, kind: str, status: grpc.StatusCode, details: str) -> EngineError:
         """Return the error for a status; its message says what it means, and what can be done about it."""
-        if status is grpc.StatusCode.UNAVAILABLE and (reason := self._unreachable()):
+        if status is grpc.StatusCode.UNAVAILABLE and (reason := self._probe_socket()):
             return EngineUnavailable(self.message(reason))
         if status is grpc.StatusCode.UNAVAILABLE and OTHER_PROTOCOL in details:
             return EngineUnavailable(self.message("what listens there does not speak gRPC: correct the address"))
@@ -215,7 +215,7 @@ class Connection:
         reason = printable(details) or "no reason given"
         return type_(self.message(f"{kind}: {meaning} ({status.name}: {reason})"))
 
-    def _unreachable(self) -> str:
+    def _probe_socket(self) -> str:
         """Return why the socket cannot be reached; "" if it can be reached by now. gRPC has one status for all reasons.
 
         The socket is tried once, although each call under way asks when the connection is lost.

@@ -80,7 +80,7 @@ class CRIEngine:
 
     For each connection it chooses the source of changes:
 
-    * "native": the own events and tasks of containerd, if the socket is that of containerd.
+    * "native": the events and tasks of containerd's own API, if the socket belongs to containerd.
     * "pod-events": the events of the CRI. The adapter never chooses this source for containerd, because containerd 1.7
       gives each event to one reader only: the watcher would take events from the kubelet.
     * "poll": a listing every `poll` seconds, for engines that have neither. It may not see a container that lives
@@ -343,7 +343,7 @@ class CRIEngine:
 
 
 async def _identify(connection: Connection) -> _Identity:
-    """Ask the engine who it is, and whether the own API of containerd can be used."""
+    """Ask the engine for its identity, and check whether containerd's own API can be used."""
     answer = await Calls(connection).version()
     runtime, version = text(answer.runtime_name), text(answer.runtime_version).removeprefix("v")
     missing = UnsupportedEngine(connection.message("source native needs containerd's own API, which is not there"))

@@ -1,4 +1,4 @@
-"""Follow the CRI of containerd through the own events and tasks of containerd, which has both at the same socket.
+"""Follow the CRI of containerd through containerd's own API, which has events and tasks at the same socket.
 
 This works with containerd 1.6 too, takes no event from a kubelet, and gives all PIDs at once. A container or sandbox is
 alive if it has a task that runs. The CRI is asked only for names, labels and images, which do not change while a task
@@ -52,7 +52,7 @@ RECORD_DELAYS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64)
 
 
 class Native:
-    """Source "native": the own events and tasks of containerd."""
+    """Source "native": the events and tasks of containerd's own API."""
 
     name = "native"
 

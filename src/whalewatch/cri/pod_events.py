@@ -140,7 +140,7 @@ class PodEvents:
             # The entries of maps have no fixed order, so the same event may come as different bytes.
             if self._link.seen.seen_before((event.container_id, event.container_event_type, event.created_at)):
                 return None
-            if self._is_backlog(event.created_at):
+            if self._check_backlog(event.created_at):
                 return None
             received = signal(event)
         except (DecodeError, ValueError) as error:
@@ -154,7 +154,7 @@ class PodEvents:
             self._link.records.note_sandbox(received.id)
         return received
 
-    def _is_backlog(self, created_at: int) -> bool:
+    def _check_backlog(self, created_at: int) -> bool:
         """Return whether an event is from before the first stream; the first newer event ends the backlog."""
         if self._began is not None and (not 0 < created_at < self._began or time.monotonic() > self._backlog_until):
             self._began = 0

@@ -239,7 +239,7 @@ class Answers:
 
 
 def _in_state(wanted: Fields, state: int) -> bool:
-    """Return whether a state matches a filter; the filter's field is missing if it selects all, and empty for state 0."""
+    """Return whether a state matches a filter: one without the field matches all; an empty field means state 0."""
     return _STATE not in wanted or integer(submessage(wanted, _STATE), 1) == state
 
 
