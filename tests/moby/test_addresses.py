@@ -8,7 +8,6 @@ import json
 import shutil
 import socket
 import ssl
-import subprocess
 import threading
 import traceback
 from contextlib import asynccontextmanager, contextmanager, suppress
