@@ -67,6 +67,36 @@ class Row:
     target: str = ""
     tail: bool = False
 
+    @classmethod
+    def of(
+        cls,
+        benchmark: str,
+        what: str,
+        unit: str,
+        ours: Sequence[float],
+        beside: tuple[str, Sequence[float]] = ("", ()),
+        *,
+        engine: str = "",
+        peer: Sequence[float] = (),
+        target: str = "",
+        tail: bool = False,
+    ) -> Self:
+        """Make a row of values, those beside ours measured by turns; of single values there is no ratio."""
+        beside_is, theirs = beside
+        return cls(
+            benchmark=benchmark,
+            what=what,
+            unit=unit,
+            ours=Spread.of(ours),
+            engine=engine,
+            beside=Spread.of(theirs) if theirs else None,
+            beside_is=beside_is,
+            ratio=paired(ours, theirs) if len(theirs) > 1 else None,
+            peer=Spread.of(peer) if peer else None,
+            target=target,
+            tail=tail,
+        )
+
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -95,7 +125,12 @@ def table(rows: Sequence[Row]) -> str:
         if with_peer:
             line.append(f"{_number(row.peer.median)} {row.unit}" if row.peer else "")
         lines.append(line)
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return laid_out(lines)
+
+
+def laid_out(lines: list[list[str]]) -> str:
+    """Lay cells out as a Markdown table, of which the first line is the head."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join(
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.benchmarks import run
 from tests.benchmarks.engine import Target
-from tests.benchmarks.figures import Row, Spread, paired
+from tests.benchmarks.figures import Row
 from tests.support.engines.containerd_control import ContainerdControl
 from tests.support.engines.control import DockerControl
 
@@ -35,8 +35,7 @@ def measure(target: Target, rounds: int, peer: run.Peer | None, progress: Callab
     ours: dict[Key, float] = {}
     bare: dict[Key, float] = {}
     peers: dict[Key, float] = {}
-    commands = {"ours": ("ours", target.kind, "events", target.socket), "bare": (target.bare, "events", target.socket)}
-    churn = _churn if target.kind == "moby" else _churn_containerd
+    commands = {"ours": ("ours", "events", target.kind, target.socket), "bare": (target.bare, "events", target.socket)}
     for half, names in enumerate((("ours", "bare"), ("bare", "ours")), start=1):
         with contextlib.ExitStack() as stack:
             programs = {}
@@ -47,7 +46,7 @@ def measure(target: Target, rounds: int, peer: run.Peer | None, progress: Callab
                 other = stack.enter_context(peer.events(target.kind, target.socket, rounds * SECONDS_PER_ROUND))
                 while "ready" not in other.answer():
                     pass
-            asyncio.run(churn(target.socket, rounds // 2, f"events, half {half} of 2", progress))
+            asyncio.run(_churn(target, rounds // 2, f"events, half {half} of 2", progress))
             heard = {name: _latencies(programs[name].finish()["events"]) for name in names}
             ours |= heard["ours"]
             bare |= heard["bare"]
@@ -59,50 +58,46 @@ def measure(target: Target, rounds: int, peer: run.Peer | None, progress: Callab
             for (heard_type, id, told), latency in ours.items()
             if heard_type == type_ and (beside, id, told) in bare
         ]
-        yield Row(
-            benchmark="latency",
-            what=f"event latency, {shown}",
-            unit="ms",
+        our, their = [one for one, _ in pairs], [one for _, one in pairs]
+        peers_own = [latency for key, latency in peers.items() if key[0] == type_]
+        yield Row.of(
+            *("latency", f"event latency, {shown}", "ms", our, (beside_is, their)),
             engine=target.version,
-            ours=Spread.of(our for our, _ in pairs),
-            beside=Spread.of(their for _, their in pairs),
-            beside_is=beside_is,
-            ratio=paired([our for our, _ in pairs], [their for _, their in pairs]),
-            peer=Spread.of(latency for key, latency in peers.items() if key[0] == type_) if peers else None,
+            peer=peers_own,
             tail=True,
         )
 
 
-async def _churn(socket: str, rounds: int, what: str, progress: Callable[[str], None]) -> None:
-    """Start, freeze, thaw and kill a container, again and again, one thing at a time."""
-    async with DockerControl(socket) as control:
-        container = await control.create(f"latency-{random.getrandbits(32):08x}")
+async def _churn(target: Target, rounds: int, what: str, progress: Callable[[str], None]) -> None:
+    """Start, freeze, thaw and kill a container, again and again; in containerd it gets a new task for each life."""
+    name = f"latency-{random.getrandbits(32):08x}"
+    async with DockerControl(target.socket) as docker, ContainerdControl(target.socket) as native:
+        driver: Any
+        steps: list[Any]
+        ends: list[Any]
+        if target.kind == "moby":
+            container = await docker.create(name)
+            driver, steps, ends = docker, [docker.start, docker.pause, docker.unpause, docker.kill], [docker.wait]
+        else:
+            await native.create(name)
+            container = name
+            driver, steps, ends = (
+                native,
+                [native.start, native.pause, native.resume, native.kill],
+                [native.wait, native.task_delete],
+            )
         for done in range(rounds):
-            for step in (control.start, control.pause, control.unpause, control.kill):
+            if target.kind != "moby":
+                await native.task_create(container)
+            for step in steps:
                 await step(container)
                 await asyncio.sleep(PAUSE * random.uniform(1, 2))
-            await control.wait(container)
+            for end in ends:
+                await end(container)
             progress(f"{what}: round {done + 1} of {rounds}")
         await asyncio.sleep(1.0)
-        await control.remove(container)
+        await driver.remove(container)
         await asyncio.sleep(0.5)
-
-
-async def _churn_containerd(socket: str, rounds: int, what: str, progress: Callable[[str], None]) -> None:
-    """The same in containerd, where a container gets a new task for each life."""
-    async with ContainerdControl(socket) as control:
-        container = f"latency-{random.getrandbits(32):08x}"
-        await control.create(container)
-        for done in range(rounds):
-            await control.task_create(container)
-            for step in (control.start, control.pause, control.resume, control.kill):
-                await step(container)
-                await asyncio.sleep(PAUSE * random.uniform(1, 2))
-            await control.wait(container)
-            await control.task_delete(container)
-            progress(f"{what}: round {done + 1} of {rounds}")
-        await asyncio.sleep(1.0)
-        await control.remove(container)
 
 
 def _latencies(events: list[tuple[str, str, int, int]]) -> dict[Key, float]:

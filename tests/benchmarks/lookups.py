@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 
-from tests.benchmarks.figures import Row, Spread
+from tests.benchmarks.figures import Row
 from whalewatch import Container, Portfolio, Snapshot
 from whalewatch._core.feed import Feed
 
@@ -50,14 +50,8 @@ def measure(rounds: int, progress: Callable[[str], None]) -> Iterator[Row]:
     small, large = SIZES
     for what in dict.fromkeys(what for what, _ in took):
         ours, beside = took[what, large], took[what, small]
-        yield Row(
-            benchmark="lookups",
-            what=f"{what}, {large:,} containers",
-            unit="ns",
-            ours=Spread.of(ours),
-            beside=Spread.of(beside),
-            beside_is=f"{small} containers:",
-            ratio=Spread.of(our / their for our, their in zip(ours, beside, strict=True)),
+        yield Row.of(
+            *("lookups", f"{what}, {large:,} containers", "ns", ours, (f"{small} containers:", beside)),
             target="< 1,000 ns, ratio 1",
         )
 

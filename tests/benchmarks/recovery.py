@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import get_args
 
+from tests.benchmarks.figures import laid_out
 from tests.support.engines import install
 from tests.support.engines.control import DockerControl
 from tests.support.engines.dockerd import Dockerd, Version
@@ -175,11 +176,7 @@ def _table(results: Sequence[Result]) -> str:
         ]
         for result in results
     ]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    )
+    return laid_out(lines)
 
 
 def _options() -> argparse.ArgumentParser:

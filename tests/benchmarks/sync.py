@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.benchmarks import run
 from tests.benchmarks.engine import Target
-from tests.benchmarks.figures import Row, Spread, paired
+from tests.benchmarks.figures import Row
 
 PAUSE = 0.1  # seconds, for what an ended process leaves to the engine
 
@@ -16,7 +16,7 @@ PAUSE = 0.1  # seconds, for what an ended process leaves to the engine
 def measure(target: Target, rounds: int, peer: run.Peer | None, progress: Callable[[str], None]) -> Iterator[Row]:
     """Synchronise by turns: in fresh processes, then in one that is warm."""
     contenders: dict[str, Callable[[], dict[str, Any]]] = {
-        "ours": lambda: run.once("ours", target.kind, "sync", target.socket),
+        "ours": lambda: run.once("ours", "sync", target.kind, target.socket),
         "bare": lambda: run.once(target.bare, "sync", target.socket),
     }
     if peer is not None:
@@ -40,15 +40,9 @@ def measure(target: Target, rounds: int, peer: run.Peer | None, progress: Callab
             ours, bare, peers = (
                 [turn[name][key] * 1e3 for turn in turns if name in turn] for name in ("ours", "bare", "peer")
             )
-            yield Row(
-                benchmark="sync",
-                what=f"initial sync of {containers}, {state}{what}",
-                unit="ms",
+            yield Row.of(
+                *("sync", f"initial sync of {containers}, {state}{what}", "ms", ours, (target.bare_is, bare)),
                 engine=target.version,
-                ours=Spread.of(ours),
-                beside=Spread.of(bare),
-                beside_is=target.bare_is,
-                ratio=paired(ours, bare),
-                peer=Spread.of(peers) if peers else None,
+                peer=peers,
                 target="ratio ≤ 1.3" if key == "seconds" else "",
             )

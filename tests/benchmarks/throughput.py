@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 from tests.benchmarks import run
-from tests.benchmarks.figures import Row, Spread, paired
+from tests.benchmarks.figures import Row
 from tests.benchmarks.lookups import container
 from tests.benchmarks.programs import bare, fake
 from whalewatch import Container, EventType, ListedContainer, Listing, Signal, SignalType, Subscription, moby
@@ -41,15 +41,8 @@ def through(rounds: int, progress: Callable[[str], None]) -> Iterator[Row]:
                 cpu[contender].append(used)
     for count in SUBSCRIPTIONS:
         for what, took in ((f"{EVENTS:,} events", clock), ("CPU of it", cpu)):
-            yield Row(
-                benchmark="throughput",
-                what=f"{what}, subscriptions: {count}",
-                unit="ms",
-                ours=Spread.of(value * 1e3 for value in took[count]),
-                beside=Spread.of(value * 1e3 for value in took["bare"]),
-                beside_is="one bare reader",
-                ratio=paired(took[count], took["bare"]),
-            )
+            ours, theirs = ([value * 1e3 for value in took[name]] for name in (count, "bare"))
+            yield Row.of("throughput", f"{what}, subscriptions: {count}", "ms", ours, ("one bare reader", theirs))
 
 
 async def _ours(engine: run.Program, socket: str, subscriptions: int) -> tuple[float, float]:
@@ -101,15 +94,8 @@ def changes(rounds: int, progress: Callable[[str], None]) -> Iterator[Row]:
                 trackers[size].apply_signal(Signal(type_, ids[number % len(ids)], datetime.now(UTC)))
             took[size].append((time.thread_time_ns() - before) / CHANGES / 1e3)
     for size in SIZES:
-        yield Row(
-            benchmark="changes",
-            what=f"one change among {size:,} containers",
-            unit="µs",
-            ours=Spread.of(took[size]),
-            beside=Spread.of(took[SIZES[0]]) if size != SIZES[0] else None,
-            beside_is=f"among {SIZES[0]}:",
-            ratio=paired(took[size], took[SIZES[0]]) if size != SIZES[0] else None,
-        )
+        beside = (f"among {SIZES[0]}:", took[SIZES[0]] if size != SIZES[0] else ())
+        yield Row.of("changes", f"one change among {size:,} containers", "µs", took[size], beside)
 
 
 def _tracker(size: int) -> Tracker:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from tests.benchmarks import run
 from tests.benchmarks.engine import Target
-from tests.benchmarks.figures import Row, Spread, paired
+from tests.benchmarks.figures import Row
 
 IMPORT = """
 import sys, time
@@ -34,43 +34,22 @@ def imports(rounds: int, progress: Callable[[str], None]) -> Iterator[Row]:
             took[module].append(run.python(IMPORT.format(module=module)))
     for ours, others in IMPORTS.items():
         for module in others:
-            for what, unit, key, factor in (
-                ("import of", "ms", "seconds", 1e3),
-                ("modules loaded by", "", "modules", 1),
-            ):
+            kinds = (("import of", "ms", "seconds", 1e3), ("modules loaded by", "", "modules", 1))
+            for what, unit, key, factor in kinds:
                 our, their = ([one[key] * factor for one in took[name]] for name in (ours, module))
-                yield Row(
-                    benchmark="import",
-                    what=f"{what} {ours}",
-                    unit=unit,
-                    ours=Spread.of(our),
-                    beside=Spread.of(their),
-                    beside_is=module,
-                    ratio=paired(our, their),
-                )
-    yield Row(
-        benchmark="import",
-        what="gRPC modules loaded by whalewatch.moby",
-        unit="",
-        ours=Spread.of(one["grpc"] for one in took["whalewatch.moby"]),
-        target="0",
-    )
+                yield Row.of("import", f"{what} {ours}", unit, our, (module, their))
+    loaded = [one["grpc"] for one in took["whalewatch.moby"]]
+    yield Row.of("import", "gRPC modules loaded by whalewatch.moby", "", loaded, target="0")
 
 
 def calls(target: Target, progress: Callable[[str], None]) -> Iterator[Row]:
     """Count what a synchronisation asks of the engine, with the listing that confirms it."""
     progress("calls")
-    ours = run.once("ours", target.kind, "watch", target.socket, 0)
+    ours = run.once("ours", "watch", target.kind, target.socket, 0)
     bare = run.once(target.bare, "watch", target.socket, 0)
-    yield Row(
-        benchmark="calls",
-        what=f"calls of a sync of {ours['containers']} and of its confirmation",
-        unit="",
-        engine=target.version,
-        ours=Spread.of([sum(ours["calls"].values())]),
-        beside=Spread.of([sum(bare["calls"].values())]),
-        beside_is=target.bare_is,
-    )
+    what = f"calls of a sync of {ours['containers']} and of its confirmation"
+    our, their = ([sum(one["calls"].values())] for one in (ours, bare))
+    yield Row.of("calls", what, "", our, (target.bare_is, their), engine=target.version)
 
 
 def memory(target: Target, rounds: int, peer: run.Peer | None, progress: Callable[[str], None]) -> Iterator[Row]:
@@ -78,7 +57,7 @@ def memory(target: Target, rounds: int, peer: run.Peer | None, progress: Callabl
     ours, bare, peers = [], [], []
     for turn in range(rounds):
         progress(f"memory, {turn + 1} of {rounds}")
-        ours.append(run.once("ours", target.kind, "watch", target.socket, 0)["before"])
+        ours.append(run.once("ours", "watch", target.kind, target.socket, 0)["before"])
         bare.append(run.once(target.bare, "watch", target.socket, 0)["before"])
         if peer is not None:
             peers.append(peer.sync(target.kind, target.socket)["rss_kb"] / 1024)
@@ -87,16 +66,10 @@ def memory(target: Target, rounds: int, peer: run.Peer | None, progress: Callabl
         ("proportional memory", "pss", ""),
     ):
         our, their = ([one[key] for one in sample] for sample in (ours, bare))
-        yield Row(
-            benchmark="memory",
-            what=f"{what} of a watch",
-            unit="MB",
+        yield Row.of(
+            *("memory", f"{what} of a watch", "MB", our, (target.bare_is, their)),
             engine=target.version,
-            ours=Spread.of(our),
-            beside=Spread.of(their),
-            beside_is=target.bare_is,
-            ratio=paired(our, their),
-            peer=Spread.of(peers) if peers and key == "rss" else None,
+            peer=peers if key == "rss" else [],
             target=hope,
         )
 
@@ -105,26 +78,15 @@ def idle(target: Target, seconds: float, progress: Callable[[str], None]) -> Ite
     """Watch in three processes at once for a while in which nothing happens."""
     progress(f"idle, {seconds:g} s")
     with (
-        run.program("ours", target.kind, "watch", target.socket, seconds) as ours,
-        run.program("ours", target.kind, "watch", target.socket, seconds, AUDIT) as auditing,
+        run.program("ours", "watch", target.kind, target.socket, seconds) as ours,
+        run.program("ours", "watch", target.kind, target.socket, seconds, AUDIT) as auditing,
         run.program(target.bare, "watch", target.socket, seconds) as bare,
     ):
         quiet, busy, still = (one.finish() for one in (ours, auditing, bare))
     used, used_busy, used_still = (one["after"]["cpu"] - one["before"]["cpu"] for one in (quiet, busy, still))
-    yield Row(
-        benchmark="idle",
-        what=f"CPU of an idle watch of {quiet['containers']}, per minute",
-        unit="ms",
-        engine=target.version,
-        ours=Spread.of([used / seconds * 60e3]),
-        beside=Spread.of([used_still / seconds * 60e3]),
-        beside_is=target.bare_is,
-    )
+    what = f"CPU of an idle watch of {quiet['containers']}, per minute"
+    our, their = ([cpu / seconds * 60e3] for cpu in (used, used_still))
+    yield Row.of("idle", what, "ms", our, (target.bare_is, their), engine=target.version)
     if busy["audits"]:
-        yield Row(
-            benchmark="idle",
-            what="CPU of one audit (every 5 minutes by default)",
-            unit="ms",
-            engine=target.version,
-            ours=Spread.of([(used_busy - used) / busy["audits"] * 1e3]),
-        )
+        each = (used_busy - used) / busy["audits"] * 1e3
+        yield Row.of("idle", "CPU of one audit (every 5 minutes by default)", "ms", [each], engine=target.version)

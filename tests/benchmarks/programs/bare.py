@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.benchmarks.programs.process import say, usage
+from tests.benchmarks.programs.process import main, say, usage
 
 CONCURRENCY = 8  # as whalewatch's own default
 BASE = "http://docker/v1.41"
@@ -91,22 +91,16 @@ async def events(socket: str) -> None:
     say(events=noted)
 
 
-async def watch(socket: str, seconds: float) -> None:
+async def watch(socket: str, seconds: str) -> None:
     async with session(socket) as http:
         containers = await synchronise(http)
         async with http.get(f"{BASE}/events"):
             say(ready=True)
             await asyncio.sleep(SETTLING)
             before = usage()
-            await asyncio.sleep(seconds)
+            await asyncio.sleep(float(seconds))
             say(before=before, after=usage(), containers=len(containers), calls={})
 
 
 if __name__ == "__main__":
-    match sys.argv[1:]:
-        case ["sync", socket]:
-            asyncio.run(sync(socket))
-        case ["events", socket]:
-            asyncio.run(events(socket))
-        case ["watch", socket, seconds]:
-            asyncio.run(watch(socket, float(seconds)))
+    main(sync, events, watch)

@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc.aio
 
-from tests.benchmarks.programs.process import say, usage
+from tests.benchmarks.programs.process import main, say, usage
 
 SETTLING = 2.0  # seconds, as in `ours`
 ACTIONS = {
@@ -133,7 +133,7 @@ async def events(socket: str) -> None:
     say(events=noted)
 
 
-async def watch(socket: str, seconds: float) -> None:
+async def watch(socket: str, seconds: str) -> None:
     async with channel(socket) as open_:
         containers = await synchronise(open_)
         asked = dict(calls)
@@ -141,16 +141,10 @@ async def watch(socket: str, seconds: float) -> None:
         say(ready=True)
         await asyncio.sleep(SETTLING)
         before = usage()
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(float(seconds))
         say(before=before, after=usage(), containers=len(containers), calls=asked)
         stream.cancel()
 
 
 if __name__ == "__main__":
-    match sys.argv[1:]:
-        case ["sync", socket]:
-            asyncio.run(sync(socket))
-        case ["events", socket]:
-            asyncio.run(events(socket))
-        case ["watch", socket, seconds]:
-            asyncio.run(watch(socket, float(seconds)))
+    main(sync, events, watch)

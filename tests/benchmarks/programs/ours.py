@@ -1,6 +1,6 @@
 """whalewatch in a process of its own.
 
-`python -m tests.benchmarks.programs.ours moby|containerd sync|events|watch SOCKET [SECONDS [AUDIT]]`
+`python -m tests.benchmarks.programs.ours sync|events|watch moby|containerd SOCKET [SECONDS [AUDIT]]`
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from tests.benchmarks.programs.process import say, usage
+from tests.benchmarks.programs.process import main, say, usage
 from whalewatch import Watcher
 
 SETTLING = 2.0  # seconds in which the listing that confirms a synchronisation is made
@@ -62,13 +62,13 @@ async def events(kind: str, socket: str) -> None:
     say(events=noted)
 
 
-async def watch(kind: str, socket: str, seconds: float, audit: float) -> None:
-    async with watch_of(kind)(socket, audit=audit) as watcher:
+async def watch(kind: str, socket: str, seconds: str, audit: str = "300") -> None:
+    async with watch_of(kind)(socket, audit=float(audit)) as watcher:
         await watcher.ready()
         say(ready=True)
         await asyncio.sleep(SETTLING)
         before, audits = usage(), watcher.stats.audits
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(float(seconds))
         say(
             before=before,
             after=usage(),
@@ -79,12 +79,4 @@ async def watch(kind: str, socket: str, seconds: float, audit: float) -> None:
 
 
 if __name__ == "__main__":
-    match sys.argv[1:]:
-        case [kind, "sync", socket]:
-            asyncio.run(sync(kind, socket))
-        case [kind, "events", socket]:
-            asyncio.run(events(kind, socket))
-        case [kind, "watch", socket, seconds]:
-            asyncio.run(watch(kind, socket, float(seconds), 300.0))
-        case [kind, "watch", socket, seconds, audit]:
-            asyncio.run(watch(kind, socket, float(seconds), float(audit)))
+    main(sync, events, watch)

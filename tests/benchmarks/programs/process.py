@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+
+def main(*commands: Callable[..., Coroutine[Any, Any, None]]) -> None:
+    """Run the command whose name is the first argument, with the others."""
+    name, *arguments = sys.argv[1:]
+    asyncio.run(next(command for command in commands if command.__name__ == name)(*arguments))
 
 
 def say(**facts: object) -> None:
