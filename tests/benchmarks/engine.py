@@ -29,13 +29,7 @@ CONTAINERS: dict[Kind, int] = {"moby": 200, "containerd": 100}
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is measured.
-
-    Attributes:
-        kind: the module of whalewatch that watches it.
-        socket: where it listens.
-        version: as it is shown.
-    """
+    """What is measured: an engine, by the module of whalewatch that watches it, its socket, and its version."""
 
     kind: Kind
     socket: str

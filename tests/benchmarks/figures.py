@@ -11,15 +11,7 @@ from typing import Any, Self
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """A sample, told by its middle.
-
-    Attributes:
-        median: the middle.
-        low: the first quartile.
-        high: the third quartile.
-        p99: the 99th of a hundred; the greatest of a smaller sample.
-        count: how many values.
-    """
+    """A sample, told by its middle, its quartiles, and the 99th of a hundred: the greatest of a smaller sample."""
 
     median: float
     low: float
@@ -39,20 +31,9 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One line of the report.
+    """One line of the report: what was measured, ours, what was beside it by turns or at the same time, and the ratios.
 
-    Attributes:
-        benchmark: which measurement it belongs to.
-        what: what was measured.
-        unit: of all figures but the ratio.
-        ours: whalewatch.
-        engine: the version of the engine; "" where there was none.
-        beside: what was measured beside it, by turns or at the same time.
-        beside_is: what that is.
-        ratio: ours to `beside`, pair by pair.
-        peer: the other program, if there is one.
-        target: what is hoped for, as text; nothing is asserted.
-        tail: whether the 99th of a hundred matters.
+    The other program is the peer; the target is what is hoped for, as text; the tail is the 99th of a hundred.
     """
 
     benchmark: str

@@ -32,8 +32,6 @@ class Listener:
     """Folds one subscription, for as long as it is run.
 
     Attributes:
-        name: who it is, in reports.
-        fold: what it has heard.
         found: the last events that a synchronisation or an audit found.
         risen: containers that it was told had exited, and then that the same run had started, with their events.
         attending: cleared, it leaves its subscription unread.
@@ -88,14 +86,7 @@ class Watched:
     """One watcher, an eager and a lazy listener in its loop, and one in a thread of its own."""
 
     def __init__(self, name: str, watcher: Watcher, witness: Witness, *, hidden_from: bool) -> None:
-        """Prepare; nothing runs yet.
-
-        Args:
-            name: for reports.
-            watcher: not entered yet.
-            witness: of the watcher.
-            hidden_from: whether faults can hide from it what its engine tells.
-        """
+        """Prepare with a watcher that is not entered, from which faults may hide what its engine tells, or not."""
         self.name = name
         self.hidden_from = hidden_from
         self.watcher = watcher
@@ -166,12 +157,7 @@ class Watched:
 
 @asynccontextmanager
 async def crowd(world: World, unread: Collection[str]) -> AsyncIterator[list[Watched]]:
-    """Watch an engine directly and through the proxy, or only so if it bears one watcher.
-
-    Args:
-        world: of the engine.
-        unread: see `Witness`.
-    """
+    """Watch an engine directly and through the proxy, or only so if it bears one watcher; `unread`: see `Witness`."""
     watched = []
     for proxied in (True,) if world.sole else (False, True):
         name, watcher = "proxied" if proxied else "direct", world.watcher(proxied=proxied)

@@ -59,29 +59,21 @@ POLL = 0.05
 
 @dataclass
 class Report:
-    """What happened.
+    """What happened; there must be no divergences and no leaks.
 
     Attributes:
-        seconds: of the whole run.
-        rounds: rounds that were finished.
-        operations: by name, that the engine carried out.
-        refused: operations that it would not, or could not, carry out.
+        refused: operations that the engine would not, or could not, carry out.
         revived: how often the engine itself had got stuck, and was started again.
         risen: how often a listener was told that a run had exited and started again, as the engine said.
-        faults: by name.
         converged: seconds from the end of the last fault and operation until all pictures were right; a list for rounds
             in which events were swallowed (True) and one for the others.
-        divergences: pictures that were wrong in the end, impossible events, failures inside; must be empty.
+        divergences: pictures that were wrong in the end, impossible events, failures inside.
         heard: what the engine had told until then, if there are any.
-        leaks: what was left behind at the end; must be empty.
         silences: how often a watcher had to notice that nothing answered, and did.
-        confirmed: events that the engine told, with the same time and exit code.
-        undated: events that the engine told without a time.
+        confirmed: events that the engine told, with the same time and exit code; those without a time are `undated`.
         exit_codes: passed on (True), or told by the engine of an exit that bears none (False).
         passers_by: watchers that came and went in the middle of it.
         drift: what only audits found, by watcher.
-        outages: by watcher.
-        calls: made to the engine by both watchers.
         grown: KiB by which the greatest memory use of the process grew after the first rounds.
     """
 
@@ -111,14 +103,6 @@ class Chaos:
     """One run against one world."""
 
     def __init__(self, world: World, dice: Random, tell: Callable[[str], None], only: str = "") -> None:
-        """Prepare; nothing runs yet.
-
-        Args:
-            world: what to do it to.
-            dice: makes all choices.
-            tell: is told of each round.
-            only: faults with this in their name, and no others.
-        """
         self._only = only
         self._world = world
         self._dice = dice

@@ -30,13 +30,7 @@ REFUSALS: tuple[type[Exception], ...] = (grpc.aio.AioRpcError, OSError, TimeoutE
 def engine_faults(
     engine: Containerd, dice: Random, pids: Callable[[], Awaitable[list[int]]]
 ) -> dict[str, dict[str, Fault]]:
-    """Return the faults by place and name.
-
-    Args:
-        engine: the engine.
-        dice: makes all choices.
-        pids: tells the processes of containers that may be killed.
-    """
+    """The faults by place and name; `pids` tells the processes of containers that may be killed."""
 
     @asynccontextmanager
     async def away(leave: Callable[[], None], *, killing: bool = False) -> AsyncIterator[None]:
@@ -83,12 +77,7 @@ async def hear(
 ) -> None:
     """Take down for ever what an engine tells of tasks and of changes of containers, beside all watchers.
 
-    Args:
-        engine: the engine.
-        heard: is appended to.
-        told: is told of it too.
-        exits: gets the id and the PID of each exit.
-        shown: makes of a namespace and an id there the id that watchers know.
+    Each exit is kept by id and PID; `shown` makes of a namespace and an id there the id that watchers know.
     """
     async with ContainerdControl(engine.socket) as control:
         while True:

@@ -86,14 +86,10 @@ class Witness:
     """
 
     def __init__(self, name: str, watcher: Watcher, world: World, unread: Collection[str]) -> None:
-        """Join the watcher's feed.
+        """Join the feed of a watcher that is not entered yet.
 
-        Args:
-            name: for reports.
-            watcher: not entered yet.
-            world: of the engine.
-            unread: containers that an inspect has failed to read; what is found once it can be, may be found long after
-                the synchronisation that asked for it.
+        Of containers that an inspect has failed to read (`unread`), what is found once it can be may be found long
+        after the synchronisation that asked for it.
         """
         self.confirmed = self.undated = 0
         self.exit_codes: Counter[bool] = Counter()

@@ -70,11 +70,9 @@ def without_echoes(events: Iterable[ContainerEvent]) -> Iterator[ContainerEvent]
 
 
 class Checked:
-    """A watcher under supervision.
+    """A watcher under supervision, with the fold of all that an unfiltered subscription with replay has delivered.
 
     Attributes:
-        watcher: the watcher.
-        fold: of everything that an unfiltered subscription with replay has delivered.
         echoes: whether its engine may tell of a pause twice: see `without_echoes`.
     """
 

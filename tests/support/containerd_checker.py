@@ -15,13 +15,7 @@ if TYPE_CHECKING:
 
 
 class CheckedContainerd(Checked):
-    """A watcher of a containerd under supervision.
-
-    Args:
-        watcher: of that containerd.
-        control: its driver.
-        ignored: the namespaces that it does not see.
-    """
+    """A watcher of a containerd under supervision, which does not see the namespaces that are ignored."""
 
     echoes = False
 

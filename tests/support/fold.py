@@ -8,13 +8,7 @@ from whalewatch._core.feed import Feed
 
 
 class Fold:
-    """Folds events as an application would, and fails on the first that cannot be.
-
-    Attributes:
-        alive: by id, as the events received so far tell.
-        revision: of the last picture that was complete.
-        events: everything received.
-    """
+    """Folds events as an application would, up to a complete `revision`, and fails on the first that cannot be."""
 
     def __init__(self) -> None:
         self.alive: dict[str, Container] = {}

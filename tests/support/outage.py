@@ -43,10 +43,7 @@ async def lost(watcher: Watcher, error: type[Exception] = Exception) -> Status:
 async def noticed(check: Checked, hung_at: float, within: float) -> None:
     """The watcher says in time that the engine is lost, and why; and its picture can be read meanwhile.
 
-    Args:
-        check: the watcher under supervision.
-        hung_at: since when the engine hangs, by the loop's clock.
-        within: seconds that the watcher has, on a machine that does nothing else.
+    The engine hangs since then by the loop's clock; on an idle machine it would be noticed within those seconds.
     """
     status = await lost(check.watcher, EngineTimeout)
     assert asyncio.get_running_loop().time() - hung_at < within + SLACK
@@ -109,11 +106,7 @@ def story(events: Iterable[ContainerEvent]) -> list[tuple[str, str]]:
 
 
 class Outage:
-    """One outage of a watcher under supervision.
-
-    Attributes:
-        told: all events between the loss of the engine and the picture being settled again.
-    """
+    """One outage of a watcher under supervision, and all that was told from the loss of the engine to the settling."""
 
     def __init__(self, check: Checked) -> None:
         self.told: list[ContainerEvent] = []

@@ -96,14 +96,11 @@ class Hold:
 
 
 class ScriptedEngine:
-    """An engine adapter without an engine.
+    """An engine adapter without an engine, and how often each of its methods was called.
 
     Attributes:
         alive: the truth by id: what listings and inspects say.
-        calls: how often each method was called.
-        streams: event streams that are open.
-        opened: event streams that were ever opened.
-        closed: how often it was closed.
+        streams: event streams that are open; `opened` counts those that ever were.
         complete: whether listings tell all of a container, so that nothing has to be inspected.
         listings: what the next listings say, instead of the truth.
         errors: what calls of a kind raise, "inspect" or "inspect ID" among them.
@@ -259,11 +256,7 @@ def lost_engine() -> EngineUnavailable:
 
 
 class Publisher:
-    """Publishes pictures as a watcher does, one revision at a time, with no engine, task or loop.
-
-    Attributes:
-        feed: where they are published.
-    """
+    """Publishes pictures in a feed as a watcher does, one revision at a time, with no engine, task or loop."""
 
     def __init__(self, *containers: Container) -> None:
         self.feed = Feed()

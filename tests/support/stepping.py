@@ -20,11 +20,7 @@ FAKES = str(Path(SOURCES, "testing"))
 
 
 class Steps:
-    """Counts the steps of all tasks that run this library's code, and calls something just before one of them.
-
-    Attributes:
-        taken: how many steps were taken so far.
-    """
+    """Counts the steps of all tasks that run this library's code, and calls something just before one of them."""
 
     def __init__(self) -> None:
         self.taken = 0

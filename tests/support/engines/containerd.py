@@ -71,13 +71,8 @@ _CRI_CONFIG = """\
 class Containerd(PrivateEngine):
     """A containerd of our own. Its shims outlive it, and with them its containers, until it is closed.
 
-    The folder `rootfs` beside its socket is the root file system of the smallest container that can sleep.
-
-    Args:
-        version: which of the installed engines.
-        root: an empty or missing folder for everything it writes; a temporary one if None. Keep it short: socket paths
-            end at 107 bytes.
-        cri: whether it serves Kubernetes' CRI too.
+    The folder `rootfs` beside its socket is the root file system of the smallest container that can sleep. With `cri`
+    it serves Kubernetes' CRI too.
     """
 
     log_tails = {"containerd": 30}  # noqa: RUF012 - declared where it is inherited from
@@ -104,12 +99,7 @@ class Containerd(PrivateEngine):
         return ran.stdout
 
     def import_image(self, namespace: str, name: str = "tiny:latest") -> None:
-        """Give a namespace the smallest image, for clients that run containers from images, as CRI does.
-
-        Args:
-            namespace: where; created if need be.
-            name: its full name, such as "registry.local/pause:1".
-        """
+        """Give a namespace, created if need be, the smallest image, for clients that run containers from images."""
         archive = self.root / "image.tar"
         archive.write_bytes(_image_archive(name))
         self.ctr("images", "import", str(archive), namespace=namespace)

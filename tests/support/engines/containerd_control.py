@@ -47,16 +47,7 @@ _PROCESS = "types.containerd.io/opencontainers/runtime-spec/1/Process"
 
 @dataclass(frozen=True)
 class Alive:
-    """What an engine tells of one container that is alive.
-
-    Attributes:
-        namespace: where it is.
-        id: its id there.
-        pid: its initial process.
-        status: "RUNNING", "PAUSED" or "PAUSING".
-        labels: its labels.
-        image: the name of its image.
-    """
+    """What an engine tells of one container that is alive: its status is "RUNNING", "PAUSED" or "PAUSING"."""
 
     namespace: str
     id: str
@@ -68,14 +59,7 @@ class Alive:
 
 @dataclass(frozen=True)
 class Told:
-    """One event.
-
-    Attributes:
-        namespace: where it happened.
-        topic: such as "/tasks/start".
-        event: the decoded message; None if there is no such type.
-        timestamp: nanoseconds since the epoch.
-    """
+    """One event, decoded if there is such a type, and its time in nanoseconds since the epoch."""
 
     namespace: str
     topic: str

@@ -40,12 +40,7 @@ _UNCHANGED = 304
 
 
 class ControlError(Exception):
-    """The engine refused a call.
-
-    Attributes:
-        status: the HTTP status.
-        message: what the engine said.
-    """
+    """The engine refused a call, with an HTTP status and a message."""
 
     def __init__(self, call: str, status: int, message: str) -> None:
         super().__init__(f"{call}: {status} {message}")
@@ -57,15 +52,11 @@ class CreateOptions(TypedDict, total=False):
     """What a container may be created with.
 
     Attributes:
-        labels: its labels.
-        cmd: what it runs, `SLEEP` by default.
         restart: its restart policy: "always", "on-failure", "unless-stopped", or with a count as in "on-failure:3".
         health: a shell command that tells its health, run every 100 ms and believed at once, or the engine's own
             `Healthcheck` object.
         network: the network it starts in, "none" by default.
-        privileged: whether it is privileged.
         ports: container port such as "80/tcp" to host port; 0 lets the engine choose, None only exposes it.
-        image: what it is made from, `IMAGE` by default.
         stop_signal: what an engine that shuts down sends first; "SIGKILL" saves its ten seconds of waiting.
     """
 
@@ -81,14 +72,10 @@ class CreateOptions(TypedDict, total=False):
 
 
 class DockerControl:
-    """Asynchronous driver of one Docker engine on a unix socket.
+    """Asynchronous driver of one Docker engine, given by the path or `unix://` URL of its socket.
 
     An async context manager; it may also be used without entering, if `aclose` is called at the end. It belongs to the
-    event loop that makes its first call.
-
-    Args:
-        path: the socket, as a path or as a `unix://` URL.
-        api: API version such as "1.41" to put into each path; the engine's own default if None.
+    event loop that makes its first call. `api` is a version such as "1.41"; the engine's own default if None.
     """
 
     def __init__(self, path: str | Path, *, api: str | None = None) -> None:
@@ -237,9 +224,7 @@ class DockerControl:
     ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
         """Open the engine's event stream; the value is an iterator of decoded events that ends when the engine ends it.
 
-        Args:
-            since: replay from this engine time on, as "SECONDS.NANOSECONDS"; only what comes from now on if None.
-            filters: the engine's own event filters.
+        It begins now, or replays from an engine time on: "SECONDS.NANOSECONDS". The filters are the engine's own.
         """
         params = {} if since is None else {"since": since}
         if filters is not None:

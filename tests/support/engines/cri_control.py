@@ -35,15 +35,7 @@ _EVENT_REQUEST, _EVENT = "GetEventsRequest", "ContainerEventResponse"
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod that this driver has run.
-
-    Attributes:
-        id: of its sandbox.
-        name: its name.
-        namespace: its Kubernetes namespace.
-        uid: its Kubernetes uid.
-        config: as the engine was told.
-    """
+    """A pod that this driver has run, by the id of its sandbox, with its configuration as the engine was told."""
 
     id: str
     name: str
@@ -54,17 +46,7 @@ class Pod:
 
 @dataclass(frozen=True)
 class Listed:
-    """What an engine's listings tell of one container or sandbox.
-
-    Attributes:
-        id: its id.
-        sandbox: of the sandbox it belongs to; its own id for a sandbox.
-        name: of the container, or of the pod.
-        attempt: how many there were before it.
-        state: such as "RUNNING", or "READY" for a sandbox.
-        labels: its labels.
-        annotations: its annotations.
-    """
+    """What listings tell of one container, or of a sandbox, of which `sandbox` is the id, and `name` the pod's."""
 
     id: str
     sandbox: str
@@ -77,14 +59,9 @@ class Listed:
 
 @dataclass(frozen=True)
 class Told:
-    """One event.
+    """One event: "CREATED", "STARTED", "STOPPED" or "DELETED", and its time in nanoseconds since the epoch.
 
-    Attributes:
-        id: of the container or sandbox.
-        type: "CREATED", "STARTED", "STOPPED" or "DELETED".
-        timestamp: nanoseconds since the epoch.
-        sandbox: the state of the pod's sandbox, such as "READY"; "" if it is not told.
-        containers: the states of the pod's containers, by id.
+    The states of the pod's sandbox, "" if it is not told, and of its containers by id are such as "READY".
     """
 
     id: str

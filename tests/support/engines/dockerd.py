@@ -35,17 +35,9 @@ class Dockerd(PrivateEngine):
     """A Docker engine of our own, with its own containerd, so that killing dockerd alone leaves the containers' shims.
 
     Stopping it without live-restore stops its containers first; killing it leaves them running until it starts again.
-    It runs in its own network namespace, so that bridge
-    networks with real addresses work and vanish with it; with `tcp` it runs in the host's, to be reachable.
-
-    Args:
-        version: which of the installed engines.
-        root: an empty or missing folder for everything it writes; a temporary one if None. Keep it short: socket paths
-            end at 107 bytes.
-        live_restore: whether containers outlive a dockerd that goes away.
-        tcp: whether it listens on a TCP port of 127.0.0.1 too.
-        tls: whether it demands mutual TLS there; implies `tcp`. The client's `ca.pem`, `cert.pem` and `key.pem` are
-            then in `certificates`.
+    It runs in its own network namespace, so that bridge networks with real addresses work and vanish with it; with
+    `tcp` it runs in the host's, to be reachable at a port of 127.0.0.1. With `tls`, which implies `tcp`, it demands
+    mutual TLS there, and the client's `ca.pem`, `cert.pem` and `key.pem` are in `certificates`.
     """
 
     log_tails = {"network": 5, "containerd": 5, "dockerd": 30}  # noqa: RUF012 - declared where it is inherited from

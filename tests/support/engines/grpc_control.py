@@ -15,13 +15,10 @@ RECONNECT = 100
 
 
 class GrpcControl:
-    """Asynchronous driver of one engine on a unix socket, without anything to ask it for.
+    """Asynchronous driver of one engine on a unix socket, given by its path or URL, without anything to ask it for.
 
     An async context manager; it may also be used without entering, if `aclose` is called at the end. It belongs to the
     event loop that makes its first call. Calls that the engine refuses raise `grpc.aio.AioRpcError`.
-
-    Args:
-        path: the socket, as a path or as a `unix://` URL.
     """
 
     def __init__(self, path: str | Path) -> None:

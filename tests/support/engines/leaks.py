@@ -20,12 +20,7 @@ _TURN = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What this process holds at one moment.
-
-    Attributes:
-        threads: its threads, by identifier, with their names.
-        descriptors: its file descriptors with what they stand for, such as "socket:[4711]".
-    """
+    """The threads of this process at one moment, and its descriptors with what they stand for: "socket:[4711]"."""
 
     threads: frozenset[tuple[int | None, str]]
     descriptors: frozenset[tuple[int, str]]

@@ -35,15 +35,10 @@ class EngineFailedError(Exception):
 
 
 class PrivateEngine(ABC):
-    """An engine of our own, below a folder of its own.
+    """An engine of our own; a context manager: entering starts it, leaving closes it.
 
-    A context manager: entering starts it, leaving closes it.
-
-    Args:
-        version: which of the installed engines.
-        root: an empty or missing folder for everything it writes; a temporary one if None. Keep it short: socket paths
-            end at 107 bytes.
-        deepest: the longest path of a socket below that folder.
+    All that it writes is below an empty or missing folder, a temporary one if `root` is None. It is to be short: socket
+    paths end at 107 bytes, the deepest below that folder too.
     """
 
     log_tails: ClassVar[Mapping[str, int]] = {}

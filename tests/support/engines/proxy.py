@@ -25,16 +25,11 @@ def passed_on(event: Event) -> list[Event]:
 
 
 class Proxy:
-    """Passes bytes between an engine's Unix socket or TCP port and one of its own.
+    """Passes bytes between an engine's socket, or its port of 127.0.0.1, and a socket or with `tcp` a port of its own.
 
     An async context manager; belongs to the event loop in which it was entered.
 
-    Args:
-        upstream: the engine's socket, or its port of 127.0.0.1.
-        tcp: listen on a port of 127.0.0.1 instead of a Unix socket.
-
     Attributes:
-        address: what to give to a watcher.
         rewrite: what becomes of each event of a Docker engine: the events to pass on in its place, in order. None of
             them swallows it; an event may also be kept and returned with a later one.
         streams: event streams that were opened so far.
@@ -79,11 +74,7 @@ class Proxy:
             self._server = await asyncio.start_unix_server(self._accept, self._path)
 
     async def down(self, *, missing: bool = True) -> None:
-        """Cut all connections, and refuse new ones.
-
-        Args:
-            missing: whether the socket file vanishes too; else it stays, and nobody listens there.
-        """
+        """Cut all connections, and refuse new ones; the socket file may stay though nobody listens there."""
         server, self._server = self._server, None
         if server is not None:
             for _ in range(_ACCEPTING):  # closed while it makes a connection of what it has accepted, it loses that
