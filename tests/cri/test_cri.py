@@ -222,7 +222,7 @@ async def test_engine_calls_are_as_few_as_promised(engine: Engine) -> None:
         await eventually(lambda: check.watcher.stats.calls["sandboxes"] == 2)
         calls = dict(check.watcher.stats.calls)
         if engine.source == "pod-events":
-            # Events that were queued before may come when the picture is complete already, also that of the stopped one.
+            # Events that were queued before may come when the picture is complete already, of the stopped one too.
             assert 4 <= calls["container-status"] <= 9
             assert calls.pop("container", 0) <= 1
             calls["container-status"] = 4
