@@ -16,7 +16,7 @@ REPORT_DELAY = 0.5
 """Seconds that an audit waits for the stream to report a difference by itself (Podman reports up to 0.2 s late)."""
 
 FIRST_DELAY, LAST_DELAY = 1.0, 30.0
-"""Least seconds before an audit that lost input asks for: doubling from the first to the last while input is lost."""
+"""Least seconds between requested audits: doubling from the first to the last while input keeps being lost."""
 
 MIN_REREAD = 20
 """An audit inspects a tenth of the containers again, but at least this many, or all if there are fewer."""

@@ -46,7 +46,8 @@ class Portfolio:
     All methods may be called from any thread and in any event loop. If a container changes several times within a short
     time, some of its states may never be seen; the states that are seen come in order.
 
-    Example:
+    Example::
+
         async with moby.watch() as watcher:
             print(await watcher.portfolio.names())
             web = await watcher.portfolio.wait_for("web", timeout=10)

@@ -28,7 +28,8 @@ listing and many inspects."""
 class Retry:
     """How a watcher retries after a failure.
 
-    Example:
+    Example::
+
         from tenacity import stop_after_attempt, wait_fixed
 
         moby.watch(retry=Retry(wait=wait_fixed(5), stop=stop_after_attempt(10)))

@@ -26,7 +26,8 @@ class Snapshot:
     ``len``, iteration and ``in`` (a `Container`, an id or a name) work on its containers, in the order in which they
     were first seen.
 
-    Example:
+    Example::
+
         snapshot = watcher.portfolio.snapshot()
         paused = [container.name for container in snapshot if container.paused]
     """

@@ -33,7 +33,8 @@ class Subscription(AsyncIterator[ContainerEvent]):
     its net difference against what the reader has received; a container that exited and started again in between keeps
     both EXITED and STARTED. So memory is bounded by the buffer and the number of containers.
 
-    Example:
+    Example::
+
         async with watcher.events() as events:
             async for event in events:
                 print(event.type.value, event.container.name)

@@ -63,7 +63,8 @@ class Watcher(Generic[E_co]):
     leaving also closes the engine; `run` does the same in the foreground. `portfolio`, `events`, `status` and `stats`
     may be used from any thread; everything else belongs to the event loop in which the watcher runs.
 
-    Example:
+    Example::
+
         async with moby.watch() as watcher:
             await watcher.ready(timeout=10)
             for container in await watcher.portfolio.containers():
@@ -171,7 +172,8 @@ class Watcher(Generic[E_co]):
             types: deliver only events of these types; None for all types.
             where: deliver only events for which this function returns true; it is called in the reader's task.
 
-        Example:
+        Example::
+
             async for event in watcher.events(types={EventType.EXITED}, replay=False):
                 print(event.container.name, event.exit_code)
 

@@ -313,7 +313,8 @@ def watch(
 ) -> Watcher[ContainerdEngine]:
     """Make a watcher for containerd.
 
-    Example:
+    Example::
+
         async with containerd.watch(ignore=()) as watcher:
             print(await watcher.portfolio.containers())
 

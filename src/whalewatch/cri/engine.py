@@ -369,7 +369,8 @@ def watch(
 ) -> Watcher[CRIEngine]:
     """Make a watcher for an engine that speaks Kubernetes' CRI.
 
-    Example:
+    Example::
+
         async with cri.watch("unix:///run/crio/crio.sock") as watcher:
             for pod in await watcher.portfolio.pods():
                 print(pod.namespace, pod.name, pod.container_names)

@@ -295,7 +295,8 @@ def watch(
 ) -> Watcher[MobyEngine]:
     """Make a watcher for a Docker engine.
 
-    Example:
+    Example::
+
         async with moby.watch() as watcher:
             print(await watcher.portfolio.containers())
 
