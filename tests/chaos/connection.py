@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from tests.chaos.world import Fault
-    from tests.support.engines.proxy import Proxy
-
+from tests.chaos.world import Fault
+from tests.support.engines.proxy import Proxy
 
 KILLING = "engine killed, and processes of containers while it was"
 

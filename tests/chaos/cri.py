@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from random import Random
+from typing import Any, ClassVar, Literal
 
 from tests.chaos.connection import connection_faults
 from tests.chaos.private import PrivateWorld
 from tests.chaos.shims import REFUSALS, engine_faults, hear, kill
 from tests.chaos.witness import Told
+from tests.chaos.world import Fault, Operation
 from tests.support import cri_checker
 from tests.support.engines.containerd import Containerd, Version
 from tests.support.engines.containerd_control import ContainerdControl
 from tests.support.engines.cri_control import SLEEP, CRIControl, Listed, Pod
 from whalewatch import Container, Watcher, cri
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from random import Random
-
-    from tests.chaos.world import Fault, Operation
 
 Source = Literal["native", "pod-events", "poll"]
 

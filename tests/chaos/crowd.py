@@ -5,18 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tests.chaos.witness import Witness
+from tests.chaos.world import World
 from tests.support.fold import Fold
-from whalewatch import EventType, Origin
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Iterator, Mapping
-
-    from tests.chaos.world import World
-    from whalewatch import Container, ContainerEvent, Subscription, Watcher
+from whalewatch import Container, ContainerEvent, EventType, Origin, Subscription, Watcher
 
 SMALL = 4
 """Events that the lazy listener's subscription keeps before it collapses."""

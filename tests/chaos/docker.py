@@ -6,28 +6,25 @@ import asyncio
 import json
 import os
 import signal
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from random import Random
+from typing import Any, ClassVar, Self
 from zlib import crc32
 
 import aiohttp
 
 from tests.chaos.connection import KILLING, connection_faults, during
 from tests.chaos.private import PrivateWorld
+from tests.chaos.world import Fault, Operation
 from tests.support.checker import seen, told
 from tests.support.engines.control import ControlError, DockerControl
 from tests.support.engines.dockerd import Dockerd, Version
 from tests.support.engines.process import EngineFailedError
 from tests.support.engines.proxy import Event, passed_on
 from whalewatch import Container, Watcher, moby
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping
-    from random import Random
-
-    from tests.chaos.world import Fault, Operation
 
 CROWD = 12
 """Containers at most: each costs the engine memory, and each look at the truth a call."""

@@ -5,19 +5,15 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
-from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from random import Random
+from typing import Any, ClassVar, Self
 
 from tests.chaos.witness import Told
+from tests.support.engines.containerd import Containerd
+from tests.support.engines.dockerd import Dockerd
 from tests.support.engines.proxy import Proxy
 from whalewatch import Container, Retry
-
-if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
-    from random import Random
-
-    from tests.support.engines.containerd import Containerd
-    from tests.support.engines.dockerd import Dockerd
 
 HEARD = 200
 """Events of the engine that are kept, to be told if something was wrong."""

@@ -7,18 +7,15 @@ import logging
 import resource
 import time
 from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from random import Random
+from typing import Any
 
 from tests.chaos.crowd import Listener, Watched, crowd
+from tests.chaos.world import Fault, Operation, World
 from whalewatch import WatchState
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-    from random import Random
-
-    from tests.chaos.world import Fault, Operation, World
 
 WORKERS = 3
 """Operations at a time."""

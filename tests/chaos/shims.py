@@ -5,23 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from random import Random
 
 import grpc.aio
 
 from tests.chaos.connection import KILLING, during
+from tests.chaos.witness import Told
+from tests.chaos.world import Fault
+from tests.support.engines.containerd import Containerd
 from tests.support.engines.containerd_control import ContainerdControl
-
-if TYPE_CHECKING:
-    from collections import deque
-    from collections.abc import AsyncIterator, Awaitable, Callable
-    from random import Random
-
-    from tests.chaos.witness import Told
-    from tests.chaos.world import Fault
-    from tests.support.engines.containerd import Containerd
 
 REFUSALS: tuple[type[Exception], ...] = (grpc.aio.AioRpcError, OSError, TimeoutError, LookupError)
 """What operations raise while a containerd is away, or will not."""

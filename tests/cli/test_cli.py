@@ -9,17 +9,19 @@ import os
 import pty
 import signal
 import socket
-import sys
 import textwrap
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 import pytest
 
+from tests.conftest import Docker
+from tests.support.programs import PATIENCE, Child, child, read_until
 from whalewatch import (
     Container,
     ContainerEvent,
@@ -38,23 +40,11 @@ from whalewatch.cli.command import _JsonLines, _Text, follow, main
 from whalewatch.cli.render import Column, aligned, back, cells, event_line, lost, painted, picture, summary, widths
 from whalewatch.testing import FakeContainerd, FakeCRI, FakeDocker
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from tests.conftest import Docker
-
-PATIENCE = 30.0
 """Seconds after which something that should have come is missing: a loaded machine starts processes slowly."""
 
 PROJECT = "com.docker.compose.project"
 
 NOBODY = 65534
-
-
-def environment(**more: str) -> dict[str, str]:
-    """The environment of a child: this library, and no engine by accident."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DOCKER_", "NO_COLOR"))}
-    return {**kept, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), **more}
 
 
 class Output(io.StringIO):
@@ -99,48 +89,14 @@ async def following(address: str, *, as_json: bool = False) -> AsyncIterator[Out
     assert task.cancelled()
 
 
-class Child:
+def command(*arguments: str, **options: Any) -> AbstractAsyncContextManager[Child]:
     """The command in a process of its own."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-
-    async def line(self) -> str:
-        assert self.process.stdout is not None
-        async with asyncio.timeout(PATIENCE):
-            return (await self.process.stdout.readline()).decode()
-
-    async def error_line(self) -> str:
-        assert self.process.stderr is not None
-        async with asyncio.timeout(PATIENCE):
-            return (await self.process.stderr.readline()).decode()
-
-    async def following(self) -> None:
-        while (line := await self.line()) != "now following events\n":
-            assert line, "it ended before it was in sync"
-
-    async def ended(self) -> tuple[int | None, str, str]:
-        async with asyncio.timeout(PATIENCE):
-            out, err = await self.process.communicate()
-        return self.process.returncode, (out or b"").decode(), (err or b"").decode()
+    return child("-m", "whalewatch", *arguments, **options)
 
 
-@asynccontextmanager
-async def child(*arguments: str, stdout: int = asyncio.subprocess.PIPE, **more: str) -> AsyncIterator[Child]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *(arguments if arguments[0] == "-c" else ("-m", "whalewatch", *arguments)),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=stdout,
-        stderr=asyncio.subprocess.PIPE,
-        env=environment(**more),
-    )
-    try:
-        yield Child(process)
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
+async def until_following(watch: Child) -> None:
+    while (line := await watch.line()) != "now following events\n":
+        assert line, "it ended before it was in sync"
 
 
 # -- what it prints ----------------------------------------------------------------------------------------------------
@@ -369,31 +325,27 @@ def test_summary_counts_what_was_seen() -> None:
 async def test_signals_end_a_watch_cleanly_even_of_a_frozen_engine(
     number: signal.Signals, options: list[str], frozen: bool
 ) -> None:
-    async with FakeDocker() as fake, child("watch", fake.address, *options) as watch:
+    async with FakeDocker() as fake, command("watch", fake.address, *options) as watch:
         await watch.line()
         await fake.until(lambda: fake.requests["events"])
         with fake.faults.freeze() if frozen else nullcontext():
-            watch.process.send_signal(number)
-            code, _, err = await watch.ended()
+            code, _, err = await watch.interrupted(number)
         assert (code, err) == (0, "")
 
 
 async def test_seconds_end_a_watch_that_was_in_sync_with_success() -> None:
     async with FakeDocker() as fake:
         fake.run("web", project="shop")
-        async with child("watch", "--seconds", "3", DOCKER_HOST=fake.address) as watch:
-            await watch.following()
+        async with command("watch", "--seconds", "3", DOCKER_HOST=fake.address) as watch:
+            await until_following(watch)
             assert await watch.ended() == (0, "", "")
 
 
 async def test_a_reader_that_goes_away_ends_the_watch_silently() -> None:
     reading, writing = os.pipe()
-    async with FakeDocker() as fake, child("watch", fake.address, stdout=writing) as watch:
+    async with FakeDocker() as fake, command("watch", fake.address, stdout=writing) as watch:
         os.close(writing)
-        text = b""
-        while b"now following events\n" not in text:
-            text += await asyncio.to_thread(os.read, reading, 1000)
-            assert text
+        await read_until(reading, b"now following events\n")
         os.close(reading)
         fake.run("web")
         code, _, err = await watch.ended()
@@ -403,7 +355,7 @@ async def test_a_reader_that_goes_away_ends_the_watch_silently() -> None:
 async def test_output_that_cannot_be_written_is_told() -> None:
     full = os.open("/dev/full", os.O_WRONLY)
     try:
-        async with FakeDocker() as fake, child("watch", fake.address, stdout=full) as watch:
+        async with FakeDocker() as fake, command("watch", fake.address, stdout=full) as watch:
             assert await watch.ended() == (1, "", "whalewatch: [Errno 28] No space left on device\n")
     finally:
         os.close(full)
@@ -419,7 +371,7 @@ async def test_engine_that_is_not_there_is_told_once_and_at_once_and_fails_when_
         with socket.socket(socket.AF_UNIX) as bound:
             bound.bind(str(path))
     why = f"no socket at {path}: start the engine, or correct the address"
-    async with child(
+    async with command(
         "watch", f"containerd://{path}" if engine == "containerd" else str(path), "--seconds", "2"
     ) as watch:
         assert await watch.error_line() == (
@@ -431,14 +383,13 @@ async def test_engine_that_is_not_there_is_told_once_and_at_once_and_fails_when_
 
 async def follows(address: str, first: str, exit_: Callable[[], object], *words: str) -> None:
     """Watch an engine: the picture comes first, then that a container has exited, and an interrupt ends it cleanly."""
-    async with child("watch", address) as watch:
+    async with command("watch", address) as watch:
         assert await watch.line() == first
-        await watch.following()
+        await until_following(watch)
         exit_()
         told = await watch.line()
         assert all(word in told for word in ("exited", *words))
-        watch.process.send_signal(signal.SIGINT)
-        assert await watch.ended() == (0, "", "")
+        assert await watch.interrupted(signal.SIGINT) == (0, "", "")
 
 
 async def test_containerd_is_shown_and_followed() -> None:
@@ -458,10 +409,10 @@ async def test_cri_engine_is_shown_and_followed() -> None:
 
 async def test_an_engine_that_comes_later_is_found(tmp_path: Path) -> None:
     path = tmp_path / "later.sock"
-    async with child("watch", str(path)) as watch:
+    async with command("watch", str(path)) as watch:
         assert "no socket" in await watch.error_line()
         async with FakeDocker(path):
-            await watch.following()
+            await until_following(watch)
 
 
 @pytest.mark.parametrize(
@@ -542,8 +493,8 @@ async def test_help_and_version_load_no_client() -> None:
             print("ended", code)
         print(sorted({"aiohttp", "aiodocker", "grpc"} & sys.modules.keys()))
         """)
-    async with child("-c", program) as command:
-        code, out, err = await command.ended()
+    async with child("-c", program) as asked:
+        code, out, err = await asked.ended()
     assert (code, err) == (0, "")
     *told, loaded = out.split("ended 0\n")
     for text, expected in zip(told, ("usage: whalewatch", "whalewatch ", "ADDRESS"), strict=True):
@@ -554,17 +505,13 @@ async def test_help_and_version_load_no_client() -> None:
 @pytest.mark.parametrize("no_color", [False, True])
 async def test_a_terminal_gets_colours_unless_asked_not_to(no_color: bool) -> None:
     main_end, child_end = pty.openpty()
-    text = b""
+    more = {"NO_COLOR": "1"} if no_color else {}
     try:
         async with FakeDocker() as fake:
             fake.run("web")
-            more = {"NO_COLOR": "1"} if no_color else {}
-            async with child("watch", fake.address, stdout=child_end, **more) as watch:
-                async with asyncio.timeout(PATIENCE):
-                    while b"now following events" not in text:
-                        text += await asyncio.to_thread(os.read, main_end, 1000)
-                watch.process.send_signal(signal.SIGINT)
-                code, _, err = await watch.ended()
+            async with command("watch", fake.address, stdout=child_end, **more) as watch:
+                text = await read_until(main_end, b"now following events")
+                code, _, err = await watch.interrupted(signal.SIGINT)
                 assert (code, err) == (0, "")
     finally:
         os.close(main_end)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 import pytest
@@ -42,9 +42,6 @@ from whalewatch import (
     Watcher,
 )
 from whalewatch._core.feed import Feed
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable
 
 Wanted = str | Callable[[Container], bool]
 

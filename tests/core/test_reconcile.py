@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 import pytest
@@ -25,10 +26,7 @@ from whalewatch._core.reconcile import (
 from whalewatch._core.status import Counters
 from whalewatch._core.tracker import Tracker
 
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    Changes = tuple[Change, ...]
+Changes = tuple[Change, ...]
 
 STARTED, EXITED = SignalType.STARTED, SignalType.EXITED
 PAUSED, UNPAUSED, CHANGED = SignalType.PAUSED, SignalType.UNPAUSED, SignalType.CHANGED

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from tenacity import RetryCallState, stop_after_attempt, stop_after_delay, wait_fixed
@@ -16,11 +17,6 @@ from tests.support.stepping import ImpatientLoop, in_no_time
 from whalewatch import EngineUnavailable, Retry, Watcher, WatchState, moby
 from whalewatch._core.retry import Backoff
 from whalewatch.testing import FakeDocker
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
 
 DAY = 86_400.0
 """Seconds, of a clock that nobody waits for."""

@@ -7,11 +7,11 @@ import gc
 import threading
 import tracemalloc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -29,9 +29,6 @@ from tests.support.scripted import (
     within,
 )
 from whalewatch import ContainerEvent, EngineUnavailable, EventType, Health, Origin, Snapshot, Subscription, Watcher
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 STARTED, EXITED, UPDATED = EventType.STARTED, EventType.EXITED, EventType.UPDATED
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any
 
 import pytest
 
@@ -27,11 +29,6 @@ from whalewatch import (
 )
 from whalewatch._core.tracker import Tracker
 from whalewatch.testing import FakeDocker
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from datetime import datetime
-
 
 CONNECTING, SYNCING, SYNCED = WatchState.CONNECTING, WatchState.SYNCING, WatchState.SYNCED
 DISCONNECTED, CLOSED = WatchState.DISCONNECTED, WatchState.CLOSED

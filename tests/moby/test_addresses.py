@@ -10,9 +10,10 @@ import socket
 import ssl
 import threading
 import traceback
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from tenacity import wait_fixed
@@ -27,15 +28,11 @@ from whalewatch import (
     Retry,
     UnsupportedEngine,
     WatchState,
+    WhalewatchError,
     moby,
 )
 from whalewatch.moby.address import default_endpoint, endpoint
 from whalewatch.testing import FakeDocker
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
-
-    from whalewatch import WhalewatchError
 
 # ---- addresses as users give them
 

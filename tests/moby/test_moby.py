@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import aiodocker
 import pytest
 
+from tests.conftest import Docker
 from tests.support.checker import checked
 from whalewatch import Container, Dead, Health, Origin, Port, WatchState, moby
 from whalewatch._core import inspections
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from tests.conftest import Docker
 
 PROJECT = "com.docker.compose.project"
 

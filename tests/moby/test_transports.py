@@ -9,33 +9,29 @@ import json
 import shutil
 import ssl
 import weakref
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import aiodocker
 import asyncssh
 import pytest
 from yarl import URL
 
+from tests.conftest import Docker
 from tests.support.certificates import make_certificates
 from tests.support.checker import PATIENCE
 from tests.support.engines import install
+from tests.support.engines.dockerd import Dockerd
 from tests.support.engines.leaks import Held
 from tests.support.engines.proxy import Proxy
 from tests.support.followed import eventually, leave
 from tests.support.outage import lost
-from whalewatch import EngineTimeout, EngineUnavailable, UnsupportedEngine, WatchState, moby
+from whalewatch import EngineTimeout, EngineUnavailable, UnsupportedEngine, Watcher, WatchState, moby
 from whalewatch.moby.connection import TLSConnector
 from whalewatch.testing import FakeDocker
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from tests.conftest import Docker
-    from tests.support.engines.dockerd import Dockerd
-    from whalewatch import Watcher
 
 
 async def version_at(address: str | None, **options: Any) -> str:

@@ -13,18 +13,16 @@ import ast
 import asyncio
 import inspect
 import re
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 import whalewatch
 from whalewatch import containerd, cri, moby
 from whalewatch.testing import ContainerdFaults, CRIFaults, DockerFaults, FakeContainerd, FakeCRI, FakeDocker, Gate
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
 

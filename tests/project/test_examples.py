@@ -9,62 +9,26 @@ import os
 import pty
 import signal
 import struct
-import sys
 import termios
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
+from tests.support.programs import Child, child, read_until
 from whalewatch import Container, EngineUnavailable, Snapshot, Stats, Status, WatchState
 from whalewatch.cli.render import cells, painted
 from whalewatch.testing import FakeContainerd, FakeCRI, FakeDocker
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
-PATIENCE = 30.0
 """Seconds after which something that should have come is missing: a loaded machine starts processes slowly."""
 
 
-@asynccontextmanager
-async def example(
-    name: str, *arguments: str, stdout: int = asyncio.subprocess.PIPE, **more: str
-) -> AsyncIterator[asyncio.subprocess.Process]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("DOCKER_", "NO_COLOR"))}
-    kept.pop("COLUMNS", None)
-    kept.pop("LINES", None)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        str(EXAMPLES / name),
-        *arguments,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=stdout,
-        stderr=asyncio.subprocess.PIPE,
-        env={**kept, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "TERM": "xterm", **more},
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
-
-
-async def ended(process: asyncio.subprocess.Process) -> tuple[int | None, str, str]:
-    async with asyncio.timeout(PATIENCE):
-        out, err = await process.communicate()
-    return process.returncode, (out or b"").decode(), (err or b"").decode()
-
-
-async def line_of(process: asyncio.subprocess.Process) -> str:
-    assert process.stdout is not None
-    async with asyncio.timeout(PATIENCE):
-        return (await process.stdout.readline()).decode()
+def example(name: str, *arguments: str, **options: Any) -> AbstractAsyncContextManager[Child]:
+    return child(str(EXAMPLES / name), *arguments, **options)
 
 
 async def test_docker_prints_what_is_alive_and_what_happens() -> None:
@@ -72,20 +36,19 @@ async def test_docker_prints_what_is_alive_and_what_happens() -> None:
         fake.run("web", project="shop")
         fake.run("alone")
         async with example("docker.py", DOCKER_HOST=fake.address) as program:
-            told = [await line_of(program) for _ in range(4)]
+            told = [await program.line() for _ in range(4)]
             assert told[:2] == ["'shop' 'web' 4001\n", "'' 'alone' 4002\n"]
             assert sorted(told[2:]) == ["started 'alone'\n", "started 'web'\n"]
             fake.kill("web")
-            assert await line_of(program) == "exited 'web'\n"
-            program.send_signal(signal.SIGINT)
-            assert await ended(program) == (0, "", "")
+            assert await program.line() == "exited 'web'\n"
+            assert await program.interrupted(signal.SIGINT) == (0, "", "")
 
 
 async def test_docker_takes_an_address() -> None:
     async with FakeDocker() as fake:
         fake.run("web")
         async with example("docker.py", fake.address, DOCKER_HOST="unix:///nowhere") as program:
-            assert await line_of(program) == "'' 'web' 4001\n"
+            assert await program.line() == "'' 'web' 4001\n"
 
 
 async def test_containerd_prints_what_is_alive_and_what_happens() -> None:
@@ -93,53 +56,47 @@ async def test_containerd_prints_what_is_alive_and_what_happens() -> None:
         fake.run("web", labels={"nerdctl/name": "shop"})
         fake.run("job", "batch")
         async with example("containerd.py", fake.address) as program:
-            told = {await line_of(program) for _ in range(4)}
+            told = {await program.line() for _ in range(4)}
             assert told == {"'shop' 4001\n", "'batch/job' 4002\n", "started 'shop'\n", "started 'batch/job'\n"}
             fake.exit("job", namespace="batch")
-            assert await line_of(program) == "exited 'batch/job'\n"
-            program.send_signal(signal.SIGINT)
-            assert await ended(program) == (0, "", "")
+            assert await program.line() == "exited 'batch/job'\n"
+            assert await program.interrupted(signal.SIGINT) == (0, "", "")
 
 
 async def test_cri_prints_the_pods_and_what_happens() -> None:
     async with FakeCRI() as fake:
-        pod = fake.run_pod("shop", "prod")
-        web = fake.run(pod, "web")
+        web = fake.run(fake.run_pod("shop", "prod"), "web")
         async with example("cri.py", fake.address) as program:
-            assert await line_of(program) == "'prod' 'shop' ('web',)\n"
-            started = {await line_of(program) for _ in range(2)}
+            assert await program.line() == "'prod' 'shop' ('web',)\n"
+            started = {await program.line() for _ in range(2)}
             assert started == {"started 'shop' of 'shop'\n", "started 'web' of 'shop'\n"}
             fake.exit(web)
-            assert await line_of(program) == "exited 'web' of 'shop'\n"
-            program.send_signal(signal.SIGINT)
-            assert await ended(program) == (0, "", "")
+            assert await program.line() == "exited 'web' of 'shop'\n"
+            assert await program.interrupted(signal.SIGINT) == (0, "", "")
 
 
 async def test_demo_shows_the_engine_that_answers() -> None:
     async with FakeDocker() as fake:
         fake.run("web", project="shop")
         async with example("demo.py", DOCKER_HOST=fake.address) as program:
-            assert await line_of(program) == (
-                f"Docker engine 26.1.5 at {fake.address}: 1 container in 1 project, revision 1\n"
-            )
-            while "web" not in await line_of(program):
+            first = f"Docker engine 26.1.5 at {fake.address}: 1 container in 1 project, revision 1\n"
+            assert await program.line() == first
+            while "web" not in await program.line():
                 pass
             fake.pause("web")
-            assert "paused" in await line_of(program)
+            assert "paused" in await program.line()
             fake.faults.refuse()
-            assert "engine lost: " in await line_of(program)
+            assert "engine lost: " in await program.line()
             await fake.faults.accept()
-            assert "engine back: " in await line_of(program)
-            program.send_signal(signal.SIGINT)
-            code, out, err = await ended(program)
-        assert (code, err) == (0, "")
+            assert "engine back: " in await program.line()
+            code, out, err = await program.interrupted(signal.SIGINT)
+        assert (code, err, out.count("\n")) == (0, "", 1)
         assert out.startswith("engine seen for ")
-        assert out.count("\n") == 1
 
 
 async def test_demo_simulates_an_engine_where_none_answers() -> None:
     async with example("demo.py", "--seconds", "3", DOCKER_HOST="unix:///nowhere") as program:
-        code, out, err = await ended(program)
+        code, out, err = await program.ended()
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0].startswith("Simulated engine 26.1.5: 7 containers in 2 projects")
@@ -155,30 +112,22 @@ async def test_demo_ends_silently_when_nobody_reads_it() -> None:
         assert await asyncio.to_thread(os.read, reading, 1000)
         os.close(reading)
         fake.run("web")
-        code, _, err = await ended(program)
+        code, _, err = await program.ended()
     assert (code, err) == (0, "")
 
 
 async def test_demo_draws_frames_on_a_terminal_and_leaves_it_sane() -> None:
     main_end, child_end = pty.openpty()
     fcntl.ioctl(child_end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    text = b""
-
-    async def until(wanted: bytes) -> None:
-        nonlocal text
-        async with asyncio.timeout(PATIENCE):
-            while wanted not in text:
-                text += await asyncio.to_thread(os.read, main_end, 65536)
-
     try:
         async with example("demo.py", "--simulated", stdout=child_end) as program:
-            await until(b"latest events")
+            text = await read_until(main_end, b"latest events")
             assert "SIMULATED ENGINE" in text.decode()
             assert b"\x1b[?1049h" in text
-            program.send_signal(signal.SIGINT)
-            await until(b"simulated engine seen for ")
-            await until(b"engine: ")
-            code, _, err = await ended(program)
+            program.process.send_signal(signal.SIGINT)
+            text = await read_until(main_end, b"simulated engine seen for ", text)
+            text = await read_until(main_end, b"engine: ", text)
+            code, _, err = await program.ended()
     finally:
         os.close(main_end)
         os.close(child_end)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import pytest
 
 from tests.conftest import CONTAINERD_VERSIONS, VERSIONS
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 SECONDS = 60
 

@@ -5,18 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from tenacity import wait_fixed
 
+from tests.conftest import Docker
 from tests.support.checker import PATIENCE, checked
 from tests.support.engines.proxy import Proxy
-from whalewatch import Origin, Retry
-
-if TYPE_CHECKING:
-    from tests.conftest import Docker
-    from whalewatch import Watcher
+from whalewatch import Origin, Retry, Watcher
 
 pytestmark = [pytest.mark.live, pytest.mark.parametrize("docker", ["20.10", "26.1"], indirect=True)]
 

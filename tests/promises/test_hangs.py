@@ -7,33 +7,29 @@ import os
 import signal
 import time
 from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from tenacity import wait_fixed
 
+from tests.conftest import Docker
 from tests.support.checker import PATIENCE, Checked, checked, supervised
 from tests.support.containerd_checker import CheckedContainerd
+from tests.support.engines.containerd import Containerd
 from tests.support.engines.containerd_control import ContainerdControl
 from tests.support.engines.control import DockerControl
+from tests.support.engines.dockerd import Dockerd
 from tests.support.engines.proxy import Proxy
 from tests.support.outage import lost, noticed, story
 from tests.support.scripted import turns, within
-from whalewatch import EngineTimeout, NotSynced, Origin, Retry, WatchState, containerd, moby
+from whalewatch import EngineTimeout, NotSynced, Origin, Retry, Watcher, WatchState, containerd, moby
 from whalewatch.containerd import ContainerdEngine
 from whalewatch.moby import MobyEngine
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from tests.conftest import Docker
-    from tests.support.engines.containerd import Containerd
-    from tests.support.engines.dockerd import Dockerd
-    from whalewatch import Watcher
 
 pytestmark = pytest.mark.live
 

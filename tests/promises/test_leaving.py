@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import attrs
 import pytest
@@ -14,10 +15,6 @@ from tests.support.followed import AT_ONCE, eventually, leave
 from tests.support.scripted import PATIENCE, ScriptedEngine, box, lost_engine, turns, within
 from whalewatch import Listing, Retry, Signal, SignalType, Watcher, WatchState, moby
 from whalewatch.testing import FakeDocker
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
 
 
 @asynccontextmanager

@@ -5,28 +5,24 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from tenacity import wait_fixed
 
-from tests.support.checker import checked
+from tests.conftest import Docker
+from tests.support.checker import Checked, checked
 from tests.support.engines.control import TIMEOUT, DockerControl
+from tests.support.engines.dockerd import Dockerd
 from tests.support.engines.proxy import Proxy
 from tests.support.followed import eventually
 from tests.support.outage import outage, story
 from whalewatch import EngineUnavailable, Health, Origin, Retry
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from tests.conftest import Docker
-    from tests.support.checker import Checked
-    from tests.support.engines.dockerd import Dockerd
-
-    Engine = tuple[Dockerd, DockerControl]
+Engine = tuple[Dockerd, DockerControl]
 
 pytestmark = pytest.mark.live
 

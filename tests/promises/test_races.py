@@ -5,23 +5,20 @@ from __future__ import annotations
 import asyncio
 import random
 from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc.aio
 import pytest
 
+from tests.conftest import ContainerdUnderTest, Docker
 from tests.support.checker import seen, told
 from tests.support.containerd_checker import CheckedContainerd
 from tests.support.engines.control import ControlError
 from tests.support.fold import Fold
 from whalewatch import Container, EventType, Origin, Watcher, moby
 from whalewatch import containerd as native
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
-
-    from tests.conftest import ContainerdUnderTest, Docker
 
 ROUNDS = 10
 AT_ONCE = 50

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from tests.support.followed import followed
 from tests.support.scripted import ScriptedEngine, box
 from whalewatch import Origin, Signal, SignalType, Watcher
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
 
 LAG = 0.1
 """Seconds that an event is on its way."""

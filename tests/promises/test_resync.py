@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from random import Random
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -20,9 +20,6 @@ from whalewatch import (
     moby,
 )
 from whalewatch.testing import FakeDocker
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 async def test_engine_that_hangs_is_noticed_told_and_forgiven() -> None:

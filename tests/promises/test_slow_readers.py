@@ -6,20 +6,17 @@ import asyncio
 import itertools
 import json
 import random
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.checker import PATIENCE, checked
 from tests.support.engines.control import DockerControl
+from tests.support.engines.dockerd import Dockerd
 from tests.support.fold import Fold
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
-    from pathlib import Path
-
-    from tests.support.engines.dockerd import Dockerd
 
 pytestmark = pytest.mark.live
 

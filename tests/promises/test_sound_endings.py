@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator
 
 import pytest
 
 from tests.support.scripted import PATIENCE, ScriptedEngine, box, within
 from whalewatch import Container, EngineError, Retry, Signal, SignalType, WatchEnded, Watcher, WatchState, moby
 from whalewatch.testing import FakeDocker
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 QUICKLY = Retry(wait=lambda _: 0.0)
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+from tests.support.engines.control import DockerControl
 from tests.support.fold import Fold
 from whalewatch import Container, ContainerEvent, EventType, Origin, Watcher, moby
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-
-    from tests.support.engines.control import DockerControl
 
 PATIENCE = 10.0
 """Seconds after which something that should have come is missing."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tests.support.checker import Checked, facts, supervised
+from tests.support.engines.containerd_control import ContainerdControl
 from whalewatch import Container, containerd
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from tests.support.engines.containerd_control import ContainerdControl
 
 
 class CheckedContainerd(Checked):

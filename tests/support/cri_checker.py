@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc.aio
 
 from tests.support.checker import Checked, facts, supervised
+from tests.support.engines.cri_control import CRIControl, Listed
 from whalewatch import Container, cri
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from tests.support.engines.cri_control import CRIControl, Listed
 
 
 class CheckedCRI(Checked):

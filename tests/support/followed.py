@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from tenacity import wait_fixed
@@ -13,9 +14,6 @@ from tests.support.fold import Fold
 from tests.support.scripted import PATIENCE, alive
 from whalewatch import ContainerEvent, Origin, Retry, Snapshot, Stats, Status, Watcher, WatchState, moby
 from whalewatch.testing import FakeDocker
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
 
 AT_ONCE = Retry(wait=wait_fixed(0))
 """Retries for ever, without waiting."""

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
-from tests.support.checker import PATIENCE
+from tests.support.checker import PATIENCE, Checked
 from tests.support.fold import Fold
-from whalewatch import EngineTimeout, EventType, NotSynced, Origin, WatchState
+from whalewatch import (
+    ContainerEvent,
+    EngineTimeout,
+    EventType,
+    NotSynced,
+    Origin,
+    Snapshot,
+    Status,
+    Subscription,
+    Watcher,
+    WatchState,
+)
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Iterable
-
-    from tests.support.checker import Checked
-    from whalewatch import ContainerEvent, Snapshot, Status, Subscription, Watcher
-
-    T = TypeVar("T")
+T = TypeVar("T")
 
 AWAY = 60.0
 """Seconds that an engine may need to come back: one without live-restore first ends its containers."""

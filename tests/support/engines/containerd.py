@@ -15,8 +15,9 @@ import shutil
 import signal
 import subprocess
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import grpc
 
@@ -30,9 +31,6 @@ from tests.support.engines.process import (
     kill_all,
     listens,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 Version = Literal["1.6", "1.7"]
 

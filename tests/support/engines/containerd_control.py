@@ -9,18 +9,16 @@ from __future__ import annotations
 import asyncio
 import json
 import signal as signals
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 import grpc.aio
 
 from tests.support.engines.containerd_wire import STATUS, message, request_and_answer
 from tests.support.engines.grpc_control import TIMEOUT, GrpcControl
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
 
 IMAGE = "tiny:latest"
 """The image that containers say they are made from, by default; containerd does not look it up."""

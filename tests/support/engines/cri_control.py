@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid as uuids
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -19,9 +20,6 @@ import grpc.aio
 from tests.support.engines.containerd import PAUSE_IMAGE
 from tests.support.engines.cri_wire import CONTAINER_STATES, EVENT_TYPES, SANDBOX_STATES, message
 from tests.support.engines.grpc_control import TIMEOUT, GrpcControl
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
 
 SLEEP = ("/bin/sleep", "1000000")
 """The default command: alive until somebody ends it."""

@@ -13,16 +13,14 @@ import random
 import signal
 import socket
 import subprocess
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 from urllib.parse import urlencode
 
 from tests.support.certificates import make_certificates
 from tests.support.engines import containerd
 from tests.support.engines.process import START_TIMEOUT, EngineFailedError, PrivateEngine, end
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
 
 Version = Literal["20.10", "26.1"]
 

@@ -12,13 +12,11 @@ import subprocess
 import tempfile
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import ClassVar, Self
 
 from tests.support.engines import install
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
 
 START_TIMEOUT = 60.0
 """Seconds an engine may take to answer: 0.2 to 2 measured, 10 when it first has to end orphaned containers."""

@@ -6,12 +6,10 @@ import asyncio
 import json
 import re
 import tempfile
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+from typing import Any, Self
 
 _CHUNK = 65_536
 _ACCEPTING = 5  # turns of the loop, within which asyncio's server makes a connection of what it has accepted
