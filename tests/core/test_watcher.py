@@ -19,7 +19,6 @@ from whalewatch import (
     EngineUnavailable,
     NotSynced,
     Signal,
-    SignalType,
     Status,
     WatchEnded,
     Watcher,
@@ -186,31 +185,24 @@ async def test_foreign_exception_while_closing_is_logged_and_leaving_raises_noth
     assert "while closing" in caplog.text
 
 
+class Stream:
+    """An async iterator that is no generator."""
+
+    def __init__(self, told: AsyncIterator[Signal]) -> None:
+        self._told = told
+
+    def __aiter__(self) -> AsyncIterator[Signal]:
+        return self
+
+    async def __anext__(self) -> Signal:
+        return await anext(self._told)
+
+
 class Iterating(ScriptedEngine):
-    """An adapter whose stream is an async iterator, but no generator."""
+    """An adapter with such a stream."""
 
     def signals(self) -> AsyncIterator[Signal]:
-        self.opened += 1
-        stream: asyncio.Queue[Signal | Exception | None] = asyncio.Queue()
-        self.streams.append(stream)
-
-        class Stream:
-            told = False
-
-            def __aiter__(self) -> AsyncIterator[Signal]:
-                return self
-
-            async def __anext__(self) -> Signal:
-                if not self.told:
-                    self.told = True
-                    return Signal(SignalType.SUBSCRIBED)
-                signal = await stream.get()
-                if signal is None:
-                    raise StopAsyncIteration
-                assert isinstance(signal, Signal)
-                return signal
-
-        return Stream()
+        return Stream(super().signals())
 
 
 async def test_stream_need_not_be_an_async_generator() -> None:

@@ -18,7 +18,7 @@ import grpc
 import grpc.aio
 
 from tests.support.engines.containerd_wire import STATUS, message, request_and_answer
-from tests.support.engines.grpc_control import TIMEOUT, GrpcControl
+from tests.support.engines.grpc_control import TIMEOUT, GrpcControl, until_away
 
 IMAGE = "tiny:latest"
 """The image that containers say they are made from, by default; containerd does not look it up."""
@@ -111,17 +111,9 @@ class ContainerdControl(GrpcControl):
     async def start(self, id: str, namespace: str = NAMESPACE) -> int:
         return int((await self._call("Tasks", "Start", namespace, container_id=id)).pid)
 
-    async def run(
-        self,
-        id: str,
-        namespace: str = NAMESPACE,
-        *,
-        labels: Mapping[str, str] | None = None,
-        cmd: Sequence[str] = SLEEP,
-        image: str = IMAGE,
-    ) -> int:
+    async def run(self, id: str, namespace: str = NAMESPACE, **options: Any) -> int:
         """Create a container, start its task, and return the PID; arguments as for `create`."""
-        await self.create(id, namespace, labels=labels, cmd=cmd, image=image)
+        await self.create(id, namespace, **options)
         await self.task_create(id, namespace)
         return await self.start(id, namespace)
 
@@ -235,11 +227,10 @@ class ContainerdControl(GrpcControl):
             filters: the engine's own filters, such as 'topic~="^/tasks/"'; all events if there is none.
         """
         request, answer = request_and_answer(_SERVICES["Events"], "Subscribe")
-        call = self._opened().unary_stream(
-            f"/{_SERVICES['Events']}/Subscribe",
-            request_serializer=request.SerializeToString,
-            response_deserializer=answer.FromString,
-        )(request(filters=[*filters, f'topic=="{_SUBSCRIPTION_PROOF}"', f'topic=="{MARK}"'] if filters else []))
+        subscribe = self._made("unary_stream", f"/{_SERVICES['Events']}/Subscribe", request, answer)
+        call = subscribe(
+            request(filters=[*filters, f'topic=="{_SUBSCRIPTION_PROOF}"', f'topic=="{MARK}"'] if filters else [])
+        )
         try:
             envelopes = aiter(call)
             # The engine does not tell when it has subscribed us, so an event of our own has to come back.
@@ -268,11 +259,7 @@ class ContainerdControl(GrpcControl):
 
     async def _call(self, service: str, method: str, namespace: str | None = None, /, **fields: Any) -> Any:
         request, answer = request_and_answer(_SERVICES[service], method)
-        call = self._opened().unary_unary(
-            f"/{_SERVICES[service]}/{method}",
-            request_serializer=request.SerializeToString,
-            response_deserializer=answer.FromString,
-        )
+        call = self._made("unary_unary", f"/{_SERVICES[service]}/{method}", request, answer)
         metadata = (("containerd-namespace", namespace),) if namespace is not None else ()
         return await call(request(**fields), metadata=metadata, timeout=TIMEOUT)
 
@@ -303,21 +290,12 @@ def _process(cmd: Sequence[str]) -> dict[str, Any]:
 
 
 async def _told(envelopes: AsyncIterator[Any]) -> AsyncIterator[Told]:
-    try:
-        while True:
-            async with asyncio.timeout(TIMEOUT):
-                envelope = await anext(envelopes, None)
-            if envelope is None:
-                return
-            if envelope.topic == _SUBSCRIPTION_PROOF:
-                continue
+    async for envelope in until_away(envelopes):
+        if envelope.topic != _SUBSCRIPTION_PROOF:
             event = None
             with suppress(KeyError):
                 event = message(envelope.event.type_url).FromString(envelope.event.value)
             yield Told(envelope.namespace, envelope.topic, event, envelope.timestamp.ToNanoseconds())
-    except grpc.aio.AioRpcError as error:
-        if error.code() is not grpc.StatusCode.UNAVAILABLE:
-            raise  # an engine that ends, ends its streams so
 
 
 class _gone:  # noqa: N801 - it reads as a verb does

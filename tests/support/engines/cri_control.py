@@ -14,12 +14,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import grpc
-import grpc.aio
-
 from tests.support.engines.containerd import PAUSE_IMAGE
 from tests.support.engines.cri_wire import CONTAINER_STATES, EVENT_TYPES, SANDBOX_STATES, message
-from tests.support.engines.grpc_control import TIMEOUT, GrpcControl
+from tests.support.engines.grpc_control import TIMEOUT, GrpcControl, until_away
 
 SLEEP = ("/bin/sleep", "1000000")
 """The default command: alive until somebody ends it."""
@@ -175,34 +172,14 @@ class CRIControl(GrpcControl):
         return answer.runtime_name, answer.runtime_version
 
     async def containers(self) -> dict[str, Listed]:
+        """Return all containers, whatever their state, by id."""
         answer = await self.call("ListContainers")
-        return {
-            each.id: Listed(
-                each.id,
-                each.pod_sandbox_id,
-                each.metadata.name,
-                each.metadata.attempt,
-                CONTAINER_STATES[each.state],
-                dict(each.labels),
-                dict(each.annotations),
-            )
-            for each in answer.containers
-        }
+        return {each.id: _listed(each, each.pod_sandbox_id, CONTAINER_STATES) for each in answer.containers}
 
     async def sandboxes(self) -> dict[str, Listed]:
+        """Return all sandboxes, whatever their state, by id."""
         answer = await self.call("ListPodSandbox")
-        return {
-            each.id: Listed(
-                each.id,
-                each.id,
-                each.metadata.name,
-                each.metadata.attempt,
-                SANDBOX_STATES[each.state],
-                dict(each.labels),
-                dict(each.annotations),
-            )
-            for each in answer.items
-        }
+        return {each.id: _listed(each, each.id, SANDBOX_STATES) for each in answer.items}
 
     async def container_status(self, id: str) -> Any:
         """Return all that is told of a container, but for its verbose information."""
@@ -234,11 +211,8 @@ class CRIControl(GrpcControl):
         It ends when the engine ends it or is gone, and raises TimeoutError when nothing is told for `TIMEOUT`. Nothing
         tells when an engine has begun to listen to us: containerd 1.7 and CRI-O keep what comes before.
         """
-        call = self._opened().unary_stream(
-            f"{SERVICE}/GetContainerEvents",
-            request_serializer=message(_EVENT_REQUEST).SerializeToString,
-            response_deserializer=message(_EVENT).FromString,
-        )(message(_EVENT_REQUEST)())
+        request = message(_EVENT_REQUEST)
+        call = self._made("unary_stream", f"{SERVICE}/GetContainerEvents", request, message(_EVENT))(request())
         try:
             yield _told(aiter(call))
         finally:
@@ -248,26 +222,21 @@ class CRIControl(GrpcControl):
 
     async def call(self, method: str, *, service: str = SERVICE, **fields: Any) -> Any:
         request, answer = message(f"{method}Request"), message(f"{method}Response")
-        call = self._opened().unary_unary(
-            f"{service}/{method}", request_serializer=request.SerializeToString, response_deserializer=answer.FromString
-        )
+        call = self._made("unary_unary", f"{service}/{method}", request, answer)
         return await call(request(**fields), timeout=TIMEOUT)
 
 
+def _listed(one: Any, sandbox: str, states: Mapping[int, str]) -> Listed:
+    name, attempt = one.metadata.name, one.metadata.attempt
+    return Listed(one.id, sandbox, name, attempt, states[one.state], dict(one.labels), dict(one.annotations))
+
+
 async def _told(responses: AsyncIterator[Any]) -> AsyncIterator[Told]:
-    try:
-        while True:
-            async with asyncio.timeout(TIMEOUT):
-                response = await anext(responses, None)
-            if response is None:
-                return
-            yield Told(
-                response.container_id,
-                EVENT_TYPES[response.container_event_type],
-                response.created_at,
-                SANDBOX_STATES[response.pod_sandbox_status.state] if response.HasField("pod_sandbox_status") else "",
-                {status.id: CONTAINER_STATES[status.state] for status in response.containers_statuses},
-            )
-    except grpc.aio.AioRpcError as error:
-        if error.code() is not grpc.StatusCode.UNAVAILABLE:
-            raise  # an engine that ends, ends its streams so
+    async for response in until_away(responses):
+        yield Told(
+            response.container_id,
+            EVENT_TYPES[response.container_event_type],
+            response.created_at,
+            SANDBOX_STATES[response.pod_sandbox_status.state] if response.HasField("pod_sandbox_status") else "",
+            {status.id: CONTAINER_STATES[status.state] for status in response.containers_statuses},
+        )

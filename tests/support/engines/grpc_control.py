@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Self
 
+import grpc
 import grpc.aio
 
 TIMEOUT = 30.0
@@ -48,3 +51,22 @@ class GrpcControl:
             ]
             self._channel = grpc.aio.insecure_channel(f"unix://{self.path}", options=options)
         return self._channel
+
+    def _made(self, kind: str, path: str, request: Any, answer: Any) -> Any:
+        """Make the method at a path, "unary_unary" or "unary_stream"."""
+        make = getattr(self._opened(), kind)
+        return make(path, request_serializer=request.SerializeToString, response_deserializer=answer.FromString)
+
+
+async def until_away(answers: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """Pass on what an engine streams until it ends that or is gone, for as long as it does not fall silent."""
+    try:
+        while True:
+            async with asyncio.timeout(TIMEOUT):
+                answer = await anext(answers, None)
+            if answer is None:
+                return
+            yield answer
+    except grpc.aio.AioRpcError as error:
+        if error.code() is not grpc.StatusCode.UNAVAILABLE:
+            raise  # an engine that ends, ends its streams so
