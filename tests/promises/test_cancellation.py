@@ -98,12 +98,7 @@ async def story(engine: SlowEngine, watcher: Watcher) -> None:
 
 @attrs.define
 class Play:
-    """One watch that is ended at a step.
-
-    Attributes:
-        steps: what it took.
-        told: the story, until its end.
-    """
+    """One watch that is ended at a step, while its story is told."""
 
     engine: SlowEngine
     watcher: Watcher

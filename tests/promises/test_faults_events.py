@@ -31,14 +31,7 @@ def telling(*actions: str) -> Match:
 
 @attrs.frozen
 class Change:
-    """Something that happens to a container.
-
-    Attributes:
-        action: of the event that tells it.
-        prepare: makes the container, and returns its id.
-        act: what happens.
-        types: of the events that it leads to.
-    """
+    """Something that happens to a container: the action that tells it, what makes the container, and what is told."""
 
     action: str
     prepare: Callable[[FakeDocker], str]

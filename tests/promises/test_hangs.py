@@ -61,16 +61,7 @@ HEARTBEAT = "heartbeat"
 
 @dataclass(frozen=True)
 class Subject:
-    """A real engine that is to hang.
-
-    Attributes:
-        kind: "docker" or "containerd".
-        engine: the engine.
-        control: its driver.
-        watch: makes a watcher, of an address and with options.
-        checked: puts such a watcher under supervision.
-        elsewhere: another namespace, where there are any.
-    """
+    """A real engine that is to hang, its driver, what watches and checks it, and another namespace if it has any."""
 
     kind: str
     engine: Dockerd | Containerd

@@ -82,11 +82,7 @@ async def test_leaving_just_as_the_stream_fails(later: int) -> None:
 
 
 class Rude(ScriptedEngine):
-    """An adapter that answers a cancellation with an exception of its own, once.
-
-    Attributes:
-        rude: which of its methods does.
-    """
+    """An adapter of which one method answers a cancellation with an exception of its own, once."""
 
     rude = ""
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Any
+from typing import Any, Protocol
 
 import grpc.aio
 import pytest
@@ -37,46 +36,29 @@ REFUSALS = (ControlError, grpc.aio.AioRpcError)
 """What an engine under load answers to this and that."""
 
 
-class Engine(ABC):
+class Engine(Protocol):
     """What a race needs of an engine.
 
-    Attributes:
-        repairs: how often the listing that confirms a synchronisation may have something to repair, of 500.
+    `start` tells what the engine then says of a container, and `seen` what the library says, in the same terms; `kill`
+    waits for the end. `load` starts containers for the purpose, and returns things to do that make the engine tell of
+    them. `repairs`: how often the listing that confirms a synchronisation may have something to repair, of 500.
     """
 
-    repairs = 0
+    repairs: int
 
-    @abstractmethod
-    def watch(self) -> Watcher:
-        """Make a watcher of it."""
-
-    @abstractmethod
-    async def create(self, number: int) -> str:
-        """Make a container that only needs to be started, and return its id."""
-
-    @abstractmethod
-    async def start(self, id: str) -> dict[str, Any]:
-        """Start a container, and return what the engine then says of it."""
-
-    @abstractmethod
-    async def kill(self, id: str) -> None:
-        """Kill a container, and wait for its end."""
-
-    @abstractmethod
-    async def remove(self, id: str) -> None:
-        """Remove a container that has ended."""
-
-    @abstractmethod
-    def seen(self, container: Container) -> dict[str, Any]:
-        """What the library says of a container, in the terms of `start`."""
-
-    @abstractmethod
-    async def load(self) -> list[Callable[[], Awaitable[object]]]:
-        """Start containers for the purpose, and return things to do that make the engine tell of them."""
+    def watch(self) -> Watcher: ...
+    async def create(self, number: int) -> str: ...
+    async def start(self, id: str) -> dict[str, Any]: ...
+    async def kill(self, id: str) -> None: ...
+    async def remove(self, id: str) -> None: ...
+    def seen(self, container: Container) -> dict[str, Any]: ...
+    async def load(self) -> list[Callable[[], Awaitable[object]]]: ...
 
 
-class DockerEngine(Engine):
+class DockerEngine:
     """Docker."""
+
+    repairs = 0
 
     def __init__(self, docker: Docker) -> None:
         self._address, self._control = docker.address, docker.control
@@ -117,7 +99,7 @@ class DockerEngine(Engine):
         ]
 
 
-class ContainerdEngine(Engine):
+class ContainerdEngine:
     """containerd; every other container has a namespace of its own.
 
     It does not tell when a subscription exists, so that a confirming listing may have to find what was missed before;

@@ -134,12 +134,7 @@ async def test_many_hanging_containers_delay_ready_by_hardly_more_than_one_does_
 
 
 class MuteEngine(ScriptedEngine):
-    """Answers no inspect.
-
-    Attributes:
-        under_way: inspects at this moment.
-        most: inspects at a time so far.
-    """
+    """Answers no inspect, and notes how many there are at a time."""
 
     under_way = most = 0
 

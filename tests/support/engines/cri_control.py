@@ -226,7 +226,7 @@ class CRIControl(GrpcControl):
         return await call(request(**fields), timeout=TIMEOUT)
 
 
-def _listed(one: Any, sandbox: str, states: Mapping[int, str]) -> Listed:
+def _listed(one: Any, sandbox: str, states: Sequence[str]) -> Listed:
     name, attempt = one.metadata.name, one.metadata.attempt
     return Listed(one.id, sandbox, name, attempt, states[one.state], dict(one.labels), dict(one.annotations))
 
