@@ -108,6 +108,8 @@ class Dockerd(PrivateEngine):
         yield f"--data-root={self.root}/data"
         yield f"--exec-root={self.root}/exec"
         yield f"--pidfile={self.root}/docker.pid"
+        if self.expected == "20.10":
+            yield f"--deprecated-key-path={self.root}/key.json"  # or it would write one below /etc
         yield f"--containerd={self._containerd.socket}"
         yield f"--host={self.address}"
         yield from ("--iptables=false", "--ip6tables=false", "--bridge=none")

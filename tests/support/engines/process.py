@@ -149,7 +149,10 @@ class PrivateEngine(ABC):
 
     def _environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("DOCKER_", "CONTAINERD_"))}
-        return kept | {"PATH": ":".join(install.search_path(self.expected))}
+        return kept | {
+            "PATH": ":".join(install.search_path(self.expected)),
+            "LD_LIBRARY_PATH": install.library_path(),
+        }
 
     def _processes(self) -> Iterable[subprocess.Popen[bytes] | None]:
         """Return what must be running."""
