@@ -78,7 +78,7 @@ pythons: $(PYTHONS:%=python-%) ## the unit tier against the built wheel on each 
 python-%: wheel
 	@$(BIN)/python -m tests.support.pythons $* -- $(PYTEST) $(UNIT)
 
-bare: $(VENV)/installed-dev ## `make demo` and `make test` on a minimal Debian in a folder; RELEASE=trixie for another
+bare: $(VENV)/installed-dev ## try both commands on a minimal Debian, in a folder; RELEASE=trixie for another
 	$(BIN)/python -m tests.support.bare $(or $(RELEASE),bookworm)
 
 bench: $(VENV)/installed-dev ## benchmarks
