@@ -232,6 +232,7 @@ async def test_inspect_of_a_stopped_task_tells_its_exit_code(containerd: Contain
         await engine.close()
 
 
+@pytest.mark.promise(8)
 async def test_calls_are_few(containerd: ContainerdUnderTest) -> None:
     control = containerd.control
     for namespace in ("default", "one", "two"):

@@ -15,6 +15,8 @@ from tests.support.scripted import EPOCH, Publisher, alive, box
 from whalewatch import Container, ContainerEvent, EventType, Origin, Snapshot
 from whalewatch._core.backlog import Backlog
 
+pytestmark = [pytest.mark.promise(2), pytest.mark.promise(5)]
+
 IDS = ("a", "b", "c", "d")
 STATES = st.none() | st.builds(
     box, st.just("replaced"), pid=st.integers(1, 2), name=st.sampled_from(["one", "two"]), paused=st.booleans()

@@ -13,6 +13,8 @@ from tests.support.stepping import ImpatientLoop
 from whalewatch import EngineTimeout, Listing, ReportsProgress, Watcher
 from whalewatch._core.calls import CHECKS_PER_TIMEOUT, MAX_TIMEOUTS, Calls
 
+pytestmark = pytest.mark.promise(6)
+
 TIMEOUT = 10.0
 
 

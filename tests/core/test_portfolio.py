@@ -43,6 +43,8 @@ from whalewatch import (
 )
 from whalewatch._core.feed import Feed
 
+pytestmark = pytest.mark.promise(7)
+
 Wanted = str | Callable[[Container], bool]
 
 SHOP: dict[str, Any] = {"project": "shop"}

@@ -22,6 +22,8 @@ from whalewatch._core.feed import Feed
 from whalewatch._core.status import Counters
 from whalewatch._core.tracker import Tracker
 
+pytestmark = [pytest.mark.promise(2), pytest.mark.promise(3)]
+
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 IDS = ("a", "b", "c")
 NAMES = ("one", "two", "three")

@@ -18,6 +18,8 @@ from whalewatch import EngineUnavailable, Retry, Watcher, WatchState, moby
 from whalewatch._core.retry import Backoff
 from whalewatch.testing import FakeDocker
 
+pytestmark = pytest.mark.promise(4)
+
 DAY = 86_400.0
 """Seconds, of a clock that nobody waits for."""
 

@@ -30,6 +30,8 @@ from tests.support.scripted import (
 )
 from whalewatch import ContainerEvent, EngineUnavailable, EventType, Health, Origin, Snapshot, Subscription, Watcher
 
+pytestmark = pytest.mark.promise(5)
+
 STARTED, EXITED, UPDATED = EventType.STARTED, EventType.EXITED, EventType.UPDATED
 
 

@@ -21,6 +21,8 @@ from whalewatch import EngineUnavailable, Origin, Project, Snapshot, WatchEnded,
 from whalewatch._core.wakeup import Wakeup
 from whalewatch.testing import FakeDocker
 
+pytestmark = pytest.mark.promise(7)
+
 T = TypeVar("T")
 
 LOOPS = 8

@@ -141,6 +141,7 @@ async def test_health_is_told_as_it_changes(docker: Docker) -> None:
         await check.until(lambda: check.of(id)[-1].container.health is not None)
 
 
+@pytest.mark.promise(8)
 async def test_what_does_not_concern_life_costs_nothing(docker: Docker) -> None:
     control = docker.control
     id = await control.run("busy")
@@ -166,6 +167,7 @@ def settling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspections, "EXIT_DELAY", 1.0)
 
 
+@pytest.mark.promise(8)
 @pytest.mark.usefixtures("settling")
 async def test_engine_calls_are_as_few_as_promised(docker: Docker) -> None:
     control = docker.control
@@ -267,6 +269,7 @@ async def test_container_is_seen_whatever_its_image_calls_a_port(docker: Docker)
         assert check.watcher.stats.unresolved == 0
 
 
+@pytest.mark.promise(8)
 @pytest.mark.usefixtures("settling")
 async def test_network_changes_are_updates_with_addresses(docker: Docker) -> None:
     control = docker.control

@@ -20,6 +20,8 @@ from whalewatch._core import inspections, session
 from whalewatch._core.watcher import CLOSE_TIMEOUT
 from whalewatch.testing import FakeDocker
 
+pytestmark = pytest.mark.promise(10)
+
 PATIENCE = 100.0
 """Seconds, of a clock that nobody waits for, after which something that should have come is missing."""
 

@@ -10,6 +10,8 @@ import pytest
 
 from tests.conftest import CONTAINERD_VERSIONS, VERSIONS
 
+pytestmark = [pytest.mark.promise(2), pytest.mark.promise(3)]
+
 SECONDS = 60
 
 CRIS = ("cri-1.6-poll", "cri-1.7-native")

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from tests.conftest import ContainerdUnderTest
     from tests.support.engines.containerd import Containerd
 
+pytestmark = [pytest.mark.promise(3), pytest.mark.promise(4)]
+
 each_engine = pytest.mark.parametrize(
     "engine", [pytest.param(version, marks=pytest.mark.live) for version in CONTAINERD_VERSIONS], indirect=True
 )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tests.support.engines.containerd import Containerd
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.promise(3), pytest.mark.promise(4)]
 
 SOURCES = [("1.6", "native"), ("1.6", "poll"), ("1.7", "native"), ("1.7", "pod-events"), ("1.7", "poll")]
 

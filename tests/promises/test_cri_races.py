@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from tests.conftest import CRIUnderTest
 
+pytestmark = pytest.mark.promise(1)
+
 ROUNDS = 20
 
 SPREAD = 0.1

@@ -14,7 +14,12 @@ from tests.support.checker import PATIENCE, checked
 from tests.support.engines.proxy import Proxy
 from whalewatch import Origin, Retry, Watcher
 
-pytestmark = [pytest.mark.live, pytest.mark.parametrize("docker", ["20.10", "26.1"], indirect=True)]
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.parametrize("docker", ["20.10", "26.1"], indirect=True),
+    pytest.mark.promise(4),
+    pytest.mark.promise(5),
+]
 
 CUTS = 10
 

@@ -15,6 +15,8 @@ from tests.support.stepping import in_no_time
 from whalewatch import Container, EngineError, ListedContainer, Listing, Origin, SignalType, Watcher, moby
 from whalewatch.testing import FakeDocker
 
+pytestmark = [pytest.mark.promise(3), pytest.mark.promise(6)]
+
 # ---- what is told while the audit reads
 
 

@@ -16,6 +16,8 @@ from whalewatch._core import inspections
 from whalewatch.testing import FakeDocker
 from whalewatch.testing.shared.fault import Fault
 
+pytestmark = [pytest.mark.promise(3), pytest.mark.promise(9)]
+
 GARBAGE = {
     "nothing": b"",
     "null": b"null",

@@ -18,6 +18,8 @@ from tests.support.stepping import in_no_time
 from whalewatch import Origin, SignalType, Watcher, moby
 from whalewatch.testing import FakeDocker
 
+pytestmark = [pytest.mark.promise(3), pytest.mark.promise(9)]
+
 CALM: dict[str, Any] = {"audit": None, "concurrency": 1}
 """Nothing is found but by what the engine tells, and one container is read at a time."""
 

@@ -15,6 +15,8 @@ from tests.support.followed import docker_followed, eventually, followed
 from whalewatch import moby
 from whalewatch.testing import FakeDocker
 
+pytestmark = [pytest.mark.promise(3), pytest.mark.promise(9)]
+
 
 def told(action: Any = "die", **changed: Any) -> bytes:
     """An event of a container that nobody knows, with something wrong in it."""

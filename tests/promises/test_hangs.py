@@ -31,7 +31,8 @@ from whalewatch import EngineTimeout, NotSynced, Origin, Retry, Watcher, WatchSt
 from whalewatch.containerd import ContainerdEngine
 from whalewatch.moby import MobyEngine
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.promise(6)]
+
 
 RETRY = Retry(wait=wait_fixed(0.1), stable_after=0)
 

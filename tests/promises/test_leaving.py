@@ -16,6 +16,8 @@ from tests.support.scripted import PATIENCE, ScriptedEngine, box, lost_engine, t
 from whalewatch import Listing, Retry, Signal, SignalType, Watcher, WatchState, moby
 from whalewatch.testing import FakeDocker
 
+pytestmark = pytest.mark.promise(10)
+
 
 @asynccontextmanager
 async def silent_server(path: Path) -> AsyncIterator[list[asyncio.StreamWriter]]:

@@ -24,7 +24,7 @@ from whalewatch import EngineUnavailable, Health, Origin, Retry
 
 Engine = tuple[Dockerd, DockerControl]
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.promise(3), pytest.mark.promise(4)]
 
 each_version = pytest.mark.parametrize("version", ["20.10", "26.1"])
 

@@ -19,6 +19,8 @@ from tests.support.fold import Fold
 from whalewatch import Container, EventType, Origin, Watcher, moby
 from whalewatch import containerd as native
 
+pytestmark = pytest.mark.promise(1)
+
 ROUNDS = 10
 AT_ONCE = 50
 """Watchers around each start and death: 500 in all."""

@@ -7,9 +7,13 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import cast
 
+import pytest
+
 from tests.support.followed import followed
 from tests.support.scripted import ScriptedEngine, box
 from whalewatch import Origin, Signal, SignalType, Watcher
+
+pytestmark = pytest.mark.promise(6)
 
 LAG = 0.1
 """Seconds that an event is on its way."""

@@ -21,6 +21,8 @@ from whalewatch import (
 )
 from whalewatch.testing import FakeDocker
 
+pytestmark = pytest.mark.promise(3)
+
 
 async def test_engine_that_hangs_is_noticed_told_and_forgiven() -> None:
     async with docker_followed("kept", "doomed", heartbeat=0.8, call_timeout=1.2, retry=AT_ONCE) as (

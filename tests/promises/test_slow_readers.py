@@ -18,7 +18,8 @@ from tests.support.engines.control import DockerControl
 from tests.support.engines.dockerd import Dockerd
 from tests.support.fold import Fold
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.promise(5)]
+
 
 TAGS = 1900
 """Events of images; the engine keeps 1,024 for each reader, then waits 0.1 s for it at each event."""

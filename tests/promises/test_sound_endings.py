@@ -12,6 +12,8 @@ from tests.support.scripted import PATIENCE, ScriptedEngine, box, within
 from whalewatch import Container, EngineError, Retry, Signal, SignalType, WatchEnded, Watcher, WatchState, moby
 from whalewatch.testing import FakeDocker
 
+pytestmark = pytest.mark.promise(10)
+
 QUICKLY = Retry(wait=lambda _: 0.0)
 
 

@@ -14,6 +14,8 @@ from tests.support.stepping import in_no_time
 from whalewatch import Container, EngineError, EngineTimeout, ListedContainer, Listing, SignalType, Watcher, moby
 from whalewatch.testing import FakeDocker
 
+pytestmark = pytest.mark.promise(9)
+
 
 @pytest.mark.parametrize("how", ["hang", "fail", "garble"])
 async def test_container_that_cannot_be_read_delays_nothing_but_itself(how: str) -> None:
