@@ -39,7 +39,7 @@ PACKAGES = (
 ROOT = Path(__file__).parents[2]
 
 INSTALL_TIMEOUT = 600.0
-TEST_TIMEOUT = 600.0
+TEST_TIMEOUT = 1200.0
 """Seconds for the installation, and for the tests."""
 
 
