@@ -80,15 +80,6 @@ def test_pod_of_which_a_second_sandbox_is_alive_loses_neither() -> None:
     assert (left.sandbox, left.containers) == (pod.containers[0], ())
 
 
-def test_container_whose_labels_change_changes_pods() -> None:
-    publisher = Publisher(member("web", "u1"))
-    publisher.change("web", labels=labels("u2", "blog"))
-    assert publisher.snapshot.pod("u1") is None
-    assert publisher.snapshot.pod("u2") == Pod("blog", "prod", "u2", None, (publisher.snapshot.containers()[0],))
-    publisher.change("web", labels={})
-    assert publisher.snapshot.pods() == ()
-
-
 def test_change_of_one_pod_leaves_the_others_as_they_are() -> None:
     publisher = Publisher(member("a", "u1"), member("b", "u2"))
     untouched = publisher.snapshot.pod("u2")

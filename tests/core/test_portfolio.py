@@ -102,26 +102,6 @@ async def test_project_is_none_where_no_container_of_it_is_alive_except_the_name
     assert await asked.project("") == Project("", (box("b"),))
 
 
-async def test_of_one_name_the_earliest_started_is_it_and_the_next_when_it_has_gone() -> None:
-    several = {"late": 30, "early": 10, "unknown": None}
-    publisher = Publisher(*(box(id, name="web", start=start) for id, start in several.items()))
-    for expected in ("early", "late", "unknown"):
-        found = await Portfolio(publisher.feed).container("web")
-        assert found == box(expected, name="web", start=several[expected])
-        publisher.exit(expected)
-    assert await Portfolio(publisher.feed).container("web") is None
-
-
-async def test_renamed_container_is_found_by_its_new_name_only() -> None:
-    publisher = Publisher(box("a", name="old", **SHOP))
-    publisher.change("a", name="new")
-    asked = Portfolio(publisher.feed)
-    assert await asked.container("old") is None
-    found = await asked.project("shop")
-    assert found is not None
-    assert found.container_names == ("new",)
-
-
 @pytest.mark.parametrize(
     "query",
     [

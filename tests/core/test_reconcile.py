@@ -436,11 +436,6 @@ def test_way_from_one_reading_to_another(before: Container | None, after: Contai
     assert state == after
 
 
-def test_time_of_a_signal_is_that_of_the_engine() -> None:
-    _, changes = taken(ContainerState(box("a", start=0)), told(PAUSED, 3), told(UNPAUSED, 4), told(EXITED, 5))
-    assert [change.timestamp for change in changes] == [at(3), at(4), at(5)]
-
-
 # ---- what an inspect reads of the dead
 
 

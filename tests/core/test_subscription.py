@@ -365,40 +365,6 @@ async def test_update_after_a_collapse_has_the_readers_own_state_as_previous() -
     assert {(event.timestamp, event.origin) for event in told} == {latest}, "those of the latest change"
 
 
-async def test_collapse_in_the_middle_of_a_revision_counts_what_was_read_of_it() -> None:
-    publisher = Publisher(box("a"), box("b"))
-    events = publisher.events(replay=False, buffer=2)
-    publisher.publish({"a": None, "b": None, "c": box("c"), "d": box("d")})
-    fold = Fold()
-    fold.revision, fold.alive = events.revision, {"a": box("a"), "b": box("b")}
-    fold.take(*await read(events, 3))  # both exits and one start
-    assert not fold.events[-1].last
-    publisher.start(box("a", pid=9))
-    publisher.exit("c")
-    publisher.start(box("e"))
-    assert events.stats.collapses == 1
-    told = await drain(events)
-    assert told[0].type is EXITED
-    assert sorted(brief(told[1:])) == [("started", "a"), ("started", "d"), ("started", "e")]
-    # The revision that was being read is not complete by itself; with the net difference it is.
-    fold._open = False
-    fold.take(*told)
-    assert fold.alive == alive(publisher.snapshot)
-    assert [event.last for event in told] == [False, False, False, True]
-
-
-async def test_collapse_during_the_replay_tells_the_rest_of_what_is_alive() -> None:
-    publisher = Publisher(box("a"), box("b"), box("c"))
-    events = publisher.events(buffer=1)
-    assert brief(await read(events, 1)) == [("started", "a")]
-    publisher.exit("a")
-    publisher.exit("b")
-    publisher.start(box("d"))
-    assert events.stats.collapses == 1
-    assert brief(await drain(events)) == [("exited", "a"), ("started", "c"), ("started", "d")]
-    assert events.revision == publisher.snapshot.revision
-
-
 async def test_collapse_before_the_replay_was_begun_leaves_one_replay_of_what_is_alive_now() -> None:
     publisher = Publisher(box("a"), box("b"))
     events = publisher.events(buffer=1)
@@ -859,16 +825,3 @@ async def test_what_waits_for_a_reader_keeps_no_pictures() -> None:
     gc.collect()
     assert len(before) == 1, "only the current one is alive"
     assert unread.stats.pending == 510
-
-
-async def test_reader_that_lags_and_catches_up_again_and_again_collapses_to_the_truth() -> None:
-    publisher = Publisher(box("a"), box("b"))
-    events, fold = publisher.events(buffer=3), Fold()
-    for turn in range(20):
-        publisher.start(box(f"t{turn}"))
-        publisher.exit("b") if "b" in publisher.snapshot else publisher.start(box("b"))
-        fold.take(*await read(events, 1 + turn % 2))
-        if turn % 5 == 4:
-            fold.take(*await drain(events))
-            assert fold.alive == alive(publisher.snapshot)
-    assert events.stats.collapses > 0

@@ -17,7 +17,7 @@ import pytest
 from tests.support.fold import Fold
 from tests.support.followed import eventually, picture, truth
 from tests.support.scripted import PATIENCE, alive, begun, turns, within
-from whalewatch import EngineUnavailable, Origin, Project, Snapshot, WatchEnded, Watcher, WatchState, moby
+from whalewatch import EngineUnavailable, Project, Snapshot, WatchEnded, Watcher, WatchState, moby
 from whalewatch._core.wakeup import Wakeup
 from whalewatch.testing import FakeDocker
 
@@ -260,23 +260,6 @@ def bury(task: Any) -> None:
     task._log_destroy_pending = False
     with suppress(RuntimeError, StopIteration, asyncio.CancelledError):
         task.get_coro().close()
-
-
-async def test_subscriptions_made_in_other_threads_have_no_gap_and_no_overlap() -> None:
-    async with FakeDocker() as fake, watched(fake) as watcher, churning(fake):
-
-        async def join() -> None:
-            for _ in range(15):
-                fold = Fold()
-                async with watcher.events(buffer=100_000) as events:
-                    async for event in events:
-                        fold.take(event)  # fails on what was told twice, or not at all
-                        if event.last and len(fold.events) > 40:
-                            break
-                live = sorted({e.revision for e in fold.events if e.origin is not Origin.SYNC})
-                assert live == list(range(live[0], live[0] + len(live))), "no revision is missing"
-
-        await asyncio.gather(*(elsewhere(join) for _ in range(4)))
 
 
 async def test_waiter_of_a_closed_loop_may_be_collected_at_any_moment() -> None:

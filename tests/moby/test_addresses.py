@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import shutil
 import socket
 import ssl
@@ -19,6 +17,7 @@ import pytest
 from tenacity import wait_fixed
 
 from tests.support.certificates import make_certificates
+from tests.support.docker_contexts import context
 from tests.support.scripted import PATIENCE
 from whalewatch import (
     AddressError,
@@ -136,15 +135,6 @@ def config(home: Path, content: str, encoding: str = "utf-8") -> None:
     (home / ".docker" / "config.json").write_text(content, encoding)
 
 
-def context(folder: Path, name: str, docker: Any) -> Path:
-    """Write a Docker context as Docker's own client does; return the folder of its TLS files."""
-    hashed = hashlib.sha256(name.encode()).hexdigest()
-    meta = folder / "contexts" / "meta" / hashed
-    meta.mkdir(parents=True)
-    (meta / "meta.json").write_text(json.dumps({"Name": name, "Metadata": {}, "Endpoints": {"docker": docker}}))
-    return folder / "contexts" / "tls" / hashed / "docker"
-
-
 def test_engine_is_where_the_environment_says_or_else_the_context(tmp_path: Path) -> None:
     config(tmp_path, '{"currentContext": "current"}')
     elsewhere = tmp_path / "elsewhere"
@@ -247,7 +237,7 @@ def test_user_without_a_home_can_still_name_an_engine(monkeypatch: pytest.Monkey
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Certificates: of a CA, of a server at 127.0.0.1, of a client; and another CA that signed none of them."""
+    """Certificates: of a CA, of a server at 127.0.0.1, of a client; and of another CA that signed none of them."""
     folder = tmp_path_factory.mktemp("pki")
     for name in ("pki", "other"):
         make_certificates(folder / name)

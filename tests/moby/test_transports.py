@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import hashlib
 import json
 import shutil
 import ssl
@@ -23,6 +22,7 @@ from yarl import URL
 from tests.conftest import Docker
 from tests.support.certificates import make_certificates
 from tests.support.checker import PATIENCE
+from tests.support.docker_contexts import context
 from tests.support.engines import install
 from tests.support.engines.dockerd import Dockerd
 from tests.support.engines.leaks import Held
@@ -51,19 +51,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def make_context(home: Path, name: str, host: str, certificates: Path | None = None) -> None:
-    """File a Docker context as Docker's own client does."""
-    folder = hashlib.sha256(name.encode()).hexdigest()
-    meta = home / ".docker/contexts/meta" / folder
-    meta.mkdir(parents=True)
-    endpoint = {"Host": host, "SkipTLSVerify": False}
-    (meta / "meta.json").write_text(json.dumps({"Name": name, "Endpoints": {"docker": endpoint}}))
-    if certificates is not None:
-        tls = home / ".docker/contexts/tls" / folder / "docker"
-        tls.parent.mkdir(parents=True)
-        shutil.copytree(certificates, tls)
-
-
 async def test_docker_host_leads_to_the_engine(docker: Docker, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", docker.address)
     monkeypatch.setenv("DOCKER_CONTEXT", "overruled")
@@ -71,7 +58,7 @@ async def test_docker_host_leads_to_the_engine(docker: Docker, home: Path, monke
 
 
 async def test_current_context_leads_to_the_engine(docker: Docker, home: Path) -> None:
-    make_context(home, "mine", docker.address)
+    context(home / ".docker", "mine", {"Host": docker.address, "SkipTLSVerify": False})
     (home / ".docker/config.json").write_text(json.dumps({"currentContext": "mine"}))
     assert await version_at(None) == (await docker.control.info())["ServerVersion"]
 
@@ -116,7 +103,7 @@ async def test_tls_with_certificates(
     assert (await version_at(None)).startswith(version)
 
     monkeypatch.delenv("DOCKER_HOST")
-    make_context(home, "far", address, certificates)
+    shutil.copytree(certificates, context(home / ".docker", "far", {"Host": address, "SkipTLSVerify": False}))
     monkeypatch.setenv("DOCKER_CONTEXT", "far")
     assert (await version_at(None)).startswith(version)
 
