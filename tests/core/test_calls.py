@@ -48,13 +48,14 @@ async def listed(engine: Slow, *, progress: bool = True) -> Listing:
 
 async def given_up(engine: Slow, *, progress: bool = True) -> None:
     with pytest.raises(
-        EngineTimeout, match=r"scripted engine at scripted://engine: no answer to the listing within 10 s"
+        EngineTimeout, match=r"scripted engine at scripted://engine: no answer to the listing within 100? s"
     ):
         await listed(engine, progress=progress)
 
 
 def test_call_that_makes_progress_may_take_longer_than_its_time() -> None:
     assert passed(listed(Slow(parts=5, every=8))) == pytest.approx(40)
+    assert passed(listed(Slow(parts=5, every=9.9))) == pytest.approx(49.5)
 
 
 def test_call_without_progress_is_given_up() -> None:
@@ -71,6 +72,15 @@ def test_call_is_given_up_once_its_progress_has_ended() -> None:
 
     latest = 24 + TIMEOUT + TIMEOUT / CHECKS_PER_TIMEOUT
     assert 24 + TIMEOUT <= passed(given_up(Stuck(parts=3, every=8))) <= latest
+
+
+def test_progress_that_cannot_be_asked_for_is_none() -> None:
+    async def asked() -> None:
+        engine = Slow(parts=1, every=1000)
+        with pytest.raises(EngineTimeout):
+            await Calls(engine, TIMEOUT)("the listing", engine.listing(), progress=lambda: 1 // 0)
+
+    assert passed(asked()) == pytest.approx(TIMEOUT)
 
 
 def test_progress_puts_the_end_off_for_a_while_only() -> None:

@@ -474,14 +474,19 @@ def test_pause_that_comes_behind_the_exit_of_its_run_is_no_pause_of_the_next() -
     assert state.wanted is DECIDES
 
 
-def test_signal_of_a_run_that_has_exited_is_told_apart_by_its_time() -> None:
+def in_sync(*containers: Container) -> tuple[Feed, Tracker]:
+    """A tracker that has found these containers."""
     feed = Feed()
     tracker = Tracker(feed, lambda: at(0), Counters())
     tracker.open(lambda _id, _reason: None)
-    tracker.apply_listing(
-        Listing(containers={"a": ListedContainer(box("a", pid=1, start=None))}, absence_is_death=False)
-    )
+    listed = {container.id: ListedContainer(container) for container in containers}
+    tracker.apply_listing(Listing(containers=listed, absence_is_death=False))
     tracker.finish_sync()
+    return feed, tracker
+
+
+def test_signal_of_a_run_that_has_exited_is_told_apart_by_its_time() -> None:
+    feed, tracker = in_sync(box("a", pid=1, start=None))
     tracker.apply_signal(told(EXITED, 5, pid=1))
     assert not feed.snapshot
     tracker.suspect(["a"])  # the start of the next run was lost
@@ -491,3 +496,30 @@ def test_signal_of_a_run_that_has_exited_is_told_apart_by_its_time() -> None:
     found = feed.snapshot.container("a")
     assert found is not None
     assert not found.paused
+
+
+def test_container_of_a_kept_signal_does_not_undo_what_an_inspect_has_read() -> None:
+    read = box("a", name="second")
+    state = inspecting(box("a", name="old"))
+    for number, name in enumerate(("first", "second")):
+        state, _ = apply_signal(state, Signal(CHANGED, "a", at(5 + number), container=box("a", name=name)))
+    state, changes = inspect_finished(state, read)
+    assert [change.after for change in changes] == [read]
+    assert (state.container, state.wanted) == (read, InspectReason.CHANGED)
+
+
+def test_new_rucksack_of_a_signal_reaches_the_picture() -> None:
+    feed, tracker = in_sync(box("a"))
+    revision = feed.snapshot.revision
+    tracker.apply_signal(Signal(CHANGED, "a", at(5), container=box("a", rucksack="new")))
+    found = feed.snapshot.container("a")
+    assert found is not None
+    assert (found.rucksack, feed.snapshot.revision) == ("new", revision)
+
+
+def test_times_of_the_latest_exits_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("whalewatch._core.tracker.MAX_EXITED", 2)
+    _, tracker = in_sync(*(box(id, start=None) for id in "abc"))
+    for second, id in enumerate("abac"):  # of "a" twice, as Docker's destroy comes after its die
+        tracker.apply_signal(Signal(EXITED, id, at(second), pid=1))
+    assert tracker._exited == {"a": at(2), "c": at(3)}

@@ -19,6 +19,7 @@ from whalewatch import (
     EngineUnavailable,
     NotSynced,
     Signal,
+    SignalType,
     Status,
     WatchEnded,
     Watcher,
@@ -389,3 +390,13 @@ async def test_tracker_outlives_connections_and_knows_the_picture_between_them()
                 assert all(state.at_rest for state in tracker._states.values())
         await watcher.portfolio.wait_for("c", PATIENCE)
         assert watcher._tracker is tracker
+
+
+async def test_signal_that_brings_another_container_along_is_lost() -> None:
+    engine = ScriptedEngine(box("a"))
+    async with Watcher(engine, audit=None) as watcher:
+        await watcher.ready(PATIENCE)
+        for stream in engine.streams:
+            stream.put_nowait(Signal(SignalType.CHANGED, "a", container=box("b")))
+        await eventually(lambda: watcher.stats.lost == 1)
+        assert (watcher.stats.outages, [c.id for c in watcher.portfolio.snapshot()]) == (0, ["a"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TypeVar
 
 from whalewatch._core.cancellation import cancel_requests, raise_if_cancelled
@@ -72,14 +72,18 @@ class Calls:
         return result
 
     async def _timed(self, what: str, call: Awaitable[T], timeout: float, progress: Callable[[], int] | None) -> T:
+        loop = asyncio.get_running_loop()
+        longest = timeout if progress is None else MAX_TIMEOUTS * timeout
+        latest = loop.time() + longest
         try:
-            async with asyncio.timeout(timeout) as limit:
-                with _extended(limit, timeout, progress) if progress is not None else nullcontext():
+            async with asyncio.timeout_at(latest) as limit:
+                with _stalls(limit, timeout, progress) if progress is not None else nullcontext():
                     return await call
         except TimeoutError as error:
             if not limit.expired():
                 raise EngineError(self.message(f"{what} failed: {error!r}")) from error
-            raise EngineTimeout(self.message(f"no answer to {what} within {timeout:g} s: is it hung?")) from None
+            waited = longest if loop.time() >= latest else timeout
+            raise EngineTimeout(self.message(f"no answer to {what} within {waited:g} s: is it hung?")) from None
         except WhalewatchError:
             raise
         except Exception as error:
@@ -87,25 +91,23 @@ class Calls:
 
 
 @contextmanager
-def _extended(limit: asyncio.Timeout, timeout: float, progress: Callable[[], int]) -> Iterator[None]:
-    """Extend a time-out whenever progress was made, up to `MAX_TIMEOUTS`."""
+def _stalls(limit: asyncio.Timeout, timeout: float, progress: Callable[[], int]) -> Iterator[None]:
+    """Let a time-out expire early, as soon as no progress was made for `timeout` seconds."""
     loop = asyncio.get_running_loop()
-    latest = loop.time() + MAX_TIMEOUTS * timeout
-    seen = progress()
+    seen: int | None = None
+    since = loop.time()
     timer: asyncio.TimerHandle
 
     def check() -> None:
-        nonlocal seen
-        if (now := progress()) != seen and not limit.expired():
-            seen = now
-            limit.reschedule(min(loop.time() + timeout, latest))
-        check_later()
-
-    def check_later() -> None:
-        nonlocal timer
+        nonlocal seen, since, timer
+        with suppress(Exception):  # an adapter that cannot say is one that makes no progress
+            if (now := progress()) != seen:
+                seen, since = now, loop.time()
+        if loop.time() - since >= timeout and not limit.expired():
+            limit.reschedule(loop.time())
         timer = loop.call_later(timeout / CHECKS_PER_TIMEOUT, check)
 
-    check_later()
+    check()
     try:
         yield
     finally:

@@ -211,6 +211,13 @@ def _reported_start(reading: Container, starts: Sequence[Signal]) -> datetime | 
     return next((s.timestamp for s in starts if s.timestamp is None or s.timestamp >= began), None)
 
 
+def _is_last_run(known: Container, last: Container) -> bool:
+    """Return whether the known run is the last one of a dead container: its PID or its start time has to say so."""
+    same_pid = known.pid is not None and known.pid == last.pid
+    same_start = known.started_at is not None and known.started_at == last.started_at
+    return same_run(known, last) and (same_pid or same_start)
+
+
 def inspect_finished(
     state: ContainerState,
     reading: Container | Dead | None,
@@ -225,7 +232,7 @@ def inspect_finished(
     exit_code: int | None = None
     changes: list[Change] = []
     if before is not None and (after is None or not same_run(before, after)):
-        if isinstance(reading, Dead) and same_run(before, reading.container):
+        if isinstance(reading, Dead) and _is_last_run(before, reading.container):
             exit_code = reading.exit_code
         # It has exited. If the engine has reported the exit meanwhile, its time is known too.
         reported = next((s for s in kept or () if s.type is SignalType.EXITED and _is_exit_of(before, s)), None)
@@ -306,7 +313,9 @@ def _apply_kept(
     if kept is None:
         state = request_inspect(state, InspectReason.DECIDES, Origin.ENGINE)
     for signal in kept or ():
-        state, change = apply_signal(state, signal, synced=synced, since=since)
+        # The reading may be newer than the container that a signal brings along: the signal is only a hint here.
+        hint = signal if signal.container is None else attrs.evolve(signal, container=None)
+        state, change = apply_signal(state, hint, synced=synced, since=since)
         if change is not None:
             changes.append(change)
     return state, tuple(changes)

@@ -191,7 +191,8 @@ class Session:
                     subscribed.set()
                     continue
                 self._counters.signals += 1
-                if signal.type is SignalType.LOST:
+                misplaced = signal.container is not None and signal.container.id != signal.id
+                if signal.type is SignalType.LOST or misplaced:
                     self._counters.lost += 1
                     self._audits.request_for_loss()
                 else:

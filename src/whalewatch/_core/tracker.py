@@ -15,7 +15,7 @@ from whalewatch._core.audit import Audit
 from whalewatch._core.diff import Change, differences
 from whalewatch._core.engine import Dead, Listing, Signal, SignalType
 from whalewatch._core.feed import Feed
-from whalewatch._core.model import Container, ContainerEvent, EventType, Origin
+from whalewatch._core.model import Container, ContainerEvent, EventType, Origin, same_run
 from whalewatch._core.reconcile import (
     ContainerState,
     InspectReason,
@@ -117,6 +117,8 @@ class Tracker:
             self.audit.touch(id)  # not for an ignored change of an untracked container: an audit must still check it
         self._store(id, state)
         self._publish((change,) if change else ())
+        if self._synced and change is None and signal.container is not None and state.container is signal.container:
+            self._repack(signal.container)
 
     def start_inspect(self, id: str) -> bool:
         """Begin an inspect of a container; return False if none is wanted any more, or one is under way already."""
@@ -145,7 +147,9 @@ class Tracker:
         asked = former.inspecting
         if suspect and asked is not None and asked.origin is Origin.RESYNC:
             self._counters.drift += any(change.origin is Origin.RESYNC for change in changes)
-        if not self._synced and isinstance(reading, Dead) and former.container is self._feed.snapshot._get(id):
+        published = self._feed.snapshot._get(id)
+        ended = former.container if isinstance(reading, Dead) and not self._synced else None
+        if ended is not None and published is not None and same_run(ended, published):
             self._exit_codes[id] = next((change.exit_code for change in changes), None)
         self._publish(changes)
         if self._synced and not changes and isinstance(reading, Container) and former.container == reading:
@@ -229,6 +233,7 @@ class Tracker:
             self._states.pop(id, None)
             self.audit.remove(id)
             if state.newest is not None:
+                self._exited.pop(id, None)  # the latest come last
                 self._exited[id] = state.newest
                 if len(self._exited) > MAX_EXITED:
                     del self._exited[next(iter(self._exited))]

@@ -49,8 +49,8 @@ LISTED_AT_ONCE = 8
 """Number of namespaces that are listed at the same time; slow ones do not count."""
 
 LISTING_TIMEOUT = 10.0
-"""Seconds that the listing of all namespaces may take. This is less than the watcher allows for it by default, so that
-namespaces that hang do not hide the others."""
+"""Seconds that the listing of a namespace may take until it makes progress. This is less than the watcher allows by
+default, so that namespaces that hang do not hide the others."""
 
 Pack = Callable[[Container, Inspection], Any]
 """A function that returns the rucksack of a container, from the container and its `Inspection`."""
@@ -222,10 +222,10 @@ class ContainerdEngine:
 
         async def list_namespace(namespace: str) -> None:
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout_at(deadline) as limit:
                     await slots.acquire()
                     with release_when_slow(slots, LISTING_TIMEOUT):
-                        containers.update(await self._list_namespace(namespace, calls))
+                        containers.update(await self._list_namespace(namespace, calls, limit))
             except EngineError as error:
                 failed[namespace] = error
             except TimeoutError:
@@ -238,11 +238,12 @@ class ContainerdEngine:
             raise next(iter(failed.values()))
         return Listing(containers=containers, absence_is_death=False, failed=failed, scope=namespace_of)
 
-    async def _list_namespace(self, namespace: str, calls: Calls) -> dict[str, ListedContainer]:
-        """List the containers of one namespace that are alive.
+    async def _list_namespace(self, namespace: str, calls: Calls, limit: asyncio.Timeout) -> dict[str, ListedContainer]:
+        """List the containers of one namespace that are alive; each that arrives extends the time limit.
 
         List the tasks first: a container that is created after that is not among them, but its start is reported.
         """
+        loop = asyncio.get_running_loop()
         listed = await calls.tasks(namespace)
         tasks = {task.id: task for task in listed or () if alive(task) is not False}
         self._progress += 1
@@ -250,6 +251,8 @@ class ContainerdEngine:
 
         def receive(found: wire.Container) -> None:
             self._progress += 1
+            if not limit.expired():
+                limit.reschedule(loop.time() + LISTING_TIMEOUT)
             if listed is None:  # shims hang: an inspect has to read each container
                 containers[within(namespace, text(found.id))] = ListedContainer()
                 return
@@ -280,7 +283,12 @@ class ContainerdEngine:
             return None
         if alive(task) is None:
             raise EngineTimeout(calls.connection.message(f"the shim of {printable(id)} does not answer"))
-        found = await calls.container(namespace, name)
+        try:
+            found = await calls.container(namespace, name)
+        except EngineError:
+            if alive(task):
+                raise
+            found = None  # that the task has stopped is certain all the same
         if found is None:
             return None
         read = container(namespace, found, task, self.address)

@@ -73,11 +73,11 @@ class Polling:
         for id, entry, running in entries:
             if entry.reported is not None and running is None:
                 yield Signal(SignalType.EXITED, id)
-                entry.reported = None
+                self._link.records.note_reported(id, None)
         for id, entry, running in entries:
             if running is not None and entry.reported != running:
                 yield Signal(SignalType.STARTED if entry.reported is None else SignalType.CHANGED, id)
-                entry.reported = running
+                self._link.records.note_reported(id, running)
 
     def _begin(self) -> None:
         self._begun = True

@@ -117,6 +117,10 @@ class Records:
         """Remember that an id belongs to a sandbox."""
         self._entry(id).sandbox = True
 
+    def note_reported(self, id: str, record: Record | None) -> None:
+        """Record with which record polling has reported that a container or sandbox runs; None that it has exited."""
+        self._entry(id).reported = record
+
     def forget(self, id: str) -> None:
         """Forget the record of a container or sandbox that has exited."""
         if (entry := self._entries.get(id)) is not None:
