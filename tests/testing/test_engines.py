@@ -77,7 +77,7 @@ def real(**options: bool) -> pytest.MarkDecorator:
 
 
 @real(live_restore=True)
-async def test_containers_outlive_an_engine_that_hangs_or_is_killed_with_live_restore(engine: Dockerd) -> None:
+async def test_containers_outlive_an_engine_that_is_frozen_or_killed_with_live_restore(engine: Dockerd) -> None:
     async with DockerControl(engine.socket) as control:
         container = await control.run("survivor")
         pid = (await control.inspect(container))["State"]["Pid"]

@@ -132,7 +132,7 @@ each_engine = pytest.mark.parametrize(
 
 
 @each_engine
-async def test_containers_outlive_an_engine_that_hangs_or_is_killed(engine: Containerd) -> None:
+async def test_containers_outlive_an_engine_that_is_frozen_or_killed(engine: Containerd) -> None:
     async with ContainerdControl(engine.socket) as control:
         pids = {id: await control.run(id) for id in ("survivor", "victim")}
         engine.freeze()

@@ -348,7 +348,7 @@ async def test_readers_of_containerd_17_take_events_from_each_other(make_cri: Ma
 
 @live
 @pytest.mark.parametrize("version", CONTAINERD_VERSIONS)
-async def test_pods_outlive_an_engine_that_hangs_or_is_killed_and_closing_it_leaves_nothing_behind(
+async def test_pods_outlive_an_engine_that_is_frozen_or_killed_and_closing_it_leaves_nothing_behind(
     make_cri: MakeCRI, version: str
 ) -> None:
     engine = await asyncio.to_thread(make_cri, version)
