@@ -258,7 +258,7 @@ async def test_inspections_and_listings_have_the_same_fields(docker: Docker) -> 
     inspection = await docker.control.inspect(container)
     (listed,) = await docker.control.list()
     for document, fields in ((inspection, INSPECTED), (listed, LISTED)):
-        expected = {path: type for type, paths in fields.items() for path in paths.split()}
+        expected = {path: kind for kind, paths in fields.items() for path in paths.split()}
         assert {path: type(_field(document, path)) for path in expected} == expected
 
 
