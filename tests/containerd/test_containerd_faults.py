@@ -185,6 +185,7 @@ async def test_streamed_listing_is_preferred_and_not_needed(list_stream: bool) -
         assert fake.requests["container_list"] == plain
 
 
+@pytest.mark.slow
 async def test_five_thousand_containers_with_large_specs_are_listed(fake: FakeContainerd) -> None:
     spec = json.dumps({"ociVersion": "1.0.2", "padding": "x" * 9000}).encode()
     for number in range(5000):
@@ -256,6 +257,7 @@ async def test_text_that_is_not_utf8_hides_nothing(fake: FakeContainerd) -> None
 # ---- shims that hang
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["1.7.24", "2.1.0"])  # a 2.x leaves them out of its listings
 async def test_hung_shim_keeps_the_last_known_state(version: str) -> None:
     async with FakeContainerd(version=version) as fake:

@@ -148,6 +148,7 @@ def cut_short(after: int, *, replay: bool) -> bool:
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replay", [True, False])
 def test_wherever_the_reading_of_a_net_difference_is_cut_short_another_one_completes_it(replay: bool) -> None:
     after = 0

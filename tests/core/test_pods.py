@@ -6,6 +6,7 @@ import pickle
 import time
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -147,6 +148,7 @@ def test_indexes_are_those_of_the_picture_whatever_changes(
             assert members == (set() if pod is None else {*pod, *({pod.sandbox} if pod.sandbox else ())})
 
 
+@pytest.mark.slow
 def test_many_containers_of_one_name_are_no_burden() -> None:
     """Under Kubernetes all replicas of a deployment bear the same container name."""
     many = {str(n): member(str(n), f"u{n % 100}", name="app", start=n) for n in range(20_000)}

@@ -70,6 +70,7 @@ async def test_what_happens_between_cuts_is_told_once() -> None:
         await follow.until(lambda: follow.shows(fake))
 
 
+@pytest.mark.slow
 @in_no_time
 async def test_default_neither_storms_nor_gives_up_though_every_synchronisation_is_cut() -> None:
     """A day of an engine whose stream ends a fifth of a second after each synchronisation."""
@@ -89,6 +90,7 @@ async def test_default_neither_storms_nor_gives_up_though_every_synchronisation_
     assert max(after - before for before, after in pairwise(connects)) < 61.0
 
 
+@pytest.mark.slow
 @in_no_time
 async def test_default_neither_storms_nor_gives_up_while_nobody_answers() -> None:
     """Hours of an engine that is away; once it is back it is noticed within two seconds."""

@@ -513,6 +513,7 @@ async def test_unread_subscription_hurts_nobody() -> None:
         assert late.alive == engine.alive
 
 
+@pytest.mark.slow
 def test_memory_of_an_unread_subscription_is_bounded_by_the_containers_not_the_events() -> None:
     publisher = Publisher(*(box(f"c{i}") for i in range(10)))
     events = publisher.events(buffer=64)

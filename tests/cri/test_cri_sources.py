@@ -341,6 +341,7 @@ async def test_one_status_is_asked_of_each_that_runs_which_the_application_may_p
         assert (engine.requests["container_status"], engine.requests["pod_status"]) == (4, 1)
 
 
+@pytest.mark.slow
 @BOTH
 async def test_audits_find_nothing_new_and_ask_for_no_status(engine: FakeCRI, source: str) -> None:
     pod = engine.run_pod("shop")
@@ -433,6 +434,7 @@ async def test_sandbox_without_a_pid_is_not_in_the_picture(
     assert not caplog.records
 
 
+@pytest.mark.slow
 @BOTH
 async def test_container_in_an_unknown_state_keeps_what_is_known(engine: FakeCRI, source: str) -> None:
     pod = bare(engine)

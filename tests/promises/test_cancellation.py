@@ -254,6 +254,7 @@ def test_story_is_told_to_its_end() -> None:
     assert dict(playing.engine.calls).keys() == {"connect", "signals", "listing", "inspect", "ping", "close"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "way", [leaving, cancelling_run, cancelling_the_body], ids=["leaving", "cancelling run()", "cancelling the body"]
 )
@@ -269,6 +270,7 @@ def test_watch_ends_cleanly_at_every_step(way: Callable[[Play, int], Any]) -> No
     assert step > 150
 
 
+@pytest.mark.slow
 def test_watch_ends_cleanly_though_the_leaving_is_cancelled_at_any_step() -> None:
     dice = shown_dice()
     with Complaints() as complaints:
@@ -335,6 +337,7 @@ async def wire_play(way: Callable[..., Any], step: int) -> int:
     return steps.taken
 
 
+@pytest.mark.slow
 async def test_watch_of_real_sockets_ends_cleanly_at_any_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "REPORT_DELAY", 0.01)
     for name, seconds in {"REPORT_DELAY": 0.01, "EXIT_DELAY": 0.01, "FIRST_RETRY": 0.02}.items():

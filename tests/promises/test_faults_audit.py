@@ -260,6 +260,7 @@ async def _listed_again(fake: FakeDocker) -> None:
     await within(fake.until(lambda: fake.requests["list"] > seen))
 
 
+@pytest.mark.slow
 async def test_audit_renews_a_stream_that_has_died_silently_and_misses_nothing() -> None:
     async with FakeDocker() as fake, followed(moby.watch(fake.address, audit=0.2)) as follow:
         streams = fake.requests["events"]

@@ -133,6 +133,7 @@ async def test_any_event_can_be_told(fake: FakeContainerd, control: ContainerdCo
         assert (oom.namespace, oom.topic, oom.event.container_id) == ("other", "/tasks/oom", "web")
 
 
+@pytest.mark.slow
 async def test_unread_events_are_kept_for_their_subscriber(fake: FakeContainerd, control: ContainerdControl) -> None:
     async with control.events() as events:
         with fake.faults.freeze():
