@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import grpc
 
+from tests.support.engines import install
 from tests.support.engines.process import (
     START_TIMEOUT,
     STOP_TIMEOUT,
@@ -34,7 +35,6 @@ from tests.support.engines.process import (
 
 Version = Literal["1.6", "1.7"]
 
-_BUSYBOX = Path("/bin/busybox")
 _APPLETS = ("sh", "sleep", "true", "false", "kill", "cat", "echo", "touch", "test", "ls")
 _CGROUPS = Path("/sys/fs/cgroup")
 
@@ -189,7 +189,7 @@ def busybox_tar() -> bytes:
     """Return the root file system of the smallest image that can sleep, as a tar archive."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        archive.add(_BUSYBOX, "bin/busybox")
+        archive.add(install.busybox(), "bin/busybox")
         for applet in _APPLETS:
             link = tarfile.TarInfo(f"bin/{applet}")
             link.type = tarfile.SYMTYPE
@@ -228,6 +228,6 @@ def _make_rootfs(folder: Path) -> None:
         return
     for name in ("bin", "dev", "proc"):
         (folder / name).mkdir(parents=True)
-    shutil.copy2(_BUSYBOX, folder / "bin/busybox")
+    shutil.copy2(install.busybox(), folder / "bin/busybox")
     for applet in _APPLETS:
         (folder / "bin" / applet).symlink_to("busybox")

@@ -71,7 +71,9 @@ class Dockerd(PrivateEngine):
     # -- life ----------------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        (self.root / "daemon.json").write_text("{}")  # or it would read the machine's own
+        # Without a file of its own it would read the machine's; and 20.10 would write a key below /etc.
+        config = {"deprecated-key-path": f"{self.root}/key.json"} if self.expected == "20.10" else {}
+        (self.root / "daemon.json").write_text(json.dumps(config))
         if self.certificates is not None and not self.certificates.exists():
             make_certificates(self.certificates)
         if self._network is None and self.port is None:
@@ -108,8 +110,6 @@ class Dockerd(PrivateEngine):
         yield f"--data-root={self.root}/data"
         yield f"--exec-root={self.root}/exec"
         yield f"--pidfile={self.root}/docker.pid"
-        if self.expected == "20.10":
-            yield f"--deprecated-key-path={self.root}/key.json"  # or it would write one below /etc
         yield f"--containerd={self._containerd.socket}"
         yield f"--host={self.address}"
         yield from ("--iptables=false", "--ip6tables=false", "--bridge=none")

@@ -57,6 +57,11 @@ def search_path(version: str) -> tuple[str, ...]:
     return (*(f"{engines_folder()}/{release}{folder}" for release in releases for folder in HOST_PATH), *HOST_PATH)
 
 
+def busybox() -> str:
+    """Return the path of the program that is all of the smallest image."""
+    return shutil.which("busybox", path=os.pathsep.join(search_path(OUR_VERSION))) or "busybox"
+
+
 def library_path() -> str:
     """Return the folders of the libraries that the machine lacks."""
     machine = sysconfig.get_config_var("MULTIARCH") or ""
