@@ -2,7 +2,7 @@
 
 debootstrap makes a root folder with git, make, python3 and python3-venv, and nothing else. The last commit is cloned
 into a home folder there that only its owner may enter; both commands run in mount and PID namespaces of their own, with
-the name servers and the authorities of this machine. The folder is removed in the end.
+the name servers, hosts and authorities of this machine. The folder is removed in the end.
 """
 
 from __future__ import annotations
@@ -51,8 +51,9 @@ def main(release: str) -> int:
             code = subprocess.run([*enter, *arguments], check=False, timeout=timeout).returncode
             failed += code != 0
             say(f"---- {release}: {command}: exit code {code} after {time.monotonic() - started:.0f} s")
-            if left := installed(root) - before:
-                say(f"---- left outside home and checkout: {', '.join(sorted(left))}")
+            left = installed(root) - before
+            for path in sorted(path for path in left if str(Path(path).parent) not in left):
+                say(f"---- left outside home and checkout: {path}")
     return failed
 
 
@@ -63,7 +64,7 @@ def make_root(release: str, tools: Path, root: Path) -> None:
     options = ["--variant=minbase", f"--include={','.join(PACKAGES)}"]
     run([f"{tools}/usr/sbin/debootstrap", *options, release, str(root), mirror()])
     (root / _AUTHORITIES).parent.mkdir(parents=True, exist_ok=True)
-    for file in ("/etc/resolv.conf", _AUTHORITIES):
+    for file in ("/etc/hosts", "/etc/resolv.conf", _AUTHORITIES):
         shutil.copy(file, f"{root}{file}")
 
 

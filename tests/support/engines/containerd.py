@@ -54,11 +54,13 @@ PAUSE_IMAGE = "registry.local/pause:1"
 
 _CRI = "io.containerd.grpc.v1.cri"
 
-# Both are needed in a container: there is no registry, and no CAP_SYS_RESOURCE.
+# The first two are needed in a container: there is no registry, and no CAP_SYS_RESOURCE. The networks' folder is made.
 _CRI_CONFIG = """\
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{image}"
   restrict_oom_score_adj = true
+[plugins."io.containerd.grpc.v1.cri".cni]
+  conf_dir = "{root}/cni"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
   runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
