@@ -91,14 +91,14 @@ clean: ## start afresh
 $(BIN)/python:
 	@[ -n "$(PYTHON)" ] || { echo "no Python 3.11 or newer with venv found: on Debian, apt install python3-venv;" \
 		"or name one: make PYTHON=..." >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV)"; $(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: pyproject.toml | $(BIN)/python
-	$(BIN)/python $(PIP) --editable . $(OR_SAY)
+	@$(BIN)/python $(PIP) --editable . $(OR_SAY)
 	@touch $@
 
 # Dependency groups need a newer pip than some Pythons bring along.
 $(VENV)/installed-dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python $(PIP) --upgrade 'pip>=25.1' $(OR_SAY)
-	$(BIN)/python $(PIP) --group dev --editable . $(OR_SAY)
+	@$(BIN)/python $(PIP) --upgrade 'pip>=25.1' $(OR_SAY)
+	@$(BIN)/python $(PIP) --group dev --editable . $(OR_SAY)
 	@touch $@ $(VENV)/installed
