@@ -20,7 +20,7 @@ OR_SAY = >$(VENV)/pip.log 2>&1 || { echo "pip: $$(grep ERROR $(VENV)/pip.log | t
 	"(can it reach its package index? all it said is in $(VENV)/pip.log)" >&2; exit 1; }
 # Most tests wait, so that three at a time keep two cores busy; each has engines of its own.
 PYTEST := -m pytest -n 3
-UNIT := --hypothesis-profile=unit -m
+UNIT := --hypothesis-profile=unit -m 'not live and not slow'
 
 # A virtual environment without pip, or that was moved here from elsewhere, is made again.
 SOUND := $(shell [ ! -e $(VENV) ] || { grep -qF '$(CURDIR)/$(VENV)' $(BIN)/activate && $(BIN)/python -c 'import pip'; } \
@@ -35,7 +35,7 @@ demo: $(VENV)/installed ## the live picture of your Docker engine, or of a simul
 	$(BIN)/python examples/demo.py $(if $(SECONDS),--seconds $(SECONDS))
 
 unit: $(VENV)/installed-dev ## the tests that need no engine, one minute
-	WHALEWATCH_LIVE=off $(BIN)/python $(PYTEST) $(UNIT) 'not live and not slow'
+	WHALEWATCH_LIVE=off $(BIN)/python $(PYTEST) $(UNIT)
 
 test: plan engines lint ## everything, with real engines: seven minutes
 	$(BIN)/python $(PYTEST) --cov --cov-report=term
@@ -72,11 +72,11 @@ wheel: $(VENV)/installed-dev ## build dist/*.tar.gz, and from it dist/*.whl
 	rm -rf dist
 	$(BIN)/python -m build --quiet
 
-pythons: $(PYTHONS:%=python-%) ## the unit tier and the slow tests, against the built wheel, on each Python; python-3.12 is one
+pythons: $(PYTHONS:%=python-%) ## the unit tier against the built wheel on each supported Python; python-3.12 is one
 
 # The tests, too, are those of the source distribution: nothing of the checkout is used.
 python-%: wheel
-	@WHALEWATCH_LIVE=off $(BIN)/python -m tests.support.pythons $* -- $(PYTEST) $(UNIT) 'not live'
+	@WHALEWATCH_LIVE=off $(BIN)/python -m tests.support.pythons $* -- $(PYTEST) $(UNIT)
 
 bare: $(VENV)/installed-dev ## try both commands on a minimal Debian, in a folder; RELEASE=trixie for another
 	$(BIN)/python -m tests.support.bare $(or $(RELEASE),bookworm)
