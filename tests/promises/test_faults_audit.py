@@ -290,6 +290,7 @@ async def test_start_that_fell_between_listing_and_subscription_is_found_right_a
     async with followed(Watcher(engine, audit=None)) as follow:
         await follow.until(lambda: follow.types() == ["started"])
         assert (follow.news()[0].origin, follow.fold.alive) == (Origin.RESYNC, engine.alive)
+        assert (follow.stats.outages, follow.stats.syncs) == (0, 1), "not by a second synchronisation"
 
 
 async def test_listing_that_is_stale_repairs_nothing() -> None:
