@@ -17,7 +17,9 @@ from whalewatch import (
     Container,
     EngineError,
     EngineUnavailable,
+    EventType,
     NotSynced,
+    Origin,
     Signal,
     SignalType,
     Status,
@@ -173,6 +175,26 @@ async def test_foreign_exception_of_a_ping_is_translated_and_retried() -> None:
         async with followed(Watcher(engine, retry=AT_ONCE, heartbeat=0.01)) as follow:
             await follow.until(lambda: follow.stats.outages)
             assert isinstance(next(s.error for s in follow.states if s.error), EngineError)
+
+
+async def test_engine_that_refuses_calls_is_heard_to_the_end_of_its_stream() -> None:
+    engine = ScriptedEngine(box("a"))
+    with engine.fail("ping", lost_engine()):
+        async with followed(Watcher(engine, heartbeat=0.01, call_timeout=PATIENCE)) as follow:
+            await engine.until(lambda: engine.calls["ping"])
+            engine.exit("a", 137)
+            engine.end()
+            await follow.until(lambda: follow.stats.outages)
+            (exited,) = follow.news()
+    assert (exited.type, exited.origin, exited.exit_code) == (EventType.EXITED, Origin.ENGINE, 137)
+
+
+async def test_engine_that_refuses_calls_is_lost_although_its_stream_stays_open() -> None:
+    engine = ScriptedEngine()
+    with engine.fail("ping", lost_engine()) as error:
+        async with followed(Watcher(engine, retry=AT_ONCE, heartbeat=0.01, call_timeout=0.1)) as follow:
+            await follow.until(lambda: follow.stats.outages)
+            assert next(status.error for status in follow.states if status.error) is error
 
 
 async def test_foreign_exception_while_closing_is_logged_and_leaving_raises_nothing(

@@ -219,7 +219,12 @@ class Session:
     async def _heartbeat(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_FRACTION * self._settings.heartbeat)
-            await self._call("ping", self._engine.ping())
+            try:
+                await self._call("ping", self._engine.ping())
+            except EngineUnavailable:
+                # An engine that shuts down first refuses calls; then its stream reports how its containers end.
+                await asyncio.sleep(self._settings.call_timeout)
+                raise
 
     # Synchronisation and audit
 
