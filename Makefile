@@ -26,7 +26,7 @@ UNIT := --hypothesis-profile=unit -m 'not live and not slow'
 SOUND := $(shell [ ! -e $(VENV) ] || { grep -qF '$(CURDIR)/$(VENV)' $(BIN)/activate && $(BIN)/python -c 'import pip'; } \
 	2>/dev/null || rm -rf $(VENV))
 
-.PHONY: help demo unit test lint format protos engines wheel pythons bare bench clean plan
+.PHONY: help demo unit test lint format protos engines wheel pythons typing bare bench clean plan
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,6 +77,12 @@ pythons: $(PYTHONS:%=python-%) ## the unit tier against the built wheel on each 
 # The tests, too, are those of the source distribution: nothing of the checkout is used.
 python-%: wheel
 	@WHALEWATCH_LIVE=off $(BIN)/python -m tests.support.pythons $* -- $(PYTEST) $(UNIT)
+
+typing: wheel ## a user's program and the public names, for mypy and pyright, against the built wheel
+	@rm -rf .pythons/typing && $(BIN)/python -m venv .pythons/typing
+	@.pythons/typing/bin/python $(PIP) --upgrade 'pip>=25.1' $(OR_SAY)
+	@.pythons/typing/bin/python $(PIP) --group typing dist/*.whl $(OR_SAY)
+	$(BIN)/python -m tests.typing $(CURDIR)/.pythons/typing/bin/python
 
 bare: $(VENV)/installed-dev ## try both commands on a minimal Debian, in a folder; RELEASE=trixie for another
 	$(BIN)/python -m tests.support.bare $(or $(RELEASE),bookworm)
