@@ -69,18 +69,11 @@ def _tell(line: str) -> None:
 
 
 def _told(report: Report) -> str:
-    lines = [
-        f"{report.seconds:.0f} s, {report.rounds} rounds",
-        f"{report.operations.total()} operations carried out, {report.refused} refused: "
-        + ", ".join(f"{name} {count}" for name, count in sorted(report.operations.items())),
-        f"{report.faults.total()} faults of {len(report.faults)} kinds: "
-        + ", ".join(f"{name} {count}" for name, count in sorted(report.faults.items())),
-        f"{report.passers_by} watchers came and went; the engine got stuck by itself {report.revived} times",
-        f"{report.confirmed} events bear the engine's times, it told {report.undated} without any",
-        f"{report.exit_codes[True]} exits bear the engine's codes, {report.exit_codes[False]} none though it told one",
-        f"{report.silences} times a watcher had to notice that nothing answered, and did",
-        f"the engine told of exits that were none: {report.risen} times to one of six listeners",
-    ]
+    lines = [f"{report.seconds:.0f} s, {report.rounds} rounds"]
+    for what, counts in {"operations": report.operations, "faults": report.faults}.items():
+        each = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+        lines.append(f"{counts.total()} {what} of {len(counts)} kinds: {each}")
+    lines += [f"{count} {what}" for what, count in sorted(report.counts.items())]
     for swallowed, took in report.converged.items():
         if took:
             which = "with events swallowed" if swallowed else "without events swallowed"
@@ -89,8 +82,7 @@ def _told(report: Report) -> str:
                 f"{max(took):.2f} s (longest)"
             )
     lines += [
-        f"outages: {dict(report.outages)}; only audits found: {dict(report.drift)}; calls: {report.calls}",
-        f"memory grown by {report.grown} KiB after the tenth round",
+        f"outages: {dict(report.outages)}; only audits found: {dict(report.drift)}",
         f"{len(report.divergences)} divergences, {len(report.leaks)} leaks",
         *(f"the engine told: {line}" for line in report.heard),
         *(f"divergence: {line}" for line in report.divergences),

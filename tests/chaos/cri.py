@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Collection, Mapping
+from functools import partial
 from random import Random
 from typing import Any, ClassVar, Literal
 
-from tests.chaos.connection import connection_faults
-from tests.chaos.private import PrivateWorld
-from tests.chaos.shims import REFUSALS, engine_faults, hear, kill
-from tests.chaos.witness import Told
-from tests.chaos.world import Fault, Operation
+from tests.chaos.containerd import ShimWorld
+from tests.chaos.world import Operation, World
 from tests.support import cri_checker
 from tests.support.engines.containerd import Containerd, Version
-from tests.support.engines.containerd_control import ContainerdControl
-from tests.support.engines.cri_control import SLEEP, CRIControl, Listed, Pod
-from whalewatch import Container, Watcher, cri
+from tests.support.engines.control import SLEEP
+from tests.support.engines.cri_control import CRIControl, Listed, Pod
+from whalewatch import Container, cri
 
 Source = Literal["native", "pod-events", "poll"]
 
@@ -31,37 +28,27 @@ DEAD = {"CREATED", "STOPPED"}
 """States of a task without a process that does what it is meant to."""
 
 
-class CRIWorld(PrivateWorld):
+class CRIWorld(ShimWorld):
     """A containerd with the CRI that survives what is done to it.
 
     A watcher that polls is not told what came and went between two looks, and it need not be: every picture is held
     against the engine's in peace only, and an audit of its is a look like any other, that leaves nothing to be found.
     """
 
-    refusals = REFUSALS
-    watching: ClassVar[dict[str, Any]] = {"poll": 0.5, **PrivateWorld.watching}
+    watching: ClassVar[dict[str, Any]] = {"poll": 0.5, **World.watching}
 
     def __init__(self, version: Version, source: Source, dice: Random) -> None:
+        engine = Containerd(version, cri=True)
+        self._control = CRIControl(engine.socket)
+        super().__init__(engine, dice, self._control)
+        self.watch = partial(cri.watch, source=source)
         self.proves_subscriptions = source == "poll"  # which begins with a listing
         self.sole = source == "pod-events"  # of containerd 1.7, which has one queue of them for all
-        self._source: Source = source
-        self._engine = Containerd(version, cri=True)
-        self._control = CRIControl(self._engine.socket)
-        self._native = ContainerdControl(self._engine.socket)
+        self._by_tasks = source == "native"
+        if not self._by_tasks:
+            self.told = None
         self._pods: dict[str, Pod] = {}
-        self._disputed: set[int] = set()
-        super().__init__(f"CRI of containerd {version}, {source}", self._engine, dice, self._control, self._native)
-
-    @property
-    def told(self) -> Told | None:
-        return self._heard_of if self._source == "native" else None
-
-    async def _hear(self) -> None:
-        await hear(self._engine, self.heard, self._heard_of, self._exits, _shown)
-
-    def watcher(self, *, proxied: bool) -> Watcher:
-        address = (self._proxy if proxied else self._engine).address
-        return cri.watch(address, source=self._source, **self.options(proxied=proxied))
+        self._disputed: list[tuple[str, int]] = []
 
     async def truth(self) -> dict[str, dict[str, Any]]:
         """Everything that is alive, by id, once containerd and its CRI agree about it.
@@ -72,12 +59,11 @@ class CRIWorld(PrivateWorld):
         told = await cri_checker.truth(self._control)
         states = {id: each.state for id, each in (await self._control.containers()).items()}
         # With source "native" it is the task that decides.
-        self.unknown = 0 if self._source == "native" else list(states.values()).count("UNKNOWN")
+        self.unknown = 0 if self._by_tasks else list(states.values()).count("UNKNOWN")
         tasks = {id: pid for id, (status, pid) in (await self._native.tasks("k8s.io")).items() if status not in DEAD}
-        disputed = tasks.items() ^ {id: one["pid"] for id, one in told.items()}.items()
-        self._disputed = {pid for _, pid in disputed if self._owns(pid)}
-        if disputed:
-            raise LookupError(*(f"{id} {states.get(id)} {tasks.get(id)}" for id, _ in sorted(disputed)))
+        self._disputed = sorted(tasks.items() ^ {id: one["pid"] for id, one in told.items()}.items())
+        if self._disputed:
+            raise LookupError(*(f"{id} {states.get(id)} {tasks.get(id)}" for id, _ in self._disputed))
         return told
 
     def seen(self, container: Container) -> dict[str, Any]:
@@ -86,11 +72,8 @@ class CRIWorld(PrivateWorld):
     async def revive(self) -> None:
         """Kill the engine and start it again; what containerd and its CRI could not agree about is ended."""
         await asyncio.to_thread(self._engine.kill)
-        for pid in self._disputed:
-            kill(pid)
-        await asyncio.to_thread(self._engine.start)
-
-    # -- operations --------------------------------------------------------------------------------------------------
+        self._kill(self._disputed, len(self._disputed))
+        await self._start()
 
     @property
     def operations(self) -> Mapping[str, Operation]:
@@ -155,10 +138,7 @@ class CRIWorld(PrivateWorld):
         await self._control.remove_pod(former.id)
         self._pods.pop(former.id, None)
 
-    async def _create(self) -> None:
-        await self._created()
-
-    async def _created(self, cmd: tuple[str, ...] = SLEEP) -> str:
+    async def _create(self, cmd: tuple[str, ...] = SLEEP) -> str:
         if len(await self._control.containers()) >= CONTAINERS:
             await self._remove()
         pod = self._pods[(await self._any_pod()).id]
@@ -166,7 +146,7 @@ class CRIWorld(PrivateWorld):
         return await self._control.create(pod, f"chaos-{self._number}", annotations={"mood": "bad"}, cmd=cmd)
 
     async def _run(self, cmd: tuple[str, ...] = SLEEP) -> None:
-        await self._control.start(await self._created(cmd))
+        await self._control.start(await self._create(cmd))
 
     async def _run_two(self) -> None:
         await self._run()
@@ -190,24 +170,8 @@ class CRIWorld(PrivateWorld):
 
     async def _kill_process(self) -> None:
         """Of a container, or of a pod itself."""
-        kill(self._dice.choice(await self._pids()))
+        self._kill(await self._pids(), 1)
 
-    async def _pids(self) -> list[int]:
-        """Processes that may be killed: while a shim is frozen, the CRI tells of some that are long gone."""
-        return [pid for pid in (await self._control.truth()).values() if self._owns(pid)]
-
-    def _owns(self, pid: int) -> bool:
-        try:
-            return self._engine.root.name in Path(f"/proc/{pid}/cgroup").read_text()
-        except OSError:
-            return False
-
-    # -- faults ------------------------------------------------------------------------------------------------------
-
-    @property
-    def faults(self) -> Mapping[str, Mapping[str, Fault]]:
-        return {**engine_faults(self._engine, self._dice, self._pids), "connection": connection_faults(self._proxy)}
-
-
-def _shown(_namespace: str, id: str) -> str:
-    return id
+    async def _pids(self) -> Collection[tuple[str, int]]:
+        """Containers and sandboxes with their processes: while a shim is frozen, the CRI tells of some long gone."""
+        return (await self._control.truth()).items()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -89,48 +88,29 @@ class Watched:
         self.witness = witness
         self.eager = Listener(f"{name}, eager", watcher)
         self.lazy = Listener(f"{name}, lazy", watcher, SMALL)
-        self._elsewhere: Listener | None = None
-        self._failed: list[BaseException] = []
+        self._elsewhere = Listener(f"{name}, in another thread", watcher)
+        self.listeners = (self.eager, self.lazy, self._elsewhere)
         self._tasks: list[asyncio.Task[None]] = []
-
-    @property
-    def listeners(self) -> Iterator[Listener]:
-        yield self.eager
-        yield self.lazy
-        if self._elsewhere is not None:
-            yield self._elsewhere
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        thread = threading.Thread(target=self._listen_elsewhere, name=f"{self.name}, listener")
         async with self.watcher:
-            thread.start()
-            self._tasks = [asyncio.create_task(one.listen()) for one in (self.eager, self.lazy)]
+            here = [asyncio.create_task(one.listen()) for one in (self.eager, self.lazy)]
+            elsewhere = asyncio.create_task(asyncio.to_thread(asyncio.run, self._elsewhere.listen()))
+            self._tasks = [*here, elsewhere]
             try:
                 yield
             finally:
-                for task in self._tasks:
+                for task in here:
                     task.cancel()
-                await asyncio.wait(self._tasks)
-        await asyncio.to_thread(thread.join, HEARD_WITHIN)  # the end of the watch ends its subscription
-
-    def _listen_elsewhere(self) -> None:
-        async def listen() -> None:
-            self._elsewhere = Listener(f"{self.name}, in another thread", self.watcher)
-            await self._elsewhere.listen()
-
-        try:
-            asyncio.run(listen())
-        except BaseException as error:  # noqa: BLE001 - told by `faults`, in the run's own thread
-            self._failed.append(error)
+                await asyncio.wait(here)
+        await asyncio.wait({elsewhere}, timeout=HEARD_WITHIN)  # the end of the watch ends its subscription
 
     def failures(self) -> Iterator[str]:
         """Tell of listeners that have found an impossible event, or were told an error."""
-        for task in self._tasks:
+        for listener, task in zip(self.listeners, self._tasks, strict=True):
             if task.done() and not task.cancelled() and (error := task.exception()):
-                yield f"{self.name}: a listener failed: {error!r}"
-        for error in self._failed:
-            yield f"{self.name}: the listener in another thread failed: {error!r}"
+                yield f"{listener.name}: failed: {error!r}"
 
     def differences(self, world: World, truth: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         """Tell where the picture is not the engine's, or a listener's not the picture."""

@@ -4,35 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import UTC, datetime
-from pathlib import Path
+from functools import partial
 from random import Random
 from typing import Any, ClassVar, Self
 from zlib import crc32
 
 import aiohttp
 
-from tests.chaos.connection import KILLING, connection_faults, during
-from tests.chaos.private import PrivateWorld
-from tests.chaos.world import Fault, Operation
+from tests.chaos.world import Fault, Operation, World, during
 from tests.support.checker import seen, told
 from tests.support.engines.control import ControlError, DockerControl
 from tests.support.engines.dockerd import Dockerd, Version
 from tests.support.engines.process import EngineFailedError
 from tests.support.engines.proxy import Event, passed_on
-from whalewatch import Container, Watcher, moby
+from whalewatch import Container, moby
 
 CROWD = 12
 """Containers at most: each costs the engine memory, and each look at the truth a call."""
 
 SICK = {"Test": ["CMD-SHELL", "test ! -f /sick"], "Interval": 1_000_000_000, "Retries": 1}
-
-GIGANTIC = 6_000_000
-"""Bytes of a line that is too long."""
 
 NOISE = (
     b"\x00\xff\xfe rubbish \x1b[31m\n",
@@ -41,32 +34,29 @@ NOISE = (
     b"[" * 20_000 + b"\n",
 )
 
-GIGANTIC_LINE = b'{"Type": "' + b"x" * GIGANTIC + b'"}\n'
+GIGANTIC_LINE = b'{"Type": "' + b"x" * 6_000_000 + b'"}\n'
 
 
-class DockerWorld(PrivateWorld):
+class DockerWorld(World):
     """A Docker engine that survives what is done to it."""
 
-    refusals: tuple[type[Exception], ...] = (ControlError, aiohttp.ClientError, OSError, TimeoutError)
-    watching: ClassVar[dict[str, Any]] = {**PrivateWorld.watching, "call_timeout": 2.0}
-    proves_subscriptions = True
-    dated = True
+    refusals = (ControlError, aiohttp.ClientError, OSError)
+    watch = staticmethod(moby.watch)
+    watching: ClassVar[dict[str, Any]] = {**World.watching, "call_timeout": 2.0}
+    proves_subscriptions = dated = True
 
     def __init__(self, version: Version, dice: Random) -> None:
         self._engine = Dockerd(version, live_restore=True)
-        self._control = DockerControl(self._engine.socket)
+        self._control, self._ear = DockerControl(self._engine.socket), DockerControl(self._engine.socket)
         self._ids: list[str] = []
         self._network = ""
         self._deaths: dict[str, datetime] = {}
-        super().__init__(f"Docker {version}", self._engine, dice, self._control)
+        super().__init__(self._engine, dice, self._control, self._ear)
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()
         self._network = await self._control.network_create("chaos")
         return self
-
-    def watcher(self, *, proxied: bool) -> Watcher:
-        return moby.watch((self._proxy if proxied else self._engine).address, **self.options(proxied=proxied))
 
     async def truth(self) -> dict[str, dict[str, Any]]:
         try:
@@ -75,18 +65,11 @@ class DockerWorld(PrivateWorld):
             raise several.exceptions[0] from several
         return {id: told(inspection) for id, inspection in inspections.items()}
 
-    async def _hear(self) -> None:
-        """Take down what the engine tells, beside all watchers."""
-        async with DockerControl(self._engine.socket) as control:
-            while True:
-                with suppress(*self.refusals):
-                    async with control.events(filters={"type": ["container", "network"]}) as events:
-                        self.heard.append("a stream begins")
-                        with self._heard_of.hearing():
-                            async for event in events:
-                                self._take_down(event)
-                self.heard.append("the stream has ended")
-                await asyncio.sleep(0.1)
+    def seen(self, container: Container) -> dict[str, Any]:
+        return seen(container)
+
+    def _events(self) -> AbstractAsyncContextManager[Any]:
+        return self._ear.events(filters={"type": ["container", "network"]})
 
     def _take_down(self, event: Event) -> None:
         action, actor = event["Action"], event["Actor"]
@@ -124,12 +107,15 @@ class DockerWorld(PrivateWorld):
                 self._ids.remove(id)
             except self.refusals:
                 pass
-        await asyncio.to_thread(self._engine.kill)
-        await self._start()
+        await super().revive()
 
     async def _start(self) -> None:
-        """Start the engine again; one that will not even start begins anew, at the same place, without anything."""
+        """Start the engine again, with live-restore or without, as chance will have it.
+
+        One that will not even start begins anew, at the same place, without anything.
+        """
         await self._control.aclose()
+        self._engine.live_restore = self._dice.random() < 0.8
         try:
             await asyncio.to_thread(self._engine.start)
         except EngineFailedError:
@@ -138,11 +124,6 @@ class DockerWorld(PrivateWorld):
             await asyncio.to_thread(self._engine.start)
             self._network = await self._control.network_create("chaos")
             self.heard.append("it would not start, and was made anew")
-
-    def seen(self, container: Container) -> dict[str, Any]:
-        return seen(container)
-
-    # -- operations --------------------------------------------------------------------------------------------------
 
     @property
     def operations(self) -> Mapping[str, Operation]:
@@ -160,10 +141,12 @@ class DockerWorld(PrivateWorld):
             "rename": lambda: control.rename(self._any(), self._name()),
             "remove": self._remove,
             "remove, and run under the same name": self._replace,
-            "exec": self._exec,
+            "exec": lambda: control.exec(self._any(), ["/bin/true"]),
             "connect": lambda: control.network_connect(self._network, self._any()),
             "disconnect": lambda: control.network_disconnect(self._network, self._any()),
-            "fall ill or recover": self._sicken,
+            "fall ill or recover": lambda: control.exec(
+                self._any(), ["/bin/sh", "-c", "test -f /sick && busybox rm /sick || touch /sick"]
+            ),
             "kill the process": self._kill_process,
         }
 
@@ -209,70 +192,37 @@ class DockerWorld(PrivateWorld):
         await self._remove(id)
         await self._run(name)
 
-    async def _exec(self) -> None:
-        await self._control.exec(self._any(), ["/bin/true"])
-
-    async def _sicken(self) -> None:
-        await self._control.exec(self._any(), ["/bin/sh", "-c", "test -f /sick && busybox rm /sick || touch /sick"])
-
     async def _kill_process(self) -> None:
         id = self._any()
-        _kill((await self._control.inspect(id))["State"]["Pid"], id)
-
-    # -- faults ------------------------------------------------------------------------------------------------------
+        self._kill([(id, (await self._control.inspect(id))["State"]["Pid"])], 1)
 
     @property
-    def faults(self) -> Mapping[str, Mapping[str, Fault]]:
-        return {
-            "engine": {
-                "engine killed": lambda: self._away(self._engine.kill),
-                KILLING: lambda: self._away(self._engine.kill, killing=True),
-                "engine stopped": lambda: self._away(self._engine.stop),
-                "engine frozen": lambda: during(self._engine.freeze, self._engine.thaw),
-                "containerd frozen": lambda: during(self._engine.freeze_containerd, self._engine.thaw_containerd),
-            },
-            "connection": connection_faults(self._proxy)
-            | {
-                "event streams ended": self._streams_ended,
-                "events swallowed": lambda: self._rewritten(self._swallowing()),
-                "events doubled": lambda: self._rewritten(lambda event: [event, event]),
-                "events shuffled and late": self._shuffled,
-                "noise among the events": lambda: self._injected(*self._dice.sample(NOISE, k=3)),
-                "a gigantic line among the events": lambda: self._injected(GIGANTIC_LINE),
-            },
+    def faults(self) -> dict[str, dict[str, Fault]]:
+        engine, proxy, faults = self._engine, self._proxy, super().faults
+        freeze_containerd = partial(asyncio.to_thread, engine.freeze_containerd)
+        faults["engine"]["containerd frozen"] = lambda: during(freeze_containerd, engine.thaw_containerd)
+        faults["connection"] |= {
+            "event streams ended": lambda: during(proxy.end_streams, proxy.end_streams),
+            "events swallowed": self._swallowed,
+            "events doubled": lambda: self._rewritten(lambda event: [event, event]),
+            "events shuffled and late": self._shuffled,
+            "noise among the events": lambda: during(partial(self._inject, *self._dice.sample(NOISE, k=3))),
+            "a gigantic line among the events": lambda: during(partial(self._inject, GIGANTIC_LINE)),
         }
+        return faults
 
-    @asynccontextmanager
-    async def _away(self, leave: Any, *, killing: bool = False) -> AsyncIterator[None]:
-        """Take the engine away; it comes back with live-restore or without, as chance will have it."""
-        pids = {id: one["pid"] for id, one in (await self.truth()).items()} if killing else {}
-        await asyncio.to_thread(leave)
-        try:
-            for id in self._dice.sample(sorted(pids), k=min(len(pids), 3)):
-                _kill(pids[id], id)
-            yield
-        finally:
-            self._engine.live_restore = self._dice.random() < 0.8
-            await self._start()
+    def _inject(self, *lines: bytes) -> None:
+        for line in lines:
+            self._proxy.inject(line)
 
-    @asynccontextmanager
-    async def _streams_ended(self) -> AsyncIterator[None]:
-        self._proxy.end_streams()
-        yield
-        self._proxy.end_streams()
+    def _rewritten(self, rewrite: Callable[[Event], Iterable[Event]]) -> AbstractAsyncContextManager[None]:
+        put = partial(setattr, self._proxy, "rewrite")
+        return during(partial(put, rewrite), partial(put, passed_on))
 
-    @asynccontextmanager
-    async def _rewritten(self, rewrite: Any) -> AsyncIterator[None]:
-        self._proxy.rewrite = rewrite
-        try:
-            yield
-        finally:
-            self._proxy.rewrite = passed_on
-
-    def _swallowing(self) -> Any:
+    def _swallowed(self) -> AbstractAsyncContextManager[None]:
         """Swallow every third event or so, and the same ones on each stream."""
         salt = self._dice.random()
-        return lambda event: [] if crc32(f"{salt}{event}".encode()) % 3 == 0 else [event]
+        return self._rewritten(lambda event: [] if crc32(f"{salt}{event}".encode()) % 3 == 0 else [event])
 
     @asynccontextmanager
     async def _shuffled(self) -> AsyncIterator[None]:
@@ -288,18 +238,4 @@ class DockerWorld(PrivateWorld):
 
         async with self._rewritten(rewrite):
             yield
-        for event in held:
-            self._proxy.inject(json.dumps(event).encode() + b"\n")
-
-    @asynccontextmanager
-    async def _injected(self, *lines: bytes) -> AsyncIterator[None]:
-        for line in lines:
-            self._proxy.inject(line)
-        yield
-
-
-def _kill(pid: int, id: str) -> None:
-    """Kill a container's process itself, if it is still the container's."""
-    with suppress(OSError):
-        if pid > 0 and id in Path(f"/proc/{pid}/cgroup").read_text():
-            os.kill(pid, signal.SIGKILL)
+        self._inject(*(json.dumps(event).encode() + b"\n" for event in held))

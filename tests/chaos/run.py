@@ -7,14 +7,14 @@ import logging
 import resource
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, Self
 
 from tests.chaos.crowd import Listener, Watched, crowd
-from tests.chaos.world import Fault, Operation, World
+from tests.chaos.world import Fault, Operation, World, during
 from whalewatch import WatchState
 
 WORKERS = 3
@@ -59,41 +59,25 @@ class Report:
     """What happened; there must be no divergences and no leaks.
 
     Attributes:
-        refused: operations that the engine would not, or could not, carry out.
-        revived: how often the engine itself had got stuck, and was started again.
-        risen: how often a listener was told that a run had exited and started again, as the engine said.
+        counts: how often what happened, in words.
         converged: seconds from the end of the last fault and operation until all pictures were right; a list for rounds
             in which events were swallowed (True) and one for the others.
+        drift: what only audits found, by watcher.
         divergences: pictures that were wrong in the end, impossible events, failures inside.
         heard: what the engine had told until then, if there are any.
-        silences: how often a watcher had to notice that nothing answered, and did.
-        confirmed: events that the engine told, with the same time and exit code; those without a time are `undated`.
-        exit_codes: passed on (True), or told by the engine of an exit that bears none (False).
-        passers_by: watchers that came and went in the middle of it.
-        drift: what only audits found, by watcher.
-        grown: KiB by which the greatest memory use of the process grew after the first rounds.
     """
 
     seconds: float = 0.0
     rounds: int = 0
     operations: Counter[str] = field(default_factory=Counter)
-    refused: int = 0
-    revived: int = 0
-    risen: int = 0
     faults: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
     converged: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})
+    drift: Counter[str] = field(default_factory=Counter)
+    outages: Counter[str] = field(default_factory=Counter)
     divergences: list[str] = field(default_factory=list)
     heard: list[str] = field(default_factory=list)
     leaks: list[str] = field(default_factory=list)
-    silences: int = 0
-    confirmed: int = 0
-    undated: int = 0
-    exit_codes: Counter[bool] = field(default_factory=Counter)
-    passers_by: int = 0
-    drift: Counter[str] = field(default_factory=Counter)
-    outages: Counter[str] = field(default_factory=Counter)
-    calls: int = 0
-    grown: int = 0
 
 
 class Chaos:
@@ -110,13 +94,7 @@ class Chaos:
         """Go on for a while; the round that is under way then is finished."""
         began = time.monotonic()
         report = self.report
-        alarms = _Alarms()
-        log = logging.getLogger("whalewatch")
-        level = log.level
-        log.addHandler(alarms)
-        log.setLevel(logging.DEBUG)
-        asyncio.get_running_loop().set_exception_handler(alarms.failed)
-        try:
+        with _Alarms() as alarms:
             async with crowd(self._world, alarms.unread) as watched:
                 while time.monotonic() - began < seconds and not report.divergences:
                     await self._round(watched)
@@ -124,19 +102,14 @@ class Chaos:
                     report.divergences += alarms.told
                     report.divergences += [failure for one in watched for failure in one.failures()]
                     if report.rounds == 10:
-                        report.grown = -_peak()
+                        peak = _peak()
                 if report.divergences:
                     report.heard = list(self._world.heard)
-                report.grown = report.grown + _peak() if report.rounds >= 10 else 0
+                if report.rounds >= 10:
+                    report.counts["KiB more of memory after the tenth round"] = _peak() - peak
                 for one in watched:
-                    report.calls += sum(one.watcher.stats.calls.values())
-                    report.confirmed += one.witness.confirmed
-                    report.undated += one.witness.undated
-                    report.exit_codes += one.witness.exit_codes
-        finally:
-            log.removeHandler(alarms)
-            log.setLevel(level)
-            asyncio.get_running_loop().set_exception_handler(None)
+                    report.counts["calls"] += sum(one.watcher.stats.calls.values())
+                    report.counts += one.witness.counts
         report.seconds = time.monotonic() - began
         return report
 
@@ -147,18 +120,16 @@ class Chaos:
         passing = asyncio.create_task(self._pass_by(peace))
         try:
             async with asyncio.TaskGroup() as faults:
-                for name, fault in chosen:
+                for name, fault in chosen.items():
                     faults.create_task(self._break(name, fault, watched))
         finally:
             peace.set()
             await asyncio.gather(*workers)
-        names = [name for name, _ in chosen]
-        swallowed = SWALLOWED in names
         took = await self._converge(watched)
         await passing
         for one in watched:
             drift, outages = one.watcher.stats.drift, one.watcher.stats.outages
-            hidden = one.hidden_from and (self._world.sole or HIDING.intersection(names))
+            hidden = one.hidden_from and (self._world.sole or HIDING & chosen.keys())
             unproven = not self._world.proves_subscriptions and outages > self.report.outages[one.name]
             if drift > self.report.drift[one.name] and not hidden and not unproven:
                 found = list(one.eager.found)
@@ -167,43 +138,28 @@ class Chaos:
             for listener in one.listeners:
                 self._judge(listener)
             self.report.divergences += one.witness.judge()
-        self.report.converged[swallowed].append(took)
+        self.report.converged[SWALLOWED in chosen].append(took)
         self._tell(
-            f"round {self.report.rounds + 1}: {', '.join(names)}; "
+            f"round {self.report.rounds + 1}: {', '.join(chosen)}; "
             f"{self.report.operations.total()} operations; converged in {took:.2f} s"
         )
 
-    def _chosen(self, watched: list[Watched]) -> list[tuple[str, Fault]]:
+    def _chosen(self, watched: list[Watched]) -> dict[str, Fault]:
         """Choose faults, at most one of each place, at least one in all."""
-        places = {
-            place: {name: fault for name, fault in faults.items() if self._only in name}
-            for place, faults in {**self._world.faults, "application": self._application(watched)}.items()
+        attending = [one.lazy.attending for one in watched]
+        application: dict[str, Fault] = {
+            "subscriptions unread": lambda: during(
+                lambda: _each(asyncio.Event.clear, attending), lambda: _each(asyncio.Event.set, attending)
+            ),
+            "loop blocked": lambda: during(lambda: time.sleep(BLOCKED), lambda: time.sleep(BLOCKED)),
         }
-        places = {place: faults for place, faults in places.items() if faults}
-        some = [place for place in sorted(places) if self._dice.random() < 0.5] or [self._dice.choice(sorted(places))]
-        return [self._dice.choice(sorted(places[place].items())) for place in some]
-
-    def _application(self, watched: list[Watched]) -> dict[str, Fault]:
-        """What the program around the library does to it."""
-
-        @asynccontextmanager
-        async def unread() -> AsyncIterator[None]:
-            lazy = [one.lazy.attending for one in watched]
-            for attending in lazy:
-                attending.clear()
-            try:
-                yield
-            finally:
-                for attending in lazy:
-                    attending.set()
-
-        @asynccontextmanager
-        async def blocked() -> AsyncIterator[None]:
-            time.sleep(BLOCKED)  # noqa: ASYNC251 - that is the fault
-            yield
-            time.sleep(BLOCKED)  # noqa: ASYNC251 - and again
-
-        return {"subscriptions unread": unread, "loop blocked": blocked}
+        places = [
+            faults
+            for _, all_faults in sorted({**self._world.faults, "application": application}.items())
+            if (faults := sorted((name, fault) for name, fault in all_faults.items() if self._only in name))
+        ]
+        some = [faults for faults in places if self._dice.random() < 0.5] or [self._dice.choice(places)]
+        return dict(self._dice.choice(faults) for faults in some)
 
     async def _break(self, name: str, fault: Fault, watched: list[Watched]) -> None:
         await asyncio.sleep(self._dice.uniform(0, 1))
@@ -221,9 +177,10 @@ class Chaos:
 
     async def _notice(self, name: str, one: Watched) -> None:
         """Wait until a watcher shows that nothing answers; while that lasts, it cannot come back into sync."""
-        for _ in range(int((self._world.patience + SLACK) / POLL)):  # a loop that is held up counts no faster
+        patience = self._world.watching["heartbeat"] + self._world.watching["call_timeout"]
+        for _ in range(int((patience + SLACK) / POLL)):  # a loop that is held up counts no faster
             if not one.watcher.portfolio.snapshot().synced and one.watcher.status.state is not WatchState.SYNCED:
-                self.report.silences += 1
+                self.report.counts["times a watcher had to notice that nothing answered, and did"] += 1
                 return
             await asyncio.sleep(POLL)
         self.report.divergences.append(f"{one.name}: {name}, and it has not noticed: {one.watcher.status}")
@@ -236,7 +193,7 @@ class Chaos:
                 async with asyncio.timeout(OPERATION):
                     await operate()
             except self._world.refusals:
-                self.report.refused += 1
+                self.report.counts["operations refused"] += 1
                 await asyncio.sleep(REFUSED)
             else:
                 self.report.operations[name] += 1
@@ -252,14 +209,14 @@ class Chaos:
                 left = time.monotonic()
             if (took := time.monotonic() - left) > LEAVING:
                 self.report.divergences.append(f"a watcher took {took:.1f} s to be left")
-            self.report.passers_by += 1
+            self.report.counts["watchers that came and went"] += 1
 
     def _judge(self, listener: Listener) -> None:
         """A run that exited and started again: nobody but the engine may have said so."""
         while listener.risen:
             container, history = listener.risen.pop()
             if self._world.told_of_exit(container):
-                self.report.risen += 1
+                self.report.counts["times the engine told one of six listeners of an exit that was none"] += 1
                 self._tell(f"the engine itself took it for dead: {history}")
                 self._tell(f"it told: {[line for line in self._world.heard if container.id[:12] in line]}")
             else:
@@ -276,7 +233,7 @@ class Chaos:
                 if time.monotonic() - answered >= OPERATION:
                     self._tell(f"the engine itself does not answer ({error!r:.300}), and is started again")
                     await self._world.revive()
-                    self.report.revived += 1
+                    self.report.counts["times the engine got stuck by itself"] += 1
                     began = answered = time.monotonic()
                 await asyncio.sleep(POLL)
                 continue
@@ -298,6 +255,19 @@ class _Alarms(logging.Handler):
         super().__init__(logging.DEBUG)
         self.unread: set[str] = set()
         self._lines: list[str] = []
+        self._log = logging.getLogger("whalewatch")
+        self._level = self._log.level
+
+    def __enter__(self) -> Self:
+        self._log.addHandler(self)
+        self._log.setLevel(logging.DEBUG)
+        asyncio.get_running_loop().set_exception_handler(self.failed)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._log.removeHandler(self)
+        self._log.setLevel(self._level)
+        asyncio.get_running_loop().set_exception_handler(None)
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.msg.startswith("cannot read container") and isinstance(record.args, tuple):
@@ -313,6 +283,11 @@ class _Alarms(logging.Handler):
         """What has come since the last time."""
         lines, self._lines = self._lines, []
         return lines
+
+
+def _each(call: Callable[[asyncio.Event], None], events: Iterable[asyncio.Event]) -> None:
+    for event in events:
+        call(event)
 
 
 def _peak() -> int:

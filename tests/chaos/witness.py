@@ -29,6 +29,9 @@ LATE = timedelta(minutes=1)
 ENOUGH = 20
 """Events of which one at least bears the engine's time, and exits of which one at least bears its exit code."""
 
+DATED, UNDATED = "events bear the engine's times", "events were told by the engine without a time"
+CODE_PASSED_ON, CODE_LEFT_OUT = "exits bear the engine's codes", "exits bear no code though the engine told one"
+
 
 class Told:
     """What an engine told of its containers, as it is heard beside all watchers, by time."""
@@ -79,10 +82,8 @@ class Witness:
     found. What was found is dated now; what was told, by the engine, unless that gave no time.
 
     Attributes:
-        confirmed: events that the engine told, with the same time and exit code.
-        undated: events that the engine told without a time.
-        exit_codes: passed on (True), or told by the engine at the time of an exit that bears none (False): its order
-            was in doubt, and an inspect decided.
+        counts: events by what became of their times and exit codes, in words. That a code was told at the time of an
+            exit that bears none is no fault: the exit's order was in doubt, and an inspect decided.
     """
 
     def __init__(self, name: str, watcher: Watcher, world: World, unread: Collection[str]) -> None:
@@ -91,8 +92,7 @@ class Witness:
         Of containers that an inspect has failed to read (`unread`), what is found once it can be may be found long
         after the synchronisation that asked for it.
         """
-        self.confirmed = self.undated = 0
-        self.exit_codes: Counter[bool] = Counter()
+        self.counts: Counter[str] = Counter()
         self._name = name
         self._watcher = watcher
         self._world = world
@@ -122,7 +122,7 @@ class Witness:
             elif dated or event.exit_code is not None:
                 self._new.append(event)
             else:
-                self.undated += 1
+                self.counts[UNDATED] += 1
                 # That a former run exited and another began may be read by one inspect; nobody told when this began.
                 reborn = event.type is EventType.STARTED and self._exited == (event.container.id, event.revision - 1)
                 if self._world.dated and not reborn:
@@ -154,19 +154,19 @@ class Witness:
             for event in unheard:
                 if self._confirmed(told, event) is False:
                     self._object("the engine told nothing like it", event)
-            if self.undated >= ENOUGH and not self.confirmed:
-                self._object(f"{self.undated} events bear no time of the engine's, and none does")
-        if self.exit_codes[False] >= ENOUGH and not self.exit_codes[True]:
-            self._object(f"{self.exit_codes[False]} exit codes were told, and none passed on")
+            if self.counts[UNDATED] >= ENOUGH and not self.counts[DATED]:
+                self._object(f"no event bears the engine's time: {self.counts}")
+        if self.counts[CODE_LEFT_OUT] >= ENOUGH and not self.counts[CODE_PASSED_ON]:
+            self._object(f"no exit bears the engine's exit code: {self.counts}")
         wrong, self._wrong = self._wrong, []
         return wrong
 
     def _confirmed(self, told: Told, event: ContainerEvent) -> bool | None:
         confirmed = told.confirms(event)
         if confirmed:
-            self.confirmed += 1
+            self.counts[DATED] += 1
             if event.type is EventType.EXITED and told.exit_code(event) is not None:
-                self.exit_codes[event.exit_code is not None] += 1
+                self.counts[CODE_LEFT_OUT if event.exit_code is None else CODE_PASSED_ON] += 1
         return confirmed
 
     def _object(self, why: str, event: ContainerEvent | None = None) -> None:

@@ -38,7 +38,7 @@ def told(inspection: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def facts(container: Container, *names: str) -> dict[str, Any]:
+def facts(container: object, *names: str) -> dict[str, Any]:
     """Some attributes of a container, by name."""
     return {name: getattr(container, name) for name in names}
 

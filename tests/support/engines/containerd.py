@@ -11,7 +11,6 @@ import io
 import json
 import os
 import platform
-import shutil
 import signal
 import subprocess
 import tarfile
@@ -24,11 +23,8 @@ import grpc
 from tests.support.engines import install
 from tests.support.engines.process import (
     START_TIMEOUT,
-    STOP_TIMEOUT,
-    EngineFailedError,
     PrivateEngine,
     descendants,
-    end,
     kill_all,
     listens,
 )
@@ -76,27 +72,16 @@ class Containerd(PrivateEngine):
     """
 
     log_tails = {"containerd": 30}  # noqa: RUF012 - declared where it is inherited from
+    socket_name = "containerd.sock"
+    deepest = "containerd.sock.ttrpc"
 
     def __init__(self, version: Version, root: Path | None = None, *, cri: bool = False) -> None:
-        super().__init__(version, root, deepest="containerd.sock.ttrpc")
-        self.socket = self.root / "containerd.sock"
-        self.address = f"unix://{self.socket}"
+        super().__init__(version, root)
         self.cri = cri
 
-    def __repr__(self) -> str:
-        return f"<Containerd {self.version or self.expected} at {self.address}>"
-
     def ctr(self, *arguments: str, namespace: str = "default") -> str:
-        """Run containerd's own client and return what it prints; errors are the caller's, told by exceptions.
-
-        Raises:
-            subprocess.CalledProcessError: it failed.
-            subprocess.TimeoutExpired: it hangs.
-        """
-        command = ["ctr", "--address", str(self.socket), "--namespace", namespace, *arguments]
-        environment = self._environment()
-        ran = subprocess.run(command, env=environment, timeout=STOP_TIMEOUT, check=True, capture_output=True, text=True)
-        return ran.stdout
+        """Run containerd's own client, and return what it prints; raises as `_run` does."""
+        return self._run("ctr", "--address", str(self.socket), "--namespace", namespace, *arguments)
 
     def import_image(self, namespace: str, name: str = "tiny:latest") -> None:
         """Give a namespace, created if need be, the smallest image, for clients that run containers from images."""
@@ -133,16 +118,8 @@ class Containerd(PrivateEngine):
             self.import_image("k8s.io", PAUSE_IMAGE)
             self._wait_for("know the image of sandboxes", self._knows_pause_image, START_TIMEOUT)
 
-    def _answers(self) -> bool:
-        try:
-            server = self.ctr("version").partition("Server:")[2]
-        except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
-            return False
-        self.version = server.partition("Version:")[2].split()[0]
-        if not self.version.startswith(self.expected):
-            message = f"{self!r} was meant to be {self.expected}"
-            raise EngineFailedError(message)
-        return True
+    def _told_version(self) -> str:
+        return self.ctr("version").partition("Server:")[2].partition("Version:")[2].split()[0]
 
     def _knows_pause_image(self) -> bool:
         """Tell whether the CRI is up, and has noticed the image, which it learns by an event."""
@@ -158,13 +135,12 @@ class Containerd(PrivateEngine):
 
     def _close(self) -> None:
         self._remove_tasks()
-        end(self._engine, signal.SIGTERM)
-        self._engine = None
+        self._end(signal.SIGTERM)
 
     def _remove_tasks(self) -> None:
         """Remove what runs: in good order, if the engine still answers, and the rest by PID."""
         if self.running and self.shims():
-            with contextlib.suppress(subprocess.TimeoutExpired, subprocess.CalledProcessError):
+            with contextlib.suppress(subprocess.SubprocessError):
                 for namespace in self.ctr("namespaces", "list", "--quiet").split():
                     if tasks := self.ctr("tasks", "list", "--quiet", namespace=namespace).split():
                         self.ctr("tasks", "delete", "--force", *tasks, namespace=namespace)
@@ -228,8 +204,7 @@ def _make_rootfs(folder: Path) -> None:
     """Unpack the smallest image, with the places where a container mounts what it needs."""
     if folder.exists():
         return
-    for name in ("bin", "dev", "proc"):
+    for name in ("dev", "proc"):
         (folder / name).mkdir(parents=True)
-    shutil.copy2(install.busybox(), folder / "bin/busybox")
-    for applet in _APPLETS:
-        (folder / "bin" / applet).symlink_to("busybox")
+    with tarfile.open(fileobj=io.BytesIO(busybox_tar())) as archive:
+        archive.extractall(folder, filter="data")

@@ -1,16 +1,12 @@
-"""Drive a containerd engine, or a fake that speaks the same gRPC, the way its users do.
-
-whalewatch only observes; the tests need somebody who starts and kills. This driver knows nothing of whalewatch and of
-the messages it reads, so that what it says about an engine can be held against what whalewatch says.
-"""
+"""Drive a containerd engine, or a fake that speaks the same gRPC, the way its users do."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import signal as signals
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +14,10 @@ import grpc
 import grpc.aio
 
 from tests.support.engines.containerd_wire import STATUS, message, request_and_answer
+from tests.support.engines.control import IMAGE, SLEEP
 from tests.support.engines.grpc_control import TIMEOUT, GrpcControl, until_away
 
-IMAGE = "tiny:latest"
-"""The image that containers say they are made from, by default; containerd does not look it up."""
-
-SLEEP = ("/bin/sleep", "1000000")
-"""The default command: alive until somebody ends it."""
+__all__ = ["IMAGE", "MARK", "NAMESPACE", "Alive", "ContainerdControl", "Told"]
 
 NAMESPACE = "default"
 """Where containers are made if nothing else is said."""
@@ -154,19 +147,15 @@ class ContainerdControl(GrpcControl):
         return int((await self._call("Tasks", "Start", namespace, container_id=id, exec_id=exec_id)).pid)
 
     async def update_labels(self, id: str, labels: Mapping[str, str], namespace: str = NAMESPACE) -> None:
-        await self._call(
-            "Containers",
-            "Update",
-            namespace,
-            container={"id": id, "labels": dict(labels)},
-            update_mask={"paths": ["labels"]},
-        )
+        await self._update(id, namespace, labels=dict(labels))
 
     async def update_image(self, id: str, image: str, namespace: str = NAMESPACE) -> None:
         """Let a container say that it is made from another image."""
-        await self._call(
-            "Containers", "Update", namespace, container={"id": id, "image": image}, update_mask={"paths": ["image"]}
-        )
+        await self._update(id, namespace, image=image)
+
+    async def _update(self, id: str, namespace: str, **fields: Any) -> None:
+        mask = {"paths": [*fields]}
+        await self._call("Containers", "Update", namespace, container={"id": id, **fields}, update_mask=mask)
 
     async def task_delete(self, id: str, namespace: str = NAMESPACE) -> None:
         """Remove an exited task; the container stays, and may get another."""
@@ -227,12 +216,9 @@ class ContainerdControl(GrpcControl):
             filters: the engine's own filters, such as 'topic~="^/tasks/"'; all events if there is none.
         """
         request, answer = request_and_answer(_SERVICES["Events"], "Subscribe")
-        subscribe = self._made("unary_stream", f"/{_SERVICES['Events']}/Subscribe", request, answer)
-        call = subscribe(
-            request(filters=[*filters, f'topic=="{_SUBSCRIPTION_PROOF}"', f'topic=="{MARK}"'] if filters else [])
-        )
-        try:
-            envelopes = aiter(call)
+        ours = [f'topic=="{topic}"' for topic in (_SUBSCRIPTION_PROOF, MARK)] if filters else []
+        path = f"/{_SERVICES['Events']}/Subscribe"
+        async with self._streamed(path, request(filters=[*filters, *ours]), answer) as envelopes:
             # The engine does not tell when it has subscribed us, so an event of our own has to come back.
             proof = asyncio.create_task(self._prove())
             try:
@@ -243,8 +229,6 @@ class ContainerdControl(GrpcControl):
                 proof.cancel()
                 await asyncio.wait({proof})
             yield _told(envelopes)
-        finally:
-            call.cancel()
 
     async def mark(self) -> None:
         """Publish an event of our own, which passes all filters: what it comes after has been told before."""
@@ -259,9 +243,8 @@ class ContainerdControl(GrpcControl):
 
     async def _call(self, service: str, method: str, namespace: str | None = None, /, **fields: Any) -> Any:
         request, answer = request_and_answer(_SERVICES[service], method)
-        call = self._made("unary_unary", f"/{_SERVICES[service]}/{method}", request, answer)
         metadata = (("containerd-namespace", namespace),) if namespace is not None else ()
-        return await call(request(**fields), metadata=metadata, timeout=TIMEOUT)
+        return await self._ask(f"/{_SERVICES[service]}/{method}", request(**fields), answer, metadata)
 
     def _runc_options(self) -> dict[str, Any]:
         """Give runc a folder of its own: in its usual one, containers of all engines would meet."""
@@ -298,11 +281,11 @@ async def _told(envelopes: AsyncIterator[Any]) -> AsyncIterator[Told]:
             yield Told(envelope.namespace, envelope.topic, event, envelope.timestamp.ToNanoseconds())
 
 
-class _gone:  # noqa: N801 - it reads as a verb does
+@contextmanager
+def _gone() -> Iterator[None]:
     """Pass over the refusal of what has been done already."""
-
-    def __enter__(self) -> None:
-        """Do nothing."""
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        return isinstance(error, grpc.aio.AioRpcError) and error.code() in _GONE
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        if error.code() not in _GONE:
+            raise

@@ -1,8 +1,4 @@
-"""Drive an engine that speaks the CRI, or a fake of one, the way a kubelet does.
-
-whalewatch only observes; the tests need somebody who runs and stops pods. This driver knows nothing of whalewatch and
-of the messages it reads, so that what it says about an engine can be held against what whalewatch says.
-"""
+"""Drive an engine that speaks the CRI, or a fake of one, the way a kubelet does."""
 
 from __future__ import annotations
 
@@ -15,17 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.support.engines.containerd import PAUSE_IMAGE
+from tests.support.engines.control import SLEEP
 from tests.support.engines.cri_wire import CONTAINER_STATES, EVENT_TYPES, SANDBOX_STATES, message
 from tests.support.engines.grpc_control import TIMEOUT, GrpcControl, until_away
-
-SLEEP = ("/bin/sleep", "1000000")
-"""The default command: alive until somebody ends it."""
 
 SERVICE = "/runtime.v1.RuntimeService"
 """The service that runs pods; images have another one."""
 
-_NODE, _CONTAINER = 2, 1  # whose namespace is used
-_EVENT_REQUEST, _EVENT = "GetEventsRequest", "ContainerEventResponse"
+_SECURITY = {"namespace_options": {"network": 2, "pid": 1}}  # the network is the machine's, the processes' its own
 
 
 @dataclass(frozen=True)
@@ -90,7 +83,7 @@ class CRIControl(GrpcControl):
             "linux": {
                 # Ours alone, so that what an engine leaves behind can be found.
                 "cgroup_parent": f"/{self.path.parent.name}-pods",
-                "security_context": {"namespace_options": {"network": _NODE, "pid": _CONTAINER}},
+                "security_context": _SECURITY,
             },
         }
         answer = await self.call("RunPodSandbox", config=config)
@@ -126,7 +119,7 @@ class CRIControl(GrpcControl):
                 "command": list(cmd),
                 "labels": dict(labels or {}),
                 "annotations": dict(annotations or {}),
-                "linux": {"security_context": {"namespace_options": {"network": _NODE, "pid": _CONTAINER}}},
+                "linux": {"security_context": _SECURITY},
             },
             sandbox_config=pod.config,
         )
@@ -211,19 +204,15 @@ class CRIControl(GrpcControl):
         It ends when the engine ends it or is gone, and raises TimeoutError when nothing is told for `TIMEOUT`. Nothing
         tells when an engine has begun to listen to us: containerd 1.7 and CRI-O keep what comes before.
         """
-        request = message(_EVENT_REQUEST)
-        call = self._made("unary_stream", f"{SERVICE}/GetContainerEvents", request, message(_EVENT))(request())
-        try:
-            yield _told(aiter(call))
-        finally:
-            call.cancel()
+        path = f"{SERVICE}/GetContainerEvents"
+        async with self._streamed(path, message("GetEventsRequest")(), message("ContainerEventResponse")) as responses:
+            yield _told(responses)
 
     # -- below: gRPC ---------------------------------------------------------------------------------------------------
 
     async def call(self, method: str, *, service: str = SERVICE, **fields: Any) -> Any:
         request, answer = message(f"{method}Request"), message(f"{method}Response")
-        call = self._made("unary_unary", f"{service}/{method}", request, answer)
-        return await call(request(**fields), timeout=TIMEOUT)
+        return await self._ask(f"{service}/{method}", request(**fields), answer)
 
 
 def _listed(one: Any, sandbox: str, states: Sequence[str]) -> Listed:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import http.client
 import json
 import random
 import signal
@@ -16,7 +15,6 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlencode
 
 from tests.support.certificates import make_certificates
 from tests.support.engines import containerd
@@ -25,8 +23,6 @@ from tests.support.engines.process import START_TIMEOUT, EngineFailedError, Priv
 Version = Literal["20.10", "26.1"]
 
 _CONTAINERD: dict[Version, containerd.Version] = {"20.10": "1.6", "26.1": "1.7"}  # as Debian ships them
-
-_CALL_TIMEOUT = 30.0
 
 
 class Dockerd(PrivateEngine):
@@ -39,6 +35,8 @@ class Dockerd(PrivateEngine):
     """
 
     log_tails = {"network": 5, "containerd": 5, "dockerd": 30}  # noqa: RUF012 - declared where it is inherited from
+    socket_name = "docker.sock"
+    deepest = "exec/containerd/containerd-debug.sock"
 
     def __init__(
         self,
@@ -49,17 +47,12 @@ class Dockerd(PrivateEngine):
         tcp: bool = False,
         tls: bool = False,
     ) -> None:
-        super().__init__(version, root, deepest="exec/containerd/containerd-debug.sock")
-        self.socket = self.root / "docker.sock"
-        self.address = f"unix://{self.socket}"
+        super().__init__(version, root)
         self.live_restore = live_restore
         self.port = _free_port() if tcp or tls else None
         self.certificates = self.root / "tls" if tls else None
         self._containerd = containerd.Containerd(_CONTAINERD[version], self.root)
         self._network: subprocess.Popen[bytes] | None = None
-
-    def __repr__(self) -> str:
-        return f"<Dockerd {self.version or self.expected} at {self.address}>"
 
     @property
     def tcp_address(self) -> str:
@@ -97,7 +90,8 @@ class Dockerd(PrivateEngine):
         self._remove_containers()
         self.stop()
         self._containerd.close()
-        end(self._network, signal.SIGKILL)
+        if self._network is not None:
+            end(self._network, signal.SIGKILL)
         self._network = None
 
     # -- processes ---------------------------------------------------------------------------------------------------
@@ -136,63 +130,29 @@ class Dockerd(PrivateEngine):
         return process
 
     def _processes(self) -> Iterable[subprocess.Popen[bytes] | None]:
-        return (self._engine, self._containerd.process, self._network)
+        return (*super()._processes(), *self._containerd._processes(), self._network)
 
     # -- what is inside ------------------------------------------------------------------------------------------------
 
-    def _answers(self) -> bool:
-        try:
-            self._call("GET", "/_ping", timeout=5.0)
-            self.version = json.loads(self._call("GET", "/version"))["Version"]
-        except (OSError, http.client.HTTPException):
-            return False
-        if not self.version.startswith(self.expected):
-            message = f"{self!r} was meant to be {self.expected}"
-            raise EngineFailedError(message)
-        return True
+    def _docker(self, *arguments: str, data: bytes = b"") -> str:
+        """Run Docker's own client, and return what it prints; raises as `_run` does."""
+        return self._run("docker", "--host", self.address, *arguments, data=data)
+
+    def _told_version(self) -> str:
+        return self._docker("version", "--format", "{{.Server.Version}}").strip()
 
     def _import_image(self) -> None:
-        with contextlib.suppress(EngineFailedError):
-            self._call("GET", "/images/tiny:latest/json")
-            return
-        changes = ['CMD ["/bin/sleep","1000000"]', "ENV PATH=/bin"]
-        query = urlencode({"fromSrc": "-", "repo": "tiny", "tag": "latest", "changes": changes}, doseq=True)
-        self._call("POST", f"/images/create?{query}", containerd.busybox_tar())
+        if not self._docker("images", "--quiet", "tiny:latest"):
+            changes = ("--change", 'CMD ["/bin/sleep","1000000"]', "--change", "ENV PATH=/bin")
+            self._docker("import", *changes, "-", "tiny:latest", data=containerd.busybox_tar())
 
     def _remove_containers(self) -> None:
         """Let dockerd itself remove all containers, which leaves the least behind."""
-        if not self.running:
-            return
-        with contextlib.suppress(OSError, http.client.HTTPException, EngineFailedError):
-            for container in json.loads(self._call("GET", "/containers/json?all=1")):
-                with contextlib.suppress(EngineFailedError):
-                    self._call("DELETE", f"/containers/{container['Id']}?force=1&v=1")
-
-    def _call(self, method: str, path: str, body: bytes | None = None, *, timeout: float = _CALL_TIMEOUT) -> bytes:
-        connection = _UnixConnection(self.socket, timeout)
-        try:
-            connection.request(method, path, body=body, headers={"Host": "docker"})
-            response = connection.getresponse()
-            answer = response.read()
-        finally:
-            connection.close()
-        if response.status >= 400:
-            message = f"{self!r}: {method} {path}: {response.status} {answer.decode(errors='replace')}"
-            raise EngineFailedError(message)
-        return answer
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over a unix socket."""
-
-    def __init__(self, path: Path, timeout: float) -> None:
-        super().__init__("docker", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
+        if self.running:
+            with contextlib.suppress(subprocess.SubprocessError):
+                for container in self._docker("ps", "--all", "--quiet").split():
+                    with contextlib.suppress(subprocess.CalledProcessError):
+                        self._docker("rm", "--force", "--volumes", container)
 
 
 def _free_port() -> int:

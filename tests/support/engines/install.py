@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PACKAGES = ("docker.io", "containerd", "runc", "crun", "podman", "busybox-static")
 """Debian's packages with the engines of the running release."""
 
-PROGRAMS = ("dockerd", "containerd", "containerd-shim-runc-v2", "ctr", "runc", "crun", "podman", "busybox")
+PROGRAMS = ("docker", "dockerd", "containerd", "containerd-shim-runc-v2", "ctr", "runc", "crun", "podman", "busybox")
 """What these packages bring, to see whether they are there."""
 
 NEWER_RELEASE = "trixie"

@@ -42,14 +42,23 @@ class PrivateEngine(ABC):
     log_tails: ClassVar[Mapping[str, int]] = {}
     """The logs to quote when something fails, with the number of lines."""
 
-    def __init__(self, version: str, root: Path | None, *, deepest: str) -> None:
+    socket_name: ClassVar[str]
+    deepest: ClassVar[str]
+    """The longest path of a socket below the folder."""
+
+    def __init__(self, version: str, root: Path | None) -> None:
         self.expected = version
         self.version = ""
         self.root = Path(tempfile.mkdtemp(prefix="ww-")) if root is None else root
-        if len(os.fsencode(self.root / deepest)) > _SOCKET_PATH_MAX:
+        if len(os.fsencode(self.root / self.deepest)) > _SOCKET_PATH_MAX:
             message = f"{self.root} is too long for the sockets in it"
             raise ValueError(message)
+        self.socket = self.root / self.socket_name
+        self.address = f"unix://{self.socket}"
         self._engine: subprocess.Popen[bytes] | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.version or self.expected} at {self.address}>"
 
     def __enter__(self) -> Self:
         try:
@@ -70,11 +79,6 @@ class PrivateEngine(ABC):
         return self._engine.pid
 
     @property
-    def process(self) -> subprocess.Popen[bytes] | None:
-        """The running engine as a child process; None if it has not been started, or was ended."""
-        return self._engine
-
-    @property
     def running(self) -> bool:
         """Whether the engine has been started and not ended; frozen counts as running."""
         return self._engine is not None and self._engine.poll() is None
@@ -93,11 +97,14 @@ class PrivateEngine(ABC):
 
     def stop(self) -> None:
         self.thaw()
-        end(self._engine, signal.SIGTERM)
-        self._engine = None
+        self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        end(self._engine, signal.SIGKILL)
+        self._end(signal.SIGKILL)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._engine is not None:
+            end(self._engine, how)
         self._engine = None
 
     def restart(self) -> None:
@@ -154,6 +161,33 @@ class PrivateEngine(ABC):
             "LD_LIBRARY_PATH": install.library_path(),
         }
 
+    def _run(self, *command: str, data: bytes = b"") -> str:
+        """Run a client of the engine's makers, and return what it prints.
+
+        Raises:
+            subprocess.CalledProcessError: it failed.
+            subprocess.TimeoutExpired: it hangs.
+        """
+        environment = self._environment()
+        ran = subprocess.run(
+            command, env=environment, input=data, timeout=STOP_TIMEOUT, check=True, capture_output=True
+        )
+        return ran.stdout.decode()
+
+    @abstractmethod
+    def _told_version(self) -> str:
+        """Return the version that the engine tells, or raise as `_run` does."""
+
+    def _answers(self) -> bool:
+        try:
+            self.version = self._told_version()
+        except subprocess.SubprocessError:
+            return False
+        if not self.version.startswith(self.expected):
+            message = f"{self!r} was meant to be {self.expected}"
+            raise EngineFailedError(message)
+        return True
+
     def _processes(self) -> Iterable[subprocess.Popen[bytes] | None]:
         """Return what must be running."""
         return (self._engine,)
@@ -180,10 +214,8 @@ def listens(path: Path) -> bool:
     return True
 
 
-def end(process: subprocess.Popen[bytes] | None, how: signal.Signals) -> None:
+def end(process: subprocess.Popen[bytes], how: signal.Signals) -> None:
     """End a child of ours and reap it, so that its PID cannot be taken for somebody else's."""
-    if process is None:
-        return
     process.send_signal(how)
     try:
         process.wait(STOP_TIMEOUT)
