@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +26,10 @@ from tests.support.engines.control import DockerControl
 from tests.support.engines.cri_control import CRIControl
 from tests.support.engines.dockerd import Dockerd, Version
 from tests.support.followed import eventually
+from whalewatch.testing import FakeContainerd, FakeCRI, FakeDocker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
-
-    from whalewatch.testing import FakeContainerd, FakeCRI, FakeDocker
-
+    from collections.abc import AsyncIterator, Iterable, Iterator
 LIVE = os.environ.get("WHALEWATCH_LIVE", "auto")
 """What to do about real engines: "require" them, "auto" (leave out what cannot run here, and say so), or "off"."""
 
@@ -40,6 +39,8 @@ PATIENCE = 30.0
 VERSIONS: tuple[Version, ...] = ("20.10", "26.1")
 
 CONTAINERD_VERSIONS: tuple[containerd_engine.Version, ...] = ("1.6", "1.7")
+
+_REAL = {*VERSIONS, *CONTAINERD_VERSIONS}
 
 FAKE_CRIS: dict[str, dict[str, Any]] = {
     "fake-cri-o": {"runtime": "cri-o", "version": "1.32.1", "pod_events": "broadcast"},
@@ -62,22 +63,51 @@ _left_out: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
-class Docker:
-    """A Docker engine for one test, without any container at its beginning.
+class UnderTest:
+    """An engine for one test, without any container, namespace or pod at its beginning.
 
     Attributes:
-        address: what to give to `whalewatch.moby.watch`.
+        address: what to give to `watch`.
         control: its driver.
-        kind: "fake" or the version.
+        kind: "fake", or one of `FAKE_CRIS`, or the version.
         fake: the fake, or None for a real engine.
-        dockerd: the real engine, shared with other tests, so that nobody stops it; None for the fake.
+        engine: the real engine, shared with other tests, so that nobody stops it; None for a fake. Events of tests
+            before may still wait in it.
     """
 
     address: str
-    control: DockerControl
+    control: Any
     kind: str
+    fake: Any
+    engine: Any
+
+
+class ContainerdUnderTest(UnderTest):
+    """A containerd."""
+
+    control: ContainerdControl
+    fake: FakeContainerd | None
+    engine: Containerd | None
+
+
+class CRIUnderTest(UnderTest):
+    """An engine that speaks the CRI."""
+
+    control: CRIControl
+    fake: FakeCRI | None
+    engine: Containerd | None
+
+
+class Docker(UnderTest):
+    """A Docker engine."""
+
+    control: DockerControl
     fake: FakeDocker | None
-    dockerd: Dockerd | None
+    engine: Dockerd | None
+
+    @property
+    def dockerd(self) -> Dockerd | None:
+        return self.engine
 
     async def run_command(self, name: str) -> str:
         """Run a container, wait until its process has become the command, and return its id.
@@ -103,45 +133,6 @@ class Docker:
             self.fake.exit(container, code)
         await self.control.wait(container)
         return container
-
-
-@dataclass(frozen=True)
-class ContainerdUnderTest:
-    """A containerd for one test, without any container or namespace at its beginning.
-
-    Attributes:
-        address: what to give to `whalewatch.containerd.watch`.
-        control: its driver.
-        kind: "fake" or the version.
-        fake: the fake, or None for a real engine.
-        engine: the real engine, shared with other tests, so that nobody stops it; None for the fake.
-    """
-
-    address: str
-    control: ContainerdControl
-    kind: str
-    fake: FakeContainerd | None
-    engine: Containerd | None
-
-
-@dataclass(frozen=True)
-class CRIUnderTest:
-    """An engine that speaks the CRI for one test, without any pod at its beginning.
-
-    Attributes:
-        address: what to give to `whalewatch.cri.watch`.
-        control: its driver.
-        kind: one of `FAKE_CRIS`, or the version of a containerd.
-        fake: the fake, or None for a real engine.
-        engine: the real engine, shared with other tests, so that nobody stops it; None for a fake. Events of tests
-            before may still wait in it.
-    """
-
-    address: str
-    control: CRIControl
-    kind: str
-    fake: FakeCRI | None
-    engine: Containerd | None
 
 
 def pytest_configure() -> None:
@@ -238,68 +229,41 @@ def need() -> Callable[[str, str], None]:
     return _need
 
 
-def _shared(version: Version) -> Iterator[Dockerd]:
-    _need("Docker", version)
-    with Dockerd(version) as engine:
-        yield engine
-
-
-def _shared_containerd(version: containerd_engine.Version, *, cri: bool = False) -> Iterator[Containerd]:
-    _need("containerd", version)
-    with Containerd(version, cri=cri) as engine:
-        yield engine
-
-
-@pytest.fixture(scope="session")
-def dockerd20() -> Iterator[Dockerd]:
-    """A real Docker 20.10 for all tests; nobody stops it or leaves containers in it."""
-    yield from _shared("20.10")
-
-
-@pytest.fixture(scope="session")
-def dockerd26() -> Iterator[Dockerd]:
-    """A real Docker 26.1 for all tests; nobody stops it or leaves containers in it."""
-    yield from _shared("26.1")
-
-
-@pytest.fixture(scope="session")
-def containerd16() -> Iterator[Containerd]:
-    """A real containerd 1.6 for all tests; nobody stops it or leaves containers in it."""
-    yield from _shared_containerd("1.6")
-
-
-@pytest.fixture(scope="session")
-def containerd17() -> Iterator[Containerd]:
-    """A real containerd 1.7 for all tests; nobody stops it or leaves containers in it."""
-    yield from _shared_containerd("1.7")
-
-
-@pytest.fixture(scope="session")
-def cri16() -> Iterator[Containerd]:
-    """A real containerd 1.6 with the CRI for all tests; nobody stops it or leaves pods in it."""
-    yield from _shared_containerd("1.6", cri=True)
-
-
-@pytest.fixture(scope="session")
-def cri17() -> Iterator[Containerd]:
-    """A real containerd 1.7 with the CRI for all tests; nobody stops it or leaves pods in it."""
-    yield from _shared_containerd("1.7", cri=True)
-
-
-_SHARED = {
-    "docker": {"20.10": "dockerd20", "26.1": "dockerd26"},
-    "containerd": {"1.6": "containerd16", "1.7": "containerd17"},
-    "cri": {"1.6": "cri16", "1.7": "cri17"},
+_ENGINES: dict[str, tuple[str, Callable[..., Any]]] = {
+    "docker": ("Docker", Dockerd),
+    "containerd": ("containerd", Containerd),
+    "cri": ("containerd", partial(Containerd, cri=True)),
 }
-"""The fixtures of the real engines, by the fixture that offers them and by version."""
+"""How the real engines are called and made, by the fixture that offers them."""
+
+
+@contextmanager
+def _started(fixture: str) -> Iterator[Callable[..., Any]]:
+    """Start real engines when they are asked for, by version and options, and close them all in the end."""
+    name, make = _ENGINES[fixture]
+    with ExitStack() as engines:
+
+        def start(version: str, **options: Any) -> Any:
+            _need(name, version)
+            return engines.enter_context(make(version, **options))
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def shared_engine() -> Iterator[Callable[[str, str], Any]]:
+    """A real engine by fixture and version, for all tests; nobody stops it or leaves anything in it."""
+    with ExitStack() as stack:
+        start = {fixture: stack.enter_context(_started(fixture)) for fixture in _ENGINES}
+        yield cache(lambda fixture, version: start[fixture](version))
 
 
 def _start_shared_engines(request: pytest.FixtureRequest) -> None:
     """Start the real engine of the `docker`, `containerd` or `cri` fixture early, lest it look like a leak."""
     params = request.node.callspec.params if hasattr(request.node, "callspec") else {}
-    for fixture, engines in _SHARED.items():
-        if params.get(fixture) in engines:
-            request.getfixturevalue(engines[params[fixture]])
+    for fixture in _ENGINES:
+        if params.get(fixture) in _REAL:
+            request.getfixturevalue("shared_engine")(fixture, params[fixture])
 
 
 @pytest.fixture
@@ -308,87 +272,64 @@ def make_dockerd() -> Iterator[Callable[..., Dockerd]]:
 
     Starting blocks: on a running loop call it by `asyncio.to_thread`.
     """
-    with ExitStack() as engines:
-
-        def start(version: Version, **options: Any) -> Dockerd:
-            _need("Docker", version)
-            return engines.enter_context(Dockerd(version, **options))
-
+    with _started("docker") as start:
         yield start
-
-
-@pytest.fixture(params=["fake", *(pytest.param(version, marks=pytest.mark.live) for version in VERSIONS)])
-async def docker(request: pytest.FixtureRequest) -> AsyncIterator[Docker]:
-    """A Docker engine: the fake one, and each of the real ones."""
-    async with AsyncExitStack() as stack:
-        if request.param == "fake":
-            from whalewatch.testing import FakeDocker  # noqa: PLC0415 - it is not for the tests of the engines
-
-            fake = await stack.enter_async_context(FakeDocker())
-            control = await stack.enter_async_context(DockerControl(fake.path))
-            yield Docker(fake.address, control, "fake", fake, None)
-            return
-        engine: Dockerd = request.getfixturevalue(_SHARED["docker"][request.param])
-        control = await stack.enter_async_context(DockerControl(engine.socket))
-        await control.clean()
-        stack.push_async_callback(control.clean)
-        yield Docker(engine.address, control, request.param, None, engine)
 
 
 @pytest.fixture
 def make_containerd() -> Iterator[Callable[..., Containerd]]:
-    """Start real engines for one test alone, to kill, freeze and restart: `make_containerd(version, **options)`.
-
-    Starting blocks: on a running loop call it by `asyncio.to_thread`.
-    """
-    with ExitStack() as engines:
-
-        def start(version: containerd_engine.Version, **options: Any) -> Containerd:
-            _need("containerd", version)
-            return engines.enter_context(Containerd(version, **options))
-
+    """Start real engines for one test alone, as `make_dockerd` does: `make_containerd(version, **options)`."""
+    with _started("containerd") as start:
         yield start
 
 
-@pytest.fixture(params=["fake", *(pytest.param(version, marks=pytest.mark.live) for version in CONTAINERD_VERSIONS)])
+@pytest.fixture
+def make_cri() -> Iterator[Callable[..., Containerd]]:
+    """Start real engines with the CRI for one test alone, as `make_dockerd` does: `make_cri(version, **options)`."""
+    with _started("cri") as start:
+        yield start
+
+
+@asynccontextmanager
+async def _under_test(
+    request: pytest.FixtureRequest,
+    under_test: Callable[..., Any],
+    control: Callable[..., Any],
+    make_fake: Callable[..., Any],
+) -> AsyncIterator[Any]:
+    """The real engine of the version that is the fixture's parameter, or else the fake."""
+    kind = request.param
+    if kind in _REAL:
+        engine = request.getfixturevalue("shared_engine")(request.fixturename, kind)
+        async with control(engine.socket) as driver:
+            await driver.clean()
+            yield under_test(engine.address, driver, kind, None, engine)
+            await driver.clean()
+        return
+    async with make_fake(**FAKE_CRIS.get(kind, {})) as fake, control(fake.path) as driver:
+        yield under_test(fake.address, driver, kind, fake, None)
+
+
+def _live(versions: Iterable[str]) -> Iterator[Any]:
+    return (pytest.param(version, marks=pytest.mark.live) for version in versions)
+
+
+@pytest.fixture(params=["fake", *_live(VERSIONS)])
+async def docker(request: pytest.FixtureRequest) -> AsyncIterator[Docker]:
+    """A Docker engine: the fake one, and each of the real ones."""
+    async with _under_test(request, Docker, DockerControl, FakeDocker) as engine:
+        yield engine
+
+
+@pytest.fixture(params=["fake", *_live(CONTAINERD_VERSIONS)])
 async def containerd(request: pytest.FixtureRequest) -> AsyncIterator[ContainerdUnderTest]:
     """A containerd: the fake one, and each of the real ones."""
-    async with AsyncExitStack() as stack:
-        if request.param == "fake":
-            from whalewatch.testing import FakeContainerd  # noqa: PLC0415 - it is not for the tests of the engines
-
-            fake = await stack.enter_async_context(FakeContainerd())
-            control = await stack.enter_async_context(ContainerdControl(fake.path))
-            yield ContainerdUnderTest(fake.address, control, "fake", fake, None)
-            return
-        engine: Containerd = request.getfixturevalue(_SHARED["containerd"][request.param])
-        control = await stack.enter_async_context(ContainerdControl(engine.socket))
-        await control.clean()
-        stack.push_async_callback(control.clean)
-        yield ContainerdUnderTest(engine.address, control, request.param, None, engine)
+    async with _under_test(request, ContainerdUnderTest, ContainerdControl, FakeContainerd) as engine:
+        yield engine
 
 
-@pytest.fixture
-def make_cri(make_containerd: Callable[..., Containerd]) -> Callable[..., Containerd]:
-    """Start real engines with the CRI for one test alone, as `make_containerd` does: `make_cri(version, **options)`."""
-    return partial(make_containerd, cri=True)
-
-
-@pytest.fixture(
-    params=[*FAKE_CRIS, *(pytest.param(version, marks=pytest.mark.live) for version in CONTAINERD_VERSIONS)]
-)
+@pytest.fixture(params=[*FAKE_CRIS, *_live(CONTAINERD_VERSIONS)])
 async def cri(request: pytest.FixtureRequest) -> AsyncIterator[CRIUnderTest]:
     """An engine that speaks the CRI: each of the fake ones, and each of the real ones."""
-    async with AsyncExitStack() as stack:
-        if request.param in FAKE_CRIS:
-            from whalewatch.testing import FakeCRI  # noqa: PLC0415 - it is not for the tests of the engines
-
-            fake = await stack.enter_async_context(FakeCRI(**FAKE_CRIS[request.param]))
-            control = await stack.enter_async_context(CRIControl(fake.path))
-            yield CRIUnderTest(fake.address, control, request.param, fake, None)
-            return
-        engine: Containerd = request.getfixturevalue(_SHARED["cri"][request.param])
-        control = await stack.enter_async_context(CRIControl(engine.socket))
-        await control.clean()
-        stack.push_async_callback(control.clean)
-        yield CRIUnderTest(engine.address, control, request.param, None, engine)
+    async with _under_test(request, CRIUnderTest, CRIControl, FakeCRI) as engine:
+        yield engine

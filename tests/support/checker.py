@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from tests.support.engines.control import DockerControl
-from tests.support.fold import Fold
-from whalewatch import Container, ContainerEvent, EventType, Origin, Watcher, moby
+from tests.support.followed import Followed, following
+from tests.support.scripted import PATIENCE
+from whalewatch import Container, ContainerEvent, EventType, Watcher, moby
 
-PATIENCE = 10.0
-"""Seconds after which something that should have come is missing."""
+__all__ = ["PATIENCE", "Checked", "checked", "facts", "seen", "supervised", "told"]
 
 
 def told(inspection: dict[str, Any]) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def without_echoes(events: Iterable[ContainerEvent]) -> Iterator[ContainerEvent]
         yield event
 
 
-class Checked:
+class Checked(Followed):
     """A watcher under supervision, with the fold of all that an unfiltered subscription with replay has delivered.
 
     Attributes:
@@ -75,44 +75,25 @@ class Checked:
 
     echoes = True
 
-    def __init__(self, watcher: Watcher, control: DockerControl | None = None) -> None:
-        self.watcher = watcher
-        self.fold = Fold()
-        self._control = control
-        self._news = asyncio.Event()
+    def __init__(self, watcher: Watcher, control: Any = None) -> None:
+        super().__init__(watcher)
+        self.control = control
 
     async def truth(self) -> dict[str, dict[str, Any]]:
         """What the engine says is alive, by id, in the terms of `seen`."""
-        assert self._control is not None
-        return {id: told(inspection) for id, inspection in (await self._control.truth()).items()}
+        return {id: told(inspection) for id, inspection in (await self.control.truth()).items()}
 
     def seen(self, container: Container) -> dict[str, Any]:
         """What the library says of one container, in the terms of `truth`."""
         return seen(container)
 
-    async def read(self) -> None:
-        async with self.watcher.events() as events:
-            async for event in events:
-                self.fold.take(event)
-                if event.last:
-                    self.fold.check(self.watcher.portfolio.snapshot())
-                self._news.set()
-
     def of(self, id: str) -> list[ContainerEvent]:
         """The events of one container so far, without what was replayed or found by the synchronisation."""
-        events = [e for e in self.fold.events if e.container.id == id and e.origin is not Origin.SYNC]
+        return self.news(id)
+
+    def news(self, id: str | None = None) -> list[ContainerEvent]:
         fake = self.watcher.engine.pid == os.getpid()  # which has no echoes: there, two pauses are a fault of ours
-        return list(without_echoes(events)) if self.echoes and not fake else events
-
-    def types(self, id: str) -> list[str]:
-        return [event.type.value for event in self.of(id)]
-
-    async def until(self, condition: Callable[[], object]) -> None:
-        """Wait until the events received make a condition true."""
-        async with asyncio.timeout(PATIENCE):
-            while not condition():
-                self._news.clear()
-                await self._news.wait()
+        return list(without_echoes(super().news(id))) if self.echoes and not fake else super().news(id)
 
     async def expect(self, id: str, *types: str) -> list[ContainerEvent]:
         """Wait until the events of a container are these, and return them."""
@@ -143,24 +124,14 @@ C = TypeVar("C", bound=Checked)
 
 
 @asynccontextmanager
-async def checked(address: str, control: DockerControl, **options: Any) -> AsyncIterator[Checked]:
-    """Watch an engine under supervision; at the end the picture must be the engine's."""
-    async with supervised(Checked(moby.watch(address, **options), control)) as check:
-        yield check
-
-
-@asynccontextmanager
 async def supervised(check: C) -> AsyncIterator[C]:
     """Enter a watcher, read its events, and hold the picture against the engine at the end."""
-    async with check.watcher as watcher:
-        reader = asyncio.create_task(check.read())
-        try:
-            await watcher.ready(PATIENCE)
-            yield check
-            await check.settled()
-            assert watcher.stats.drift == 0, "the audit had to repair something"
-        finally:
-            reader.cancel()
-            await asyncio.wait({reader})
-        if not reader.cancelled():
-            reader.result()
+    async with following(check):
+        yield check
+        await check.settled()
+        assert check.stats.drift == 0, "the audit had to repair something"
+
+
+def checked(address: str, control: DockerControl, **options: Any) -> AbstractAsyncContextManager[Checked]:
+    """Watch an engine under supervision; at the end the picture must be the engine's."""
+    return supervised(Checked(moby.watch(address, **options), control))

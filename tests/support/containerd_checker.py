@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from tests.support.checker import Checked, facts, supervised
 from tests.support.engines.containerd_control import ContainerdControl
-from whalewatch import Container, containerd
+from whalewatch import Container, Watcher, containerd
 
 
 class CheckedContainerd(Checked):
@@ -16,38 +15,31 @@ class CheckedContainerd(Checked):
 
     echoes = False
 
-    def __init__(self, watcher: Any, control: ContainerdControl, ignored: tuple[str, ...]) -> None:
-        super().__init__(watcher)
-        self._driver = control
+    def __init__(self, watcher: Watcher, control: ContainerdControl, ignored: tuple[str, ...]) -> None:
+        super().__init__(watcher, control)
         self._ignored = ignored
 
     async def truth(self) -> dict[str, dict[str, Any]]:
         """What containerd says is alive, read independently of the library's own reading."""
         found = {}
-        for (namespace, id), alive in (await self._driver.truth()).items():
+        for (namespace, id), alive in (await self.control.truth()).items():
             if namespace not in self._ignored:
                 prefix = "" if namespace == "default" else f"{namespace}/"
                 found[prefix + id] = {
+                    **facts(alive, "pid", "labels", "image"),
                     "id": prefix + id,
                     "name": prefix + (alive.labels.get("nerdctl/name") or id),
-                    "pid": alive.pid,
                     "paused": alive.status == "PAUSED",
-                    "labels": dict(alive.labels),
                     "project": alive.labels.get("com.docker.compose.project", ""),
-                    "image": alive.image,
                 }
         return found
 
     def seen(self, container: Container) -> dict[str, Any]:
-        """What the library says of one container, in the same terms."""
         return facts(container, "id", "name", "pid", "paused", "labels", "project", "image")
 
 
-@asynccontextmanager
-async def checked(
+def checked(
     address: str, control: ContainerdControl, *, ignore: tuple[str, ...] = ("moby", "k8s.io"), **options: Any
-) -> AsyncIterator[CheckedContainerd]:
+) -> AbstractAsyncContextManager[CheckedContainerd]:
     """Watch a containerd under supervision; at the end the picture must be the engine's."""
-    watcher = containerd.watch(address, ignore=ignore, **options)
-    async with supervised(CheckedContainerd(watcher, control, ignore)) as check:
-        yield check
+    return supervised(CheckedContainerd(containerd.watch(address, ignore=ignore, **options), control, ignore))

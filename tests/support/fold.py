@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from whalewatch import Container, ContainerEvent, EventType, Snapshot, Subscription
 from whalewatch._core.backlog import Backlog
 from whalewatch._core.feed import Feed
@@ -62,11 +64,25 @@ class Fold:
             return
         assert self.alive == {c.id: c for c in snapshot}
 
-    def subscriber(self, feed: Feed) -> _Reader:
+    def subscriber(self, feed: Feed) -> Self:
         """Fold at once whatever a feed publishes."""
-        reader = _Reader(self)
-        feed.join(reader)
-        return reader
+        feed.join(self)
+        return self
+
+    def _join(self, snapshot: Snapshot) -> None:
+        self.revision = snapshot.revision
+        self.alive = {c.id: c for c in snapshot}
+
+    def _push(self, snapshot: Snapshot, events: tuple[ContainerEvent, ...]) -> None:
+        assert events[-1].last
+        assert sum(event.last for event in events) == 1
+        assert {event.revision for event in events} == {snapshot.revision}
+        self.take(*events)
+        assert self.revision == snapshot.revision
+        self.check(snapshot)
+
+    def _wake(self) -> None:
+        pass
 
 
 class NetFold(Fold):
@@ -95,27 +111,6 @@ class History:
 
     def _push(self, snapshot: Snapshot, events: tuple[ContainerEvent, ...]) -> None:
         self.pictures[snapshot.revision] = snapshot
-
-    def _wake(self) -> None:
-        pass
-
-
-class _Reader:
-    def __init__(self, fold: Fold) -> None:
-        self._fold = fold
-
-    def _join(self, snapshot: Snapshot) -> None:
-        self._fold.revision = snapshot.revision
-        self._fold.alive = {c.id: c for c in snapshot}
-
-    def _push(self, snapshot: Snapshot, events: tuple[ContainerEvent, ...]) -> None:
-        assert events[-1].last
-        assert sum(event.last for event in events) == 1
-        assert {event.revision for event in events} == {snapshot.revision}
-        for event in events:
-            self._fold.take(event)
-        assert self._fold.revision == snapshot.revision
-        self._fold.check(snapshot)
 
     def _wake(self) -> None:
         pass

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, TypeVar
 
 import pytest
 from tenacity import wait_fixed
@@ -52,11 +52,8 @@ class Followed:
         """Wait until a condition holds that depends on the events or the status."""
         async with asyncio.timeout(PATIENCE):
             while not condition():
-                await self.step()
-
-    async def step(self) -> None:
-        self._news.clear()
-        await self._news.wait()
+                self._news.clear()
+                await self._news.wait()
 
     async def until_stats(self, condition: Callable[[Stats], object]) -> None:
         """Wait until a condition holds that depends on the counters, which tell nobody."""
@@ -79,6 +76,9 @@ class Followed:
         return snapshot.synced and picture(snapshot) == truth(fake) and self.fold.alive == alive(snapshot)
 
 
+F = TypeVar("F", bound=Followed)
+
+
 def truth(fake: FakeDocker) -> dict[str, tuple[str, int | None, bool]]:
     return {c.id: (c.name, c.pid, c.status == "paused") for c in fake.containers.values() if c.pid}
 
@@ -88,13 +88,13 @@ def picture(containers: Any) -> dict[str, tuple[str, int | None, bool]]:
 
 
 @asynccontextmanager
-async def followed(watcher: Watcher, *, ready: bool = True) -> AsyncIterator[Followed]:
-    async with watcher:
-        follow = Followed(watcher)
+async def following(follow: F, *, ready: bool = True) -> AsyncIterator[F]:
+    """Enter a watcher, and read what it tells."""
+    async with follow.watcher:
         readers = [asyncio.create_task(follow.read()), asyncio.create_task(follow.read_status())]
         try:
             if ready:
-                await watcher.ready(PATIENCE)
+                await follow.watcher.ready(PATIENCE)
             yield follow
         finally:
             for reader in readers:
@@ -103,6 +103,10 @@ async def followed(watcher: Watcher, *, ready: bool = True) -> AsyncIterator[Fol
     for reader in readers:
         if not reader.cancelled():
             reader.result()
+
+
+def followed(watcher: Watcher, *, ready: bool = True) -> AbstractAsyncContextManager[Followed]:
+    return following(Followed(watcher), ready=ready)
 
 
 @asynccontextmanager

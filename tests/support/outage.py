@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pytest
@@ -111,53 +112,11 @@ def story(events: Iterable[ContainerEvent]) -> list[tuple[str, str]]:
     return sorted((event.type.value, event.container.name) for event in events)
 
 
+@dataclass
 class Outage:
-    """One outage of a watcher under supervision, and all that was told from the loss of the engine to the settling."""
+    """All that was told from the loss of an engine to the settling, once that has come."""
 
-    def __init__(self, check: Checked) -> None:
-        self.told: list[ContainerEvent] = []
-        self._check = check
-        self._picture = check.watcher.portfolio.snapshot()
-        self._before = len(check.fold.events)
-        assert check.fold.revision == self._picture.revision
-
-    async def begins(self) -> None:
-        """Let the watcher be asked, and let others subscribe, in the middle of it."""
-        watcher = self._check.watcher
-        still_readable(watcher, self._picture)
-        with pytest.raises(NotSynced) as caught:
-            await watcher.portfolio.in_sync(0)
-        assert caught.value.__cause__ is not None
-        assert watcher.engine.address in str(caught.value.__cause__)
-        self._replaying, self._following = (watcher.events(replay=replay) for replay in (True, False))
-        self._in_sync = asyncio.create_task(watcher.portfolio.in_sync(AWAY))
-        await asyncio.sleep(0)
-        assert not self._in_sync.done()
-
-    async def ends(self) -> None:
-        """The differences came as one revision, and came to everybody."""
-        check, watcher = self._check, self._check.watcher
-        await self._in_sync
-        assert watcher.portfolio.snapshot().synced
-        await check.settled()
-        told = self.told = check.fold.events[self._before :]
-        revision = self._picture.revision + bool(told)
-        assert watcher.portfolio.snapshot().revision == revision
-        assert {event.revision for event in told} <= {revision}
-        assert {event.origin for event in told} <= {Origin.RESYNC}
-        assert [event.last for event in told] == [position == len(told) for position in range(1, len(told) + 1)]
-        exits = [event.type is EventType.EXITED for event in told]
-        assert exits == sorted(exits, reverse=True)
-        count = len(self._picture)
-        replayed = await read(self._replaying, count + len(told))
-        assert [event.container for event in replayed[:count]] == list(self._picture)
-        assert {event.origin for event in replayed[:count]} <= {Origin.SYNC}
-        assert replayed[count:] == told
-        async with asyncio.timeout(PATIENCE), self._following as following:
-            assert ([await anext(following) for _ in told], following.stats.pending) == (told, 0)
-
-    def over(self) -> None:
-        self._in_sync.cancel()
+    told: list[ContainerEvent]
 
     def of(self, id: str) -> list[ContainerEvent]:
         """What was told of one container, in order."""
@@ -166,13 +125,40 @@ class Outage:
 
 @asynccontextmanager
 async def outage(check: Checked) -> AsyncIterator[Outage]:
-    """Wait until the engine is lost; when the block ends, which brings it back, check what was told of it all."""
-    await lost(check.watcher)
-    await check.until(lambda: check.fold.revision == check.watcher.portfolio.snapshot().revision)
-    one = Outage(check)
-    await one.begins()
+    """Wait until the engine is lost, and let the watcher be asked and subscribed to in the middle of it.
+
+    When the block ends, which brings the engine back, the differences came as one revision, and came to everybody.
+    """
+    watcher, portfolio = check.watcher, check.watcher.portfolio
+    await lost(watcher)
+    await check.until(lambda: check.fold.revision == portfolio.snapshot().revision)
+    picture, before, one = portfolio.snapshot(), len(check.fold.events), Outage([])
+    still_readable(watcher, picture)
+    with pytest.raises(NotSynced) as caught:
+        await portfolio.in_sync(0)
+    assert caught.value.__cause__ is not None
+    assert watcher.engine.address in str(caught.value.__cause__)
+    replaying, following = (watcher.events(replay=replay) for replay in (True, False))
+    in_sync = asyncio.create_task(portfolio.in_sync(AWAY))
     try:
+        await asyncio.sleep(0)
+        assert not in_sync.done()
         yield one
-        await one.ends()
+        await in_sync
+        assert portfolio.snapshot().synced
+        await check.settled()
+        told = one.told = check.fold.events[before:]
+        revision = picture.revision + bool(told)
+        assert portfolio.snapshot().revision == revision
+        assert {(event.revision, event.origin) for event in told} <= {(revision, Origin.RESYNC)}
+        assert [event.last for event in told] == [position == len(told) for position in range(1, len(told) + 1)]
+        exits = [event.type is EventType.EXITED for event in told]
+        assert exits == sorted(exits, reverse=True)
+        replayed = await read(replaying, len(picture) + len(told))
+        assert [event.container for event in replayed[: len(picture)]] == list(picture)
+        assert {event.origin for event in replayed[: len(picture)]} <= {Origin.SYNC}
+        assert replayed[len(picture) :] == told
+        async with asyncio.timeout(PATIENCE), following:
+            assert ([await anext(following) for _ in told], following.stats.pending) == (told, 0)
     finally:
-        one.over()
+        in_sync.cancel()

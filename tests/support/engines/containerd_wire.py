@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -45,23 +46,13 @@ def files() -> list[descriptor_pb2.FileDescriptorProto]:
     # One of them mentions this message, in a field that nobody here needs.
     published.append(descriptor_pb2.FileDescriptorProto(name="google/rpc/status.proto", package="google.rpc"))
     published[-1].message_type.add(name="Status")
-    known = [any_pb2, descriptor_pb2, empty_pb2, field_mask_pb2, timestamp_pb2]
-    missing = {file.name: file for file in published}
-    for module in known:
-        file = descriptor_pb2.FileDescriptorProto()
-        module.DESCRIPTOR.CopyToProto(file)
-        missing[file.name] = file
-    ordered = []
-
-    def add(name: str) -> None:
-        if (file := missing.pop(name, None)) is not None:
-            for needed in file.dependency:
-                add(needed)
-            ordered.append(file)
-
-    for name in list(missing):
-        add(name)
-    return ordered
+    for module in (any_pb2, descriptor_pb2, empty_pb2, field_mask_pb2, timestamp_pb2):
+        published.append(descriptor_pb2.FileDescriptorProto())
+        module.DESCRIPTOR.CopyToProto(published[-1])
+    found = {file.name: file for file in published}
+    return [
+        found[name] for name in TopologicalSorter({file.name: file.dependency for file in published}).static_order()
+    ]
 
 
 def _texts() -> list[bytes]:

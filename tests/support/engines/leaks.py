@@ -9,7 +9,6 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 TURNS = 200
 """Looks within which all must have closed: a transport closes in the loop's next turn, a thread when it can."""
@@ -32,33 +31,24 @@ class Held:
     def leaked(self) -> list[str]:
         """Wait, within bounds, until nothing is held that was not held then; return what still is, told for people."""
         for _ in range(TURNS):
-            if not self._left():
-                return []
+            now = Held.now()
+            threads = [f"thread {name}" for _, name in sorted(now.threads - self.threads, key=str)]
+            descriptors = sorted(now.descriptors - self.descriptors)
+            if not threads and not descriptors:
+                break
             gc.collect()
             time.sleep(_TURN)
-        return self._left()
-
-    def _left(self) -> list[str]:
-        now = Held.now()
-        threads = [f"thread {name}" for _, name in sorted(now.threads - self.threads, key=str)]
-        return threads + [
-            f"descriptor {number}: {_told(target)}" for number, target in sorted(now.descriptors - self.descriptors)
-        ]
+        return threads + [f"descriptor {number}: {_told(target)}" for number, target in descriptors]
 
 
 async def leaked_tasks() -> list[str]:
     """Wait, within bounds, until the running loop has no task but this one; return those it still has."""
     for _ in range(TURNS):
-        if not _other_tasks():
-            return []
+        if not (left := asyncio.all_tasks() - {asyncio.current_task()}):
+            break
         gc.collect()
         await asyncio.sleep(_TURN)
-    return sorted(f"task {task!r}" for task in _other_tasks())
-
-
-def _other_tasks() -> set[asyncio.Task[Any]]:
-    current = asyncio.current_task()
-    return {task for task in asyncio.all_tasks() if task is not current}
+    return sorted(f"task {task!r}" for task in left)
 
 
 def _descriptors() -> frozenset[tuple[int, str]]:
