@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -39,8 +39,6 @@ PATIENCE = 30.0
 VERSIONS: tuple[Version, ...] = ("20.10", "26.1")
 
 CONTAINERD_VERSIONS: tuple[containerd_engine.Version, ...] = ("1.6", "1.7")
-
-_REAL = {*VERSIONS, *CONTAINERD_VERSIONS}
 
 FAKE_CRIS: dict[str, dict[str, Any]] = {
     "fake-cri-o": {"runtime": "cri-o", "version": "1.32.1", "pod_events": "broadcast"},
@@ -262,74 +260,53 @@ def _start_shared_engines(request: pytest.FixtureRequest) -> None:
     """Start the real engine of the `docker`, `containerd` or `cri` fixture early, lest it look like a leak."""
     params = request.node.callspec.params if hasattr(request.node, "callspec") else {}
     for fixture in _ENGINES:
-        if params.get(fixture) in _REAL:
+        if params.get(fixture) in (*VERSIONS, *CONTAINERD_VERSIONS):
             request.getfixturevalue("shared_engine")(fixture, params[fixture])
 
 
-@pytest.fixture
-def make_dockerd() -> Iterator[Callable[..., Dockerd]]:
-    """Start real engines for one test alone, to kill, freeze and restart: `make_dockerd(version, **options)`.
+def _maker(fixture: str) -> Any:
+    """Make a fixture that starts real engines for one test alone, to kill, freeze and restart: `make(version, **more)`.
 
     Starting blocks: on a running loop call it by `asyncio.to_thread`.
     """
-    with _started("docker") as start:
-        yield start
+
+    @pytest.fixture
+    def make() -> Iterator[Callable[..., Any]]:
+        with _started(fixture) as start:
+            yield start
+
+    return make
 
 
-@pytest.fixture
-def make_containerd() -> Iterator[Callable[..., Containerd]]:
-    """Start real engines for one test alone, as `make_dockerd` does: `make_containerd(version, **options)`."""
-    with _started("containerd") as start:
-        yield start
+make_dockerd, make_containerd, make_cri = map(_maker, _ENGINES)
 
 
-@pytest.fixture
-def make_cri() -> Iterator[Callable[..., Containerd]]:
-    """Start real engines with the CRI for one test alone, as `make_dockerd` does: `make_cri(version, **options)`."""
-    with _started("cri") as start:
-        yield start
-
-
-@asynccontextmanager
-async def _under_test(
-    request: pytest.FixtureRequest,
+def _fixture(
     under_test: Callable[..., Any],
     control: Callable[..., Any],
     make_fake: Callable[..., Any],
-) -> AsyncIterator[Any]:
-    """The real engine of the version that is the fixture's parameter, or else the fake."""
-    kind = request.param
-    if kind in _REAL:
-        engine = request.getfixturevalue("shared_engine")(request.fixturename, kind)
-        async with control(engine.socket) as driver:
-            await driver.clean()
-            yield under_test(engine.address, driver, kind, None, engine)
-            await driver.clean()
-        return
-    async with make_fake(**FAKE_CRIS.get(kind, {})) as fake, control(fake.path) as driver:
-        yield under_test(fake.address, driver, kind, fake, None)
+    versions: Iterable[str],
+    fakes: Iterable[str] = ("fake",),
+) -> Any:
+    """Make a fixture that is the fake, or each of the fakes, and each of the real engines, with nothing in it."""
+    live = (pytest.param(version, marks=pytest.mark.live) for version in versions)
+
+    @pytest.fixture(params=[*fakes, *live])
+    async def offer(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
+        kind = request.param
+        if kind in fakes:
+            async with make_fake(**FAKE_CRIS.get(kind, {})) as fake, control(fake.path) as driver:
+                yield under_test(fake.address, driver, kind, fake, None)
+        else:
+            engine = request.getfixturevalue("shared_engine")(request.fixturename, kind)
+            async with control(engine.socket) as driver:
+                await driver.clean()
+                yield under_test(engine.address, driver, kind, None, engine)
+                await driver.clean()
+
+    return offer
 
 
-def _live(versions: Iterable[str]) -> Iterator[Any]:
-    return (pytest.param(version, marks=pytest.mark.live) for version in versions)
-
-
-@pytest.fixture(params=["fake", *_live(VERSIONS)])
-async def docker(request: pytest.FixtureRequest) -> AsyncIterator[Docker]:
-    """A Docker engine: the fake one, and each of the real ones."""
-    async with _under_test(request, Docker, DockerControl, FakeDocker) as engine:
-        yield engine
-
-
-@pytest.fixture(params=["fake", *_live(CONTAINERD_VERSIONS)])
-async def containerd(request: pytest.FixtureRequest) -> AsyncIterator[ContainerdUnderTest]:
-    """A containerd: the fake one, and each of the real ones."""
-    async with _under_test(request, ContainerdUnderTest, ContainerdControl, FakeContainerd) as engine:
-        yield engine
-
-
-@pytest.fixture(params=[*FAKE_CRIS, *_live(CONTAINERD_VERSIONS)])
-async def cri(request: pytest.FixtureRequest) -> AsyncIterator[CRIUnderTest]:
-    """An engine that speaks the CRI: each of the fake ones, and each of the real ones."""
-    async with _under_test(request, CRIUnderTest, CRIControl, FakeCRI) as engine:
-        yield engine
+docker = _fixture(Docker, DockerControl, FakeDocker, VERSIONS)
+containerd = _fixture(ContainerdUnderTest, ContainerdControl, FakeContainerd, CONTAINERD_VERSIONS)
+cri = _fixture(CRIUnderTest, CRIControl, FakeCRI, CONTAINERD_VERSIONS, FAKE_CRIS)

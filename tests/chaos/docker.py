@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -131,13 +131,13 @@ class DockerWorld(World):
         return {
             "run": self._run,
             "run for a moment": lambda: self._run(cmd=["/bin/true"]),
-            "start": lambda: control.start(self._any()),
-            "kill": lambda: control.kill(self._any()),
-            "stop": lambda: control.stop(self._any()),
-            "restart": lambda: control.restart(self._any()),
-            "pause": lambda: control.pause(self._any()),
-            "unpause": lambda: control.unpause(self._any()),
-            "pause and unpause": self._blink,
+            "start": lambda: self._do(control.start),
+            "kill": lambda: self._do(control.kill),
+            "stop": lambda: self._do(control.stop),
+            "restart": lambda: self._do(control.restart),
+            "pause": lambda: self._do(control.pause),
+            "unpause": lambda: self._do(control.unpause),
+            "pause and unpause": lambda: self._do(control.pause, control.unpause),
             "rename": lambda: control.rename(self._any(), self._name()),
             "remove": self._remove,
             "remove, and run under the same name": self._replace,
@@ -175,10 +175,10 @@ class DockerWorld(World):
         self._ids.append(id)
         await self._control.start(id)
 
-    async def _blink(self) -> None:
+    async def _do(self, *operations: Callable[[str], Awaitable[object]]) -> None:
         id = self._any()
-        await self._control.pause(id)
-        await self._control.unpause(id)
+        for operate in operations:
+            await operate(id)
 
     async def _remove(self, id: str | None = None) -> None:
         id = id or self._any()
@@ -199,8 +199,8 @@ class DockerWorld(World):
     @property
     def faults(self) -> dict[str, dict[str, Fault]]:
         engine, proxy, faults = self._engine, self._proxy, super().faults
-        freeze_containerd = partial(asyncio.to_thread, engine.freeze_containerd)
-        faults["engine"]["containerd frozen"] = lambda: during(freeze_containerd, engine.thaw_containerd)
+        freeze = partial(asyncio.to_thread, engine.containerd.freeze)
+        faults["engine"]["containerd frozen"] = lambda: during(freeze, engine.containerd.thaw)
         faults["connection"] |= {
             "event streams ended": lambda: during(proxy.end_streams, proxy.end_streams),
             "events swallowed": self._swallowed,

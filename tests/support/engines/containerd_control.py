@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import signal as signals
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partialmethod
 from typing import Any
 
 import grpc
@@ -32,8 +33,7 @@ _SERVICES = {
     name: f"containerd.services.{name.lower()}.v1.{name}"
     for name in ("Containers", "Events", "Introspection", "Namespaces", "Tasks", "Version")
 }
-_SPEC = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
-_PROCESS = "types.containerd.io/opencontainers/runtime-spec/1/Process"
+_SPEC, _PROCESS = (f"types.containerd.io/opencontainers/runtime-spec/1/{name}" for name in ("Spec", "Process"))
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,18 @@ class ContainerdControl(GrpcControl):
             },
         )
 
+    async def _task(self, method: str, id: str, namespace: str = NAMESPACE, **fields: Any) -> Any:
+        return await self._call("Tasks", method, namespace, container_id=id, **fields)
+
     async def task_create(self, id: str, namespace: str = NAMESPACE) -> int:
-        return int((await self._call("Tasks", "Create", namespace, container_id=id)).pid)
+        return int((await self._task("Create", id, namespace)).pid)
 
     async def start(self, id: str, namespace: str = NAMESPACE) -> int:
-        return int((await self._call("Tasks", "Start", namespace, container_id=id)).pid)
+        return int((await self._task("Start", id, namespace)).pid)
+
+    pause, resume = partialmethod(_task, "Pause"), partialmethod(_task, "Resume")
+    task_delete = partialmethod(_task, "Delete")  # one that has exited; the container stays, and may get another
+    kill = partialmethod(_task, "Kill", signal=signals.SIGKILL)
 
     async def run(self, id: str, namespace: str = NAMESPACE, **options: Any) -> int:
         """Create a container, start its task, and return the PID; arguments as for `create`."""
@@ -116,35 +123,26 @@ class ContainerdControl(GrpcControl):
         await self.task_create(id, namespace)
         return await self.start(id, namespace)
 
-    async def kill(self, id: str, namespace: str = NAMESPACE, *, signal: int = signals.SIGKILL) -> None:
-        await self._call("Tasks", "Kill", namespace, container_id=id, signal=int(signal))
-
     async def wait(self, id: str, namespace: str = NAMESPACE, *, exec_id: str = "") -> int:
         """Wait until a container's initial process, or an exec, has ended; return the exit code."""
-        return int((await self._call("Tasks", "Wait", namespace, container_id=id, exec_id=exec_id)).exit_status)
+        return int((await self._task("Wait", id, namespace, exec_id=exec_id)).exit_status)
 
     async def kill_and_wait(self, id: str, namespace: str = NAMESPACE) -> int:
         await self.kill(id, namespace)
         return await self.wait(id, namespace)
 
-    async def pause(self, id: str, namespace: str = NAMESPACE) -> None:
-        await self._call("Tasks", "Pause", namespace, container_id=id)
-
-    async def resume(self, id: str, namespace: str = NAMESPACE) -> None:
-        await self._call("Tasks", "Resume", namespace, container_id=id)
-
     async def exec(self, id: str, exec_id: str, cmd: Sequence[str] = ("/bin/true",), namespace: str = NAMESPACE) -> int:
         """Run another process inside a container, wait for its exit, remove it, and return its exit code."""
         await self.exec_start(id, exec_id, cmd, namespace)
         code = await self.wait(id, namespace, exec_id=exec_id)
-        await self._call("Tasks", "DeleteProcess", namespace, container_id=id, exec_id=exec_id)
+        await self._task("DeleteProcess", id, namespace, exec_id=exec_id)
         return code
 
     async def exec_start(self, id: str, exec_id: str, cmd: Sequence[str] = SLEEP, namespace: str = NAMESPACE) -> int:
         """Start another process inside a container, and return its PID."""
         process = {"type_url": _PROCESS, "value": json.dumps(_process(cmd)).encode()}
-        await self._call("Tasks", "Exec", namespace, container_id=id, exec_id=exec_id, spec=process)
-        return int((await self._call("Tasks", "Start", namespace, container_id=id, exec_id=exec_id)).pid)
+        await self._task("Exec", id, namespace, exec_id=exec_id, spec=process)
+        return int((await self._task("Start", id, namespace, exec_id=exec_id)).pid)
 
     async def update_labels(self, id: str, labels: Mapping[str, str], namespace: str = NAMESPACE) -> None:
         await self._update(id, namespace, labels=dict(labels))
@@ -157,23 +155,18 @@ class ContainerdControl(GrpcControl):
         mask = {"paths": [*fields]}
         await self._call("Containers", "Update", namespace, container={"id": id, **fields}, update_mask=mask)
 
-    async def task_delete(self, id: str, namespace: str = NAMESPACE) -> None:
-        """Remove an exited task; the container stays, and may get another."""
-        await self._call("Tasks", "Delete", namespace, container_id=id)
-
     async def container_delete(self, id: str, namespace: str = NAMESPACE) -> None:
         await self._call("Containers", "Delete", namespace, id=id)
 
     async def remove(self, id: str, namespace: str = NAMESPACE) -> None:
         """Remove a container, whatever it does: kill it, wait for its exit, remove task and container."""
-        with _gone():
-            await self.kill(id, namespace)
-        with _gone():  # what cannot be killed any more may not have been seen to end yet
-            await self.wait(id, namespace)
-        with _gone():
-            await self.task_delete(id, namespace)
-        with _gone():
-            await self.container_delete(id, namespace)
+        # What cannot be killed any more may not have been seen to end yet.
+        for operate in (self.kill, self.wait, self.task_delete, self.container_delete):
+            try:
+                await operate(id, namespace)
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in _GONE:
+                    raise
 
     # -- what is there -------------------------------------------------------------------------------------------------
 
@@ -279,13 +272,3 @@ async def _told(envelopes: AsyncIterator[Any]) -> AsyncIterator[Told]:
             with suppress(KeyError):
                 event = message(envelope.event.type_url).FromString(envelope.event.value)
             yield Told(envelope.namespace, envelope.topic, event, envelope.timestamp.ToNanoseconds())
-
-
-@contextmanager
-def _gone() -> Iterator[None]:
-    """Pass over the refusal of what has been done already."""
-    try:
-        yield
-    except grpc.aio.AioRpcError as error:
-        if error.code() not in _GONE:
-            raise

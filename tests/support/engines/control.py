@@ -11,6 +11,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partialmethod
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -128,28 +129,19 @@ class DockerControl(Control):
         await self.start(container)
         return container
 
-    async def start(self, container: str) -> None:
-        await self._tell(container, "start")
+    async def _tell(self, action: str, container: str, **params: str) -> bytes:
+        return await self._call("POST", f"/containers/{_quoted(container)}/{action}", params)
 
-    async def stop(self, container: str) -> None:
-        """Stop a container: SIGTERM, then SIGKILL at once."""
-        await self._tell(container, "stop", t="0")
+    start = partialmethod(_tell, "start")
+    pause, unpause = partialmethod(_tell, "pause"), partialmethod(_tell, "unpause")
+    # Both end with SIGKILL at once what SIGTERM does not end.
+    stop, restart = partialmethod(_tell, "stop", t="0"), partialmethod(_tell, "restart", t="0")
 
     async def kill(self, container: str, signal: str = "SIGKILL") -> None:
-        await self._tell(container, "kill", signal=signal)
-
-    async def restart(self, container: str) -> None:
-        """Stop a container as `stop` does, and start it again under the same id."""
-        await self._tell(container, "restart", t="0")
-
-    async def pause(self, container: str) -> None:
-        await self._tell(container, "pause")
-
-    async def unpause(self, container: str) -> None:
-        await self._tell(container, "unpause")
+        await self._tell("kill", container, signal=signal)
 
     async def rename(self, container: str, name: str) -> None:
-        await self._tell(container, "rename", name=name)
+        await self._tell("rename", container, name=name)
 
     async def remove(self, container: str) -> None:
         """Remove a container, and kill it first if it runs."""
@@ -177,7 +169,7 @@ class DockerControl(Control):
 
     async def wait(self, container: str, condition: str = "not-running") -> int:
         """Wait until a container is "not-running", has its "next-exit" or is "removed"; return the exit code."""
-        return int(json.loads(await self._tell(container, "wait", condition=condition))["StatusCode"])
+        return int(json.loads(await self._tell("wait", container, condition=condition))["StatusCode"])
 
     # -- networks, images, the engine ------------------------------------------------------------------------------
 
@@ -185,11 +177,10 @@ class DockerControl(Control):
         body = {"Name": name, "Driver": "bridge", "CheckDuplicate": True}
         return str((await self._json("POST", "/networks/create", body=body))["Id"])
 
-    async def network_connect(self, network: str, container: str) -> None:
-        await self._call("POST", f"/networks/{_quoted(network)}/connect", body={"Container": container})
+    async def network_connect(self, network: str, container: str, *, how: str = "connect") -> None:
+        await self._call("POST", f"/networks/{_quoted(network)}/{how}", body={"Container": container})
 
-    async def network_disconnect(self, network: str, container: str) -> None:
-        await self._call("POST", f"/networks/{_quoted(network)}/disconnect", body={"Container": container})
+    network_disconnect = partialmethod(network_connect, how="disconnect")
 
     async def network_remove(self, network: str) -> None:
         await self._call("DELETE", f"/networks/{_quoted(network)}")
@@ -246,9 +237,6 @@ class DockerControl(Control):
     def _open(self) -> aiohttp.ClientSession:
         connector = aiohttp.UnixConnector(str(self.path))
         return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=TIMEOUT))
-
-    async def _tell(self, container: str, action: str, **params: str) -> bytes:
-        return await self._call("POST", f"/containers/{_quoted(container)}/{action}", params)
 
     async def _json(self, method: str, path: str, params: Mapping[str, str] | None = None, body: object = None) -> Any:
         return json.loads(await self._call(method, path, params, body))

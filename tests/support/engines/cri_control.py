@@ -144,18 +144,14 @@ class CRIControl(GrpcControl):
     async def exited(self, id: str) -> int:
         """Wait until a container has exited by itself; return its exit code."""
         async with asyncio.timeout(TIMEOUT):
-            while True:
-                status = await self.container_status(id)
-                if CONTAINER_STATES[status.state] == "EXITED":
-                    return int(status.exit_code)
+            while CONTAINER_STATES[(status := await self.container_status(id)).state] != "EXITED":  # noqa: ASYNC110
                 await asyncio.sleep(0.01)  # the CRI can only be asked
+        return int(status.exit_code)
 
     async def until_pod_is(self, state: str, pod: str) -> None:
         """Wait until a pod is "READY" or "NOTREADY", by the id of its sandbox."""
         async with asyncio.timeout(TIMEOUT):
-            while True:
-                if (await self.sandboxes())[pod].state == state:
-                    return
+            while (await self.sandboxes())[pod].state != state:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
     # -- what is there -------------------------------------------------------------------------------------------------

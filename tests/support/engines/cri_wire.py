@@ -16,7 +16,7 @@ PACKAGE = "runtime.v1"
 
 _MAP = "map"
 
-_READING = """
+_MESSAGES = """
 VersionRequest: 1 version string
 VersionResponse: 1 version string; 2 runtime_name string; 3 runtime_version string; 4 runtime_api_version string
 StatusRequest: 1 verbose bool
@@ -48,29 +48,16 @@ PodSandboxStatusResponse: 1 status PodSandboxStatus; 2 info map; 3 containers_st
     4 timestamp int64
 PodSandboxStatus: 1 id string; 2 metadata PodSandboxMetadata; 3 state PodSandboxState; 4 created_at int64; 7 labels map;
     8 annotations map; 9 runtime_handler string
-GetEventsRequest:
 ContainerEventResponse: 1 container_id string; 2 container_event_type ContainerEventType; 3 created_at int64;
     4 pod_sandbox_status PodSandboxStatus; 5 containers_statuses repeated ContainerStatus
-"""
-"""The messages with which engines are asked, as far as they matter here; a map has text as keys and values."""
-
-_WRITING = """
 RunPodSandboxRequest: 1 config PodSandboxConfig; 2 runtime_handler string
-RunPodSandboxResponse: 1 pod_sandbox_id string
-StopPodSandboxRequest: 1 pod_sandbox_id string
-StopPodSandboxResponse:
-RemovePodSandboxRequest: 1 pod_sandbox_id string
-RemovePodSandboxResponse:
+RunPodSandboxResponse StopPodSandboxRequest RemovePodSandboxRequest: 1 pod_sandbox_id string
 CreateContainerRequest: 1 pod_sandbox_id string; 2 config ContainerConfig; 3 sandbox_config PodSandboxConfig
-CreateContainerResponse: 1 container_id string
-StartContainerRequest: 1 container_id string
-StartContainerResponse:
+CreateContainerResponse StartContainerRequest RemoveContainerRequest: 1 container_id string
 StopContainerRequest: 1 container_id string; 2 timeout int64
-StopContainerResponse:
-RemoveContainerRequest: 1 container_id string
-RemoveContainerResponse:
-PodSandboxConfig: 1 metadata PodSandboxMetadata; 6 labels map; 7 annotations map;
-    8 linux LinuxPodSandboxConfig
+GetEventsRequest StopPodSandboxResponse RemovePodSandboxResponse:
+StartContainerResponse StopContainerResponse RemoveContainerResponse:
+PodSandboxConfig: 1 metadata PodSandboxMetadata; 6 labels map; 7 annotations map; 8 linux LinuxPodSandboxConfig
 LinuxPodSandboxConfig: 1 cgroup_parent string; 2 security_context LinuxSandboxSecurityContext
 LinuxSandboxSecurityContext: 1 namespace_options NamespaceOption
 ContainerConfig: 1 metadata ContainerMetadata; 2 image ImageSpec; 3 command repeated string; 9 labels map;
@@ -79,28 +66,23 @@ LinuxContainerConfig: 2 security_context LinuxContainerSecurityContext
 LinuxContainerSecurityContext: 3 namespace_options NamespaceOption
 NamespaceOption: 1 network int32; 2 pid int32; 3 ipc int32
 """
-"""The messages with which kubelets run pods, likewise; enumerations are numbers here."""
+"""The messages as far as they matter here; a map has text as keys and values.
+
+With the first, engines are asked; with those from RunPodSandboxRequest on kubelets run pods, and enumerations in them
+are numbers here.
+"""
+
+CONTAINER_STATES = ("CREATED", "RUNNING", "EXITED", "UNKNOWN")
+SANDBOX_STATES = ("READY", "NOTREADY")
+EVENT_TYPES = ("CREATED", "STARTED", "STOPPED", "DELETED")
+"""The names of states and types, by number."""
 
 ENUMS = {
-    "ContainerState": ["CONTAINER_CREATED", "CONTAINER_RUNNING", "CONTAINER_EXITED", "CONTAINER_UNKNOWN"],
-    "PodSandboxState": ["SANDBOX_READY", "SANDBOX_NOTREADY"],
-    "ContainerEventType": [
-        "CONTAINER_CREATED_EVENT",
-        "CONTAINER_STARTED_EVENT",
-        "CONTAINER_STOPPED_EVENT",
-        "CONTAINER_DELETED_EVENT",
-    ],
+    "ContainerState": [f"CONTAINER_{name}" for name in CONTAINER_STATES],
+    "PodSandboxState": [f"SANDBOX_{name}" for name in SANDBOX_STATES],
+    "ContainerEventType": [f"CONTAINER_{name}_EVENT" for name in EVENT_TYPES],
 }
 """The enumerations of the CRI, numbered from 0 in this order."""
-
-CONTAINER_STATES = tuple(name.removeprefix("CONTAINER_") for name in ENUMS["ContainerState"])
-"""The names of a container's states, by number."""
-
-SANDBOX_STATES = tuple(name.removeprefix("SANDBOX_") for name in ENUMS["PodSandboxState"])
-"""The names of a sandbox's states, by number."""
-
-EVENT_TYPES = tuple(name.removeprefix("CONTAINER_").removesuffix("_EVENT") for name in ENUMS["ContainerEventType"])
-"""The names of the types of events, by number."""
 
 _SCALARS: dict[str, FieldDescriptorProto.Type.ValueType] = {
     "string": FieldDescriptorProto.TYPE_STRING,
@@ -126,12 +108,12 @@ def _pool() -> DescriptorPool:
 def published() -> FileDescriptorProto:
     """The definitions of the CRI, made of the tables above."""
     file = FileDescriptorProto(name="k8s.io/cri-api/pkg/apis/runtime/v1/api.proto", package=PACKAGE, syntax="proto3")
-    for line in (_READING.strip() + _WRITING.rstrip()).replace("\n    ", " ").splitlines():
-        name, _, fields = line.partition(":")
-        message = file.message_type.add(name=name)
-        for field in filter(None, fields.strip().split(";")):
-            number, own, *words = field.split()
-            _add(message, int(number), own, words)
+    for line in _MESSAGES.strip().replace("\n    ", " ").splitlines():
+        names, _, fields = line.partition(":")
+        for message in [file.message_type.add(name=name) for name in names.split()]:
+            for field in filter(None, fields.strip().split(";")):
+                number, own, *words = field.split()
+                _add(message, int(number), own, words)
     for name, values in ENUMS.items():
         enum = file.enum_type.add(name=name)
         for place, value in enumerate(values):

@@ -18,7 +18,7 @@ from typing import Literal
 
 from tests.support.certificates import make_certificates
 from tests.support.engines import containerd
-from tests.support.engines.process import START_TIMEOUT, EngineFailedError, PrivateEngine, end
+from tests.support.engines.process import START_TIMEOUT, PrivateEngine, end
 
 Version = Literal["20.10", "26.1"]
 
@@ -51,14 +51,12 @@ class Dockerd(PrivateEngine):
         self.live_restore = live_restore
         self.port = _free_port() if tcp or tls else None
         self.certificates = self.root / "tls" if tls else None
-        self._containerd = containerd.Containerd(_CONTAINERD[version], self.root)
+        self.containerd = containerd.Containerd(_CONTAINERD[version], self.root)
         self._network: subprocess.Popen[bytes] | None = None
 
     @property
     def tcp_address(self) -> str:
-        if self.port is None:
-            message = f"{self!r} has no TCP port"
-            raise EngineFailedError(message)
+        assert self.port is not None, f"{self!r} has no TCP port"
         return f"tcp://127.0.0.1:{self.port}"
 
     # -- life ----------------------------------------------------------------------------------------------------------
@@ -71,25 +69,18 @@ class Dockerd(PrivateEngine):
             make_certificates(self.certificates)
         if self._network is None and self.port is None:
             self._network = self._spawn_network()
-        self._containerd.start()
-        atexit.unregister(self._containerd.close)  # it is ours to close, and not before dockerd
+        self.containerd.start()
+        atexit.unregister(self.containerd.close)  # it is ours to close, and not before dockerd
         (self.root / "docker.pid").unlink(missing_ok=True)  # a killed dockerd leaves its own
         self._engine = self._spawn("dockerd", self._dockerd_command())
         self._wait_for("answer", self._answers, START_TIMEOUT)
         self._import_image()
 
-    def freeze_containerd(self) -> None:
-        """Make its containerd hang: dockerd still answers, but whatever needs a shim waits."""
-        self._containerd.freeze()
-
-    def thaw_containerd(self) -> None:
-        self._containerd.thaw()
-
     def _close(self) -> None:
-        self.thaw_containerd()
+        self.containerd.thaw()
         self._remove_containers()
         self.stop()
-        self._containerd.close()
+        self.containerd.close()
         if self._network is not None:
             end(self._network, signal.SIGKILL)
         self._network = None
@@ -104,7 +95,7 @@ class Dockerd(PrivateEngine):
         yield f"--data-root={self.root}/data"
         yield f"--exec-root={self.root}/exec"
         yield f"--pidfile={self.root}/docker.pid"
-        yield f"--containerd={self._containerd.socket}"
+        yield f"--containerd={self.containerd.socket}"
         yield f"--host={self.address}"
         yield from ("--iptables=false", "--ip6tables=false", "--bridge=none")
         if self.live_restore:
@@ -130,7 +121,7 @@ class Dockerd(PrivateEngine):
         return process
 
     def _processes(self) -> Iterable[subprocess.Popen[bytes] | None]:
-        return (*super()._processes(), *self._containerd._processes(), self._network)
+        return (*super()._processes(), *self.containerd._processes(), self._network)
 
     # -- what is inside ------------------------------------------------------------------------------------------------
 

@@ -73,9 +73,7 @@ class PrivateEngine(ABC):
 
     @property
     def pid(self) -> int:
-        if self._engine is None:
-            message = f"{self!r} is not running"
-            raise EngineFailedError(message)
+        assert self._engine is not None, f"{self!r} is not running"
         return self._engine.pid
 
     @property
@@ -133,14 +131,13 @@ class PrivateEngine(ABC):
     def _close(self) -> None:
         """End what was started."""
 
-    def log_tail(self) -> str:
+    def _log_tail(self) -> str:
         """Return the last lines that the engine's processes have logged."""
-        tails = []
-        for name, count in self.log_tails.items():
-            with contextlib.suppress(OSError):
-                lines = (self.root / f"{name}.log").read_text(errors="replace").splitlines()
-                tails += [f"{name}: {line}" for line in lines[-count:]]
-        return "\n".join(tails)
+        logs = ((self.root / f"{name}.log", name, count) for name, count in self.log_tails.items())
+        tails = (
+            (name, log.read_text(errors="replace").splitlines()[-count:]) for log, name, count in logs if log.exists()
+        )
+        return "\n".join(f"{name}: {line}" for name, lines in tails for line in lines)
 
     def _spawn(self, name: str, command: Iterable[str]) -> subprocess.Popen[bytes]:
         with (self.root / f"{name}.log").open("ab") as log:
@@ -199,7 +196,7 @@ class PrivateEngine(ABC):
             ended = [code for code in codes if code is not None]
             if ended or time.monotonic() > deadline:
                 why = f"a process ended with {ended[0]}" if ended else f"took over {timeout:g} s"
-                message = f"{self!r}: did not {what}: {why}\n{self.log_tail()}"
+                message = f"{self!r}: did not {what}: {why}\n{self._log_tail()}"
                 raise EngineFailedError(message)
             time.sleep(_POLL)
 
