@@ -13,34 +13,27 @@ from tests.chaos.world import World
 from tests.support.fold import Fold
 from whalewatch import Container, ContainerEvent, EventType, Origin, Subscription, Watcher
 
-SMALL = 4
-"""Events that the lazy listener's subscription keeps before it collapses."""
-
-HISTORY = 10
-"""Events of each container that are kept, to be told if one was wrong."""
-
-HEARD_WITHIN = 10.0
-"""Seconds after which a listener that has not heard of the newest revision is counted as stuck."""
+SMALL = 4  # events that the lazy listener's subscription keeps before it collapses
+HISTORY = 10  # events of each container that are kept, to be told if one was wrong
+HEARD_WITHIN = 10.0  # seconds after which a listener in another thread that has not ended with its watch is stuck
 
 
 class Listener:
-    """Folds one subscription, for as long as it is run.
+    """Folds one subscription, for as long as it is run; cleared, `attending` leaves it unread.
 
     Attributes:
         found: the last events that a synchronisation or an audit found.
         risen: containers that it was told had exited, and then that the same run had started, with their events.
-        attending: cleared, it leaves its subscription unread.
     """
 
-    def __init__(self, name: str, watcher: Watcher, buffer: int = 1024) -> None:
+    def __init__(self, name: str, watcher: Watcher, attending: asyncio.Event | None = None, **options: Any) -> None:
         self.name = name
         self.fold = Fold()
         self.found: deque[str] = deque(maxlen=HISTORY)
         self.risen: list[tuple[Container, str]] = []
-        self.attending = asyncio.Event()
-        self.attending.set()
+        self._attending = attending
         self._watcher = watcher
-        self._buffer = buffer
+        self._options = options
         self._history: defaultdict[str, deque[str]] = defaultdict(lambda: deque(maxlen=HISTORY))
         self._ended: set[tuple[object, ...]] = set()
         self._events: Subscription | None = None
@@ -52,7 +45,7 @@ class Listener:
 
     async def listen(self) -> None:
         """Fold until the watch ends."""
-        async with self._watcher.events(buffer=self._buffer) as events:
+        async with self._watcher.events(**self._options) as events:
             self._events = events
             async for event in events:
                 self.fold.take(event)
@@ -69,7 +62,8 @@ class Listener:
                     self.risen.append((container, f"{self.name}: {container}: {list(self._history[container.id])}"))
                 if event.last:
                     self.fold.check(self._watcher.portfolio.snapshot())
-                await self.attending.wait()
+                if self._attending is not None:
+                    await self._attending.wait()
 
 
 def _brief(event: ContainerEvent) -> str:
@@ -80,14 +74,15 @@ def _brief(event: ContainerEvent) -> str:
 class Watched:
     """One watcher, an eager and a lazy listener in its loop, and one in a thread of its own."""
 
-    def __init__(self, name: str, watcher: Watcher, witness: Witness, *, hidden_from: bool) -> None:
-        """Prepare with a watcher that is not entered, from which faults may hide what its engine tells, or not."""
-        self.name = name
-        self.hidden_from = hidden_from
-        self.watcher = watcher
-        self.witness = witness
+    def __init__(self, world: World, unread: Collection[str], attending: asyncio.Event, *, proxied: bool) -> None:
+        """Prepare; `unread`: see `Witness`; faults hide what the engine tells only from what is behind the proxy."""
+        self.name = name = "proxied" if proxied else "direct"
+        self.hidden_from = proxied
+        self.attending = attending
+        self.watcher = watcher = world.watcher(proxied=proxied)
+        self.witness = Witness(name, watcher, world, unread)
         self.eager = Listener(f"{name}, eager", watcher)
-        self.lazy = Listener(f"{name}, lazy", watcher, SMALL)
+        self.lazy = Listener(f"{name}, lazy", watcher, attending, buffer=SMALL)
         self._elsewhere = Listener(f"{name}, in another thread", watcher)
         self.listeners = (self.eager, self.lazy, self._elsewhere)
         self._tasks: list[asyncio.Task[None]] = []
@@ -134,10 +129,9 @@ class Watched:
 @asynccontextmanager
 async def crowd(world: World, unread: Collection[str]) -> AsyncIterator[list[Watched]]:
     """Watch an engine directly and through the proxy, or only so if it bears one watcher; `unread`: see `Witness`."""
-    watched = []
-    for proxied in (True,) if world.sole else (False, True):
-        name, watcher = "proxied" if proxied else "direct", world.watcher(proxied=proxied)
-        watched.append(Watched(name, watcher, Witness(name, watcher, world, unread), hidden_from=proxied))
+    attending = asyncio.Event()
+    attending.set()
+    watched = [Watched(world, unread, attending, proxied=proxied) for proxied in sorted({world.sole, True})]
     async with AsyncExitStack() as stack:
         for one in watched:
             await stack.enter_async_context(one.running())

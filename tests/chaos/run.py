@@ -7,51 +7,35 @@ import logging
 import resource
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
-from typing import Any, Self
 
 from tests.chaos.crowd import Listener, Watched, crowd
 from tests.chaos.world import Fault, Operation, World, during
+from tests.support.stepping import Complaints
 from whalewatch import WatchState
 
-WORKERS = 3
-"""Operations at a time."""
-
-OPERATION = 15.0
-"""Seconds that an operation may take: while something is frozen, dockerd may hold a container's lock for ever."""
-
-REFUSED = 0.03
-"""Seconds until the next operation after one that the engine refused: most are, as they ask no one for leave."""
-
-LONGEST_FAULT = 5.0
-"""Seconds; the watchers' heartbeat and time-out together take three."""
+WORKERS = 3  # operations at a time
+OPERATION = 15.0  # seconds it may take: while something is frozen, dockerd may hold a container's lock for ever
+REFUSED = 0.03  # seconds until the next one after a refusal: most are refused, as they ask no one for leave
+LONGEST_FAULT = 5.0  # seconds; the watchers' heartbeat and time-out together take three
+SLACK = 3.0  # seconds that watchers may take longer than they promise to notice silence: the machine is busy
+CONVERGENCE = 60.0  # seconds of peace after which a picture that is not the engine's counts as a divergence
+BLOCKED = 0.5  # seconds for which the host program blocks the loop
+LEAVING = 5.0  # seconds within which a watcher must have been left
+POLL = 0.05
 
 SILENT = {"engine frozen": False, "connections half open": True}
 """Faults in which nothing answers, and nothing fails: every other time they last until the watchers have noticed. The
 value tells whether only those behind the proxy suffer it."""
 
-SLACK = 3.0
-"""Seconds that watchers may take longer to notice it than they promise: the machine is busy."""
-
-CONVERGENCE = 60.0
-"""Seconds of peace after which a picture that is not the engine's counts as a divergence."""
-
 SWALLOWED = "events swallowed"
-
 HIDING = {SWALLOWED, "events shuffled and late", "a gigantic line among the events"}
 """Faults of the connection for which an audit may have to find what the engine did tell: what comes behind a gigantic
 line is late, by some fifty turns of a loop that is busy."""
-
-BLOCKED = 0.5
-"""Seconds for which the host program blocks the loop."""
-
-LEAVING = 5.0
-"""Seconds within which a watcher must have been left."""
-
-POLL = 0.05
 
 
 @dataclass
@@ -99,7 +83,7 @@ class Chaos:
                 while time.monotonic() - began < seconds and not report.divergences:
                     await self._round(watched)
                     report.rounds += 1
-                    report.divergences += alarms.told
+                    report.divergences += alarms.taken()
                     report.divergences += [failure for one in watched for failure in one.failures()]
                     if report.rounds == 10:
                         peak = _peak()
@@ -110,6 +94,7 @@ class Chaos:
                 for one in watched:
                     report.counts["calls"] += sum(one.watcher.stats.calls.values())
                     report.counts += one.witness.counts
+            report.divergences += alarms.taken()
         report.seconds = time.monotonic() - began
         return report
 
@@ -146,12 +131,10 @@ class Chaos:
 
     def _chosen(self, watched: list[Watched]) -> dict[str, Fault]:
         """Choose faults, at most one of each place, at least one in all."""
-        attending = [one.lazy.attending for one in watched]
+        attending = watched[0].attending  # it is that of all lazy listeners
         application: dict[str, Fault] = {
-            "subscriptions unread": lambda: during(
-                lambda: _each(asyncio.Event.clear, attending), lambda: _each(asyncio.Event.set, attending)
-            ),
-            "loop blocked": lambda: during(lambda: time.sleep(BLOCKED), lambda: time.sleep(BLOCKED)),
+            "subscriptions unread": lambda: during(attending.clear, attending.set),
+            "loop blocked": lambda: during(partial(time.sleep, BLOCKED), partial(time.sleep, BLOCKED)),
         }
         places = [
             faults
@@ -248,46 +231,25 @@ class Chaos:
             await asyncio.sleep(POLL)
 
 
-class _Alarms(logging.Handler):
-    """Collects what must never be logged: errors of the library's own; and the containers that could not be read."""
+class _Alarms(Complaints):
+    """Collects also the containers that could not be read."""
 
     def __init__(self) -> None:
-        super().__init__(logging.DEBUG)
+        super().__init__()
+        self.setLevel(logging.DEBUG)
+        logging.getLogger("whalewatch").setLevel(logging.DEBUG)
         self.unread: set[str] = set()
-        self._lines: list[str] = []
-        self._log = logging.getLogger("whalewatch")
-        self._level = self._log.level
-
-    def __enter__(self) -> Self:
-        self._log.addHandler(self)
-        self._log.setLevel(logging.DEBUG)
-        asyncio.get_running_loop().set_exception_handler(self.failed)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._log.removeHandler(self)
-        self._log.setLevel(self._level)
-        asyncio.get_running_loop().set_exception_handler(None)
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.msg.startswith("cannot read container") and isinstance(record.args, tuple):
             self.unread.add(str(record.args[0]))
         if record.levelno >= logging.ERROR:
-            self._lines.append(f"logged: {record.getMessage()} {record.exc_info}")
+            super().emit(record)
 
-    def failed(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        self._lines.append(f"unhandled in the loop: {context}")
-
-    @property
-    def told(self) -> list[str]:
+    def taken(self) -> list[str]:
         """What has come since the last time."""
-        lines, self._lines = self._lines, []
-        return lines
-
-
-def _each(call: Callable[[asyncio.Event], None], events: Iterable[asyncio.Event]) -> None:
-    for event in events:
-        call(event)
+        told, self.told = self.told, []
+        return told
 
 
 def _peak() -> int:

@@ -22,8 +22,6 @@ PACKAGES = ("git", "make", "python3", "python3-venv")
 COMMANDS = {"make demo SECONDS=5": 300.0, "make test": 3600.0}
 """What to run, and the seconds that each may take."""
 
-CHECKOUT = Path(__file__).parents[2]
-
 _AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 
 # runc cannot change the root of a process in a chroot: so this is the root of a mount namespace.
@@ -41,7 +39,7 @@ def main(release: str) -> int:
     with tempfile.TemporaryDirectory(prefix="ww-bare-") as work:
         root = Path(work) / "root"
         make_root(release, Path(work) / "tools", root)
-        run(["git", "clone", "--quiet", str(CHECKOUT), str(root / "root" / "whalewatch")])
+        run(["git", "clone", "--quiet", str(Path(__file__).parents[2]), str(root / "root" / "whalewatch")])
         (root / "root").chmod(0o700)
         for command, timeout in COMMANDS.items():
             say(f"---- {release}: {command}")

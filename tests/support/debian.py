@@ -7,6 +7,7 @@ sources. Needs nothing but the standard library.
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import time
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
 TIMEOUT = 900.0
 """Seconds that one program may take: a slow mirror gives 50 MB in less."""
 
-_ATTEMPTS = 4
-_PAUSE = 3.0  # seconds before the first repetition, doubled for each further one
+_MARK = "unpacked"  # the file that is written last
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 
@@ -31,10 +31,10 @@ class DebianError(Exception):
 def running_release() -> str | None:
     """Return the code name of the Debian that this is, or None if it is none."""
     try:
-        lines = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
+        told = platform.freedesktop_os_release()
     except OSError:
         return None
-    return lines.get("VERSION_CODENAME") if lines.get("ID") == "debian" else None
+    return told.get("VERSION_CODENAME") if told["ID"] == "debian" else None
 
 
 def cache() -> Path:
@@ -45,11 +45,7 @@ def cache() -> Path:
 def unpack(release: str, packages: Sequence[str], folder: Path, *, needed: bool = False) -> bool:
     """Unpack packages of a release into a folder, unless it already holds just these; return whether that was done.
 
-    Args:
-        release: the code name.
-        packages: their names.
-        folder: what holds them afterwards, with nothing else in it.
-        needed: also unpack what they depend on and the machine lacks; `release` is the machine's own then.
+    With `needed`, also what they depend on and the machine lacks; `release` is the machine's own then.
     """
     wanted = f"{release}: {' '.join(packages)}\n"
     if unpacked(folder) == wanted:
@@ -59,7 +55,7 @@ def unpack(release: str, packages: Sequence[str], folder: Path, *, needed: bool 
     try:
         for archive in _download(release, packages, work / "apt", needed=needed):
             run(["dpkg-deb", "--extract", str(archive), str(work / "root")])
-        _mark(work / "root").write_text(wanted)
+        (work / "root" / _MARK).write_text(wanted)
         shutil.rmtree(folder, ignore_errors=True)
         (work / "root").rename(folder)
     finally:
@@ -69,15 +65,7 @@ def unpack(release: str, packages: Sequence[str], folder: Path, *, needed: bool 
 
 def unpacked(folder: Path) -> str | None:
     """Return what a folder holds, or None while it is not complete."""
-    try:
-        return _mark(folder).read_text()
-    except OSError:
-        return None
-
-
-def _mark(folder: Path) -> Path:
-    """Return the file that is written last, once all is unpacked."""
-    return folder / "unpacked"
+    return (folder / _MARK).read_text() if (folder / _MARK).exists() else None
 
 
 def _download(release: str, packages: Sequence[str], work: Path, *, needed: bool) -> list[Path]:
@@ -125,14 +113,14 @@ def say(text: str) -> None:
 
 def _apt(arguments: Sequence[str], *, cwd: Path | None = None) -> None:
     """Run apt-get, again after a pause when it fails: mirrors have their moments."""
-    for attempt in range(_ATTEMPTS):
+    for pause in (3.0, 6.0, 12.0, None):
         try:
             run(["apt-get", "--quiet=2", "-o", "Acquire::Retries=3", *arguments], cwd=cwd)
         except DebianError as error:
-            if attempt == _ATTEMPTS - 1:
+            if pause is None:
                 raise
             say(f"trying again: {error}")
-            time.sleep(_PAUSE * 2**attempt)
+            time.sleep(pause)
         else:
             return
 

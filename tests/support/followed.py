@@ -11,7 +11,7 @@ import pytest
 from tenacity import wait_fixed
 
 from tests.support.fold import Fold
-from tests.support.scripted import PATIENCE, alive
+from tests.support.scripted import PATIENCE, Changing, alive
 from whalewatch import ContainerEvent, Origin, Retry, Snapshot, Stats, Status, Watcher, WatchState, moby
 from whalewatch.testing import FakeDocker
 
@@ -19,14 +19,14 @@ AT_ONCE = Retry(wait=wait_fixed(0))
 """Retries for ever, without waiting."""
 
 
-class Followed:
+class Followed(Changing):
     """A watcher and what an unfiltered subscription of it tells."""
 
     def __init__(self, watcher: Watcher) -> None:
+        super().__init__()
         self.watcher = watcher
         self.fold = Fold()
         self.states: list[Status] = []
-        self._news = asyncio.Event()
 
     @property
     def stats(self) -> Stats:
@@ -41,19 +41,12 @@ class Followed:
             self.fold.take(event)
             if event.last:
                 self.fold.check(self.snapshot)
-            self._news.set()
+            self._changed.set()
 
     async def read_status(self) -> None:
         async for status in self.watcher.status_changes():
             self.states.append(status)
-            self._news.set()
-
-    async def until(self, condition: Callable[[], object]) -> None:
-        """Wait until a condition holds that depends on the events or the status."""
-        async with asyncio.timeout(PATIENCE):
-            while not condition():
-                self._news.clear()
-                await self._news.wait()
+            self._changed.set()
 
     async def until_stats(self, condition: Callable[[Stats], object]) -> None:
         """Wait until a condition holds that depends on the counters, which tell nobody."""

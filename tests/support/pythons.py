@@ -12,10 +12,11 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.support.debian import DebianError, cache, say, unpack
+from tests.support.debian import DebianError, cache, run, say, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,35 +39,32 @@ PACKAGES = (
 
 ROOT = Path(__file__).parents[2]
 
-INSTALL_TIMEOUT = 600.0
-TEST_TIMEOUT = 1200.0
-"""Seconds for the installation, and for the tests."""
-
-
-class FailedError(Exception):
-    """Why the tests could not be run."""
+TIMEOUT = 1200.0
+"""Seconds for the tests."""
 
 
 def main(version: str, arguments: Sequence[str]) -> int:
     """Run Python with these arguments, such as `-m pytest`; return its exit code."""
+    for name in ("PYTHONPATH", "VIRTUAL_ENV"):
+        os.environ.pop(name, None)
     try:
-        python = find(version)
+        *enter, python = find(version)
         folder = ROOT / ".pythons" / version
         shutil.rmtree(folder, ignore_errors=True)
         source = unpack_source(folder)
-        venv = folder / "venv" / "bin" / "python"
+        venv = str(folder / "venv" / "bin" / "python")
         wheel = next((ROOT / "dist").glob("*.whl"))
-        pip = [str(venv), "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
+        pip = [venv, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
         for command in (
-            [python[-1], "-m", "venv", str(folder / "venv")],
+            [python, "-m", "venv", str(folder / "venv")],
             [*pip, "--upgrade", "pip>=25.1"],
             [*pip, "--group", f"{source}/pyproject.toml:dev", str(wheel)],
-            [str(venv), "-c", "import whalewatch as w; assert w.__file__.startswith(__import__('sys').prefix), w"],
+            [venv, "-c", "import whalewatch as w; assert w.__file__.startswith(__import__('sys').prefix), w"],
         ):
-            run(f"Python {version}", [*python[:-1], *command], source, INSTALL_TIMEOUT)
-        code = run(None, [*python[:-1], str(venv), *arguments], source, TEST_TIMEOUT)
-    except (FailedError, DebianError) as error:
-        say(f"Python {version}: {error}")
+            run([*enter, *command], cwd=source)
+        code = subprocess.run([*enter, venv, *arguments], cwd=source, check=False, timeout=TIMEOUT).returncode
+    except (DebianError, subprocess.TimeoutExpired) as error:
+        say(f"Python {version}: left out: {error}")
         return 1
     say(f"Python {version}: {'passed' if code == 0 else f'failed with exit code {code}'}, against {wheel.name}")
     return code
@@ -75,13 +73,14 @@ def main(version: str, arguments: Sequence[str]) -> int:
 def find(version: str) -> list[str]:
     """Return the command that runs this Python."""
     for python in (f"python{version}", *map(str, Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))):
-        if _has_venv(python):
+        with suppress(DebianError):
+            run([python, "-c", "import ensurepip"])
             return [python]
-    if version not in VERSIONS or os.geteuid() != 0 or shutil.which("apt-get") is None:
-        message = "left out: it is not on this machine"
-        if version in VERSIONS:
-            message += f", and only root can use that of Debian {RELEASE}, on Debian"
-        raise FailedError(message)
+    if version not in VERSIONS:
+        raise DebianError("it is not on this machine")
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        message = f"it is not on this machine, and only root can use that of Debian {RELEASE}, on Debian"
+        raise DebianError(message)
     folder = cache() / "pythons"
     if unpack(RELEASE, PACKAGES, folder):
         say(f"Python {', '.join(VERSIONS)} of Debian {RELEASE} unpacked into {folder}")
@@ -94,37 +93,6 @@ def unpack_source(folder: Path) -> Path:
     with tarfile.open(next((ROOT / "dist").glob("*.tar.gz"))) as archive:
         archive.extractall(folder, filter="data")
     return next(folder.glob("whalewatch-*"))
-
-
-def run(name: str | None, command: Sequence[str], folder: Path, timeout: float) -> int:
-    """Run a program; with a name, it prints nothing, and its failure is an error that quotes it."""
-    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    try:
-        ran = subprocess.run(
-            command,
-            cwd=folder,
-            env=environment,
-            check=False,
-            timeout=timeout,
-            capture_output=name is not None,
-            text=True,
-        )
-    except subprocess.TimeoutExpired as error:
-        message = f"took more than {timeout:g} s: {' '.join(command)}"
-        raise FailedError(message) from error
-    if name is not None and ran.returncode != 0:
-        message = f"left out: {' '.join(command)}: {(ran.stderr or ran.stdout).strip()[-2000:]}"
-        raise FailedError(message)
-    return ran.returncode
-
-
-def _has_venv(python: str) -> bool:
-    path = shutil.which(python)
-    return (
-        path is not None
-        and subprocess.run([path, "-c", "import ensurepip"], check=False, timeout=60, capture_output=True).returncode
-        == 0
-    )
 
 
 if __name__ == "__main__":

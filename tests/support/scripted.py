@@ -68,20 +68,31 @@ async def within(wait: Awaitable[T], seconds: float = PATIENCE) -> T:
         return await wait
 
 
-class Hold:
+class Changing:
+    """Something to wait for."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Event()
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait until a condition holds that depends on what changes."""
+        async with asyncio.timeout(PATIENCE):
+            while not condition():
+                self._changed.clear()
+                await self._changed.wait()
+
+
+class Hold(Changing):
     """Holds calls of one kind until it is released."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.held = 0
-        self._changed = asyncio.Event()
         self._open = asyncio.Event()
 
     async def reached(self, count: int = 1) -> None:
         """Wait until so many calls have come."""
-        async with asyncio.timeout(PATIENCE):
-            while self.held < count:
-                self._changed.clear()
-                await self._changed.wait()
+        await self.until(lambda: self.held >= count)
 
     def release(self) -> None:
         self._open.set()
@@ -93,12 +104,13 @@ class Hold:
         await self._open.wait()
 
 
-class ScriptedEngine:
+class ScriptedEngine(Changing):
     """An engine adapter without an engine, and how often each of its methods was called.
 
     Attributes:
         alive: the truth by id: what listings and inspects say.
-        streams: event streams that are open; `opened` counts those that ever were.
+        streams: event streams that are open; `opened` counts those that ever were. One can wait `until` that, or
+            `calls`, change.
         complete: whether listings tell all of a container, so that nothing has to be inspected.
         listings: what the next listings say, instead of the truth.
         errors: what calls of a kind raise, "inspect" or "inspect ID" among them.
@@ -112,6 +124,7 @@ class ScriptedEngine:
     client: object = None
 
     def __init__(self, *containers: Container, complete: bool = False, absence_is_death: bool = True) -> None:
+        super().__init__()
         self.alive = {container.id: container for container in containers}
         self.complete = complete
         self.absence_is_death = absence_is_death
@@ -122,7 +135,6 @@ class ScriptedEngine:
         self.errors: dict[str, BaseException] = {}
         self.holds: dict[str, Hold] = {}
         self.read_until: datetime | None = None
-        self._changed = asyncio.Event()
 
     # What a test says
 
@@ -181,13 +193,6 @@ class ScriptedEngine:
             yield error
         finally:
             del self.errors[kind]
-
-    async def until(self, condition: Callable[[], object]) -> None:
-        """Wait until a condition holds that depends on the calls made or the streams open."""
-        async with asyncio.timeout(PATIENCE):
-            while not condition():
-                self._changed.clear()
-                await self._changed.wait()
 
     # What the watcher asks
 

@@ -27,17 +27,11 @@ PACKAGES = ("docker.io", "containerd", "runc", "crun", "podman", "busybox-static
 PROGRAMS = ("docker", "dockerd", "containerd", "containerd-shim-runc-v2", "ctr", "runc", "crun", "podman", "busybox")
 """What these packages bring, to see whether they are there."""
 
-NEWER_RELEASE = "trixie"
-NEWER_PACKAGES = ("docker.io", "containerd")
-NEWER_VERSION = "26.1"
-"""The Docker of that release; its programs need nothing newer than what the supported hosts have."""
+OUR_RELEASE, OUR_VERSION = "bookworm", "20.10"
+"""The release that the engines run on, and its Docker."""
 
-NEWER_CONTAINERD = "1.7"
-"""The containerd of that release."""
-
-OUR_RELEASE = "bookworm"
-OUR_VERSION = "20.10"
-"""The Docker of the release that the engines run on."""
+NEWER_RELEASE, NEWER_VERSION, NEWER_CONTAINERD = "trixie", "26.1", "1.7"
+"""The next, whose programs need nothing newer than what the supported hosts have; its Docker and its containerd."""
 
 HOST_PATH = ("/usr/sbin", "/usr/bin", "/sbin", "/bin")
 """Where the machine has its programs; what else is on its PATH is not to be tested."""
@@ -114,7 +108,7 @@ def _unpack() -> Iterator[str]:
         yield f"those of {OUR_RELEASE} unpacked"
     if missing(NEWER_VERSION) is not None:
         say(f"engines: unpacking Docker {NEWER_VERSION} of Debian {NEWER_RELEASE}: 60 MB to fetch, 210 MB in {newer}")
-        unpack(NEWER_RELEASE, NEWER_PACKAGES, newer)
+        unpack(NEWER_RELEASE, PACKAGES[:2], newer)
         yield f"Docker {NEWER_VERSION} unpacked"
 
 

@@ -83,18 +83,16 @@ class Proxy:
             self._path.unlink(missing_ok=True)
 
     async def cut(self) -> None:
-        serving = [*self._serving]
-        for task in serving:
+        for task in self._serving:
             task.cancel()
-        if serving:
-            await asyncio.wait(serving)
+        if self._serving:
+            await asyncio.wait([*self._serving])
 
     def end_streams(self) -> None:
         """End all event streams of a Docker engine in good order, and leave other connections alone."""
-        for writer, events in self._open.items():
-            if events.streaming:
-                events.ended = True
-                writer.write(b"0\r\n\r\n")
+        self._write(b"0\r\n\r\n")
+        for events in self._open.values():
+            events.ended = events.streaming
 
     def stall(self) -> None:
         """Pass nothing on any more, in either direction; connections stay open, and new ones are accepted."""
@@ -106,9 +104,12 @@ class Proxy:
 
     def inject(self, line: bytes) -> None:
         """Put bytes into all event streams of a Docker engine, as one chunk."""
+        self._write(_chunk(line))
+
+    def _write(self, data: bytes) -> None:
         for writer, events in self._open.items():
             if events.streaming:
-                writer.write(_chunk(line))
+                writer.write(data)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
