@@ -19,8 +19,7 @@ from tests.support.engines.containerd import Containerd, Version
 from tests.support.engines.containerd_control import ContainerdControl
 from whalewatch import Container, containerd
 
-CROWD = 12
-"""Containers at most: each costs a shim."""
+CROWD = 12  # containers at most: each costs a shim
 
 NAMESPACES = ("default", "red", "blue")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
 from random import Random
 from typing import Any, ClassVar, Literal
@@ -17,15 +17,9 @@ from tests.support.engines.cri_control import CRIControl, Listed, Pod
 from whalewatch import Container, cri
 
 Source = Literal["native", "pod-events", "poll"]
-
-PODS, CONTAINERS = 4, 10
-"""At most: each costs processes, and each look at the truth some calls."""
-
-FEW = 2
-"""Pods that none is taken from: what there is to be done is mostly in pods."""
-
-DEAD = {"CREATED", "STOPPED"}
-"""States of a task without a process that does what it is meant to."""
+PODS, CONTAINERS = 4, 10  # at most: each costs processes, and each look at the truth some calls
+FEW = 2  # pods that none is taken from: what there is to be done is mostly in pods
+DEAD = {"CREATED", "STOPPED"}  # states of a task without a process that does what it is meant to
 
 
 class CRIWorld(ShimWorld):
@@ -79,17 +73,19 @@ class CRIWorld(ShimWorld):
     def operations(self) -> Mapping[str, Operation]:
         return {
             "run a pod": self._run_pod,
-            "stop a pod": self._stop_pod,
+            "stop a pod": lambda: self._do_pod(self._control.stop_pod),
             "remove a pod": self._remove_pod,
             "run a pod's successor": self._replace_pod,
             "create": self._create,
             "run": self._run,
-            "run two": self._run_two,
+            "run two": lambda: self._run(SLEEP, SLEEP),
             "run for a moment": lambda: self._run(("/bin/true",)),
-            "stop": self._stop,
+            "stop": lambda: self._do(self._control.stop),
             "run the next attempt": self._run_next,
-            "remove, though it runs": self._remove,
-            "exec under the container's own id": self._exec,
+            "remove, though it runs": lambda: self._do(self._control.remove),
+            "exec under the container's own id": lambda: self._do(
+                lambda one: self._native.exec(one, one, namespace="k8s.io")
+            ),
             "kill the process": self._kill_process,
         }
 
@@ -119,14 +115,13 @@ class CRIWorld(ShimWorld):
         pod = await self._control.run_pod(f"pod-{self._number}", labels={"number": str(self._number)})
         self._pods[pod.id] = pod
 
-    async def _stop_pod(self) -> None:
-        await self._control.stop_pod((await self._any_pod(FEW)).id)
+    async def _do_pod(self, *operations: Callable[[str], Awaitable[None]]) -> None:
+        id = (await self._any_pod(FEW)).id
+        for operate in operations:
+            await operate(id)
 
     async def _remove_pod(self) -> None:
-        id = (await self._any_pod(FEW)).id
-        await self._control.stop_pod(id)
-        await self._control.remove_pod(id)
-        self._pods.pop(id, None)
+        await self._do_pod(self._control.stop_pod, self._control.remove_pod)
 
     async def _replace_pod(self) -> None:
         """As a kubelet does when a sandbox has died: another one for the same pod."""
@@ -136,37 +131,26 @@ class CRIWorld(ShimWorld):
         pod = await self._control.run_pod(known.name, uid=known.uid, attempt=former.attempt + 1)
         self._pods[pod.id] = pod
         await self._control.remove_pod(former.id)
-        self._pods.pop(former.id, None)
 
     async def _create(self, cmd: tuple[str, ...] = SLEEP) -> str:
         if len(await self._control.containers()) >= CONTAINERS:
-            await self._remove()
+            await self._do(self._control.remove)
         pod = self._pods[(await self._any_pod()).id]
         self._number += 1
         return await self._control.create(pod, f"chaos-{self._number}", annotations={"mood": "bad"}, cmd=cmd)
 
-    async def _run(self, cmd: tuple[str, ...] = SLEEP) -> None:
-        await self._control.start(await self._create(cmd))
+    async def _run(self, *commands: tuple[str, ...]) -> None:
+        for cmd in commands or (SLEEP,):
+            await self._control.start(await self._create(cmd))
 
-    async def _run_two(self) -> None:
-        await self._run()
-        await self._run()
-
-    async def _stop(self) -> None:
-        await self._control.stop((await self._any()).id)
+    async def _do(self, operate: Callable[[str], Awaitable[object]]) -> None:
+        await operate((await self._any()).id)
 
     async def _run_next(self) -> None:
         former = await self._any()
         await self._control.stop(former.id)
         await self._control.run(self._pods[former.sandbox], former.name, attempt=former.attempt + 1)
         await self._control.remove(former.id)
-
-    async def _remove(self) -> None:
-        await self._control.remove((await self._any()).id)
-
-    async def _exec(self) -> None:
-        id = (await self._any()).id
-        await self._native.exec(id, id, namespace="k8s.io")
 
     async def _kill_process(self) -> None:
         """Of a container, or of a pod itself."""

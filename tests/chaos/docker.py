@@ -22,8 +22,7 @@ from tests.support.engines.process import EngineFailedError
 from tests.support.engines.proxy import Event, passed_on
 from whalewatch import Container, moby
 
-CROWD = 12
-"""Containers at most: each costs the engine memory, and each look at the truth a call."""
+CROWD = 12  # containers at most: each costs the engine memory, and each look at the truth a call
 
 SICK = {"Test": ["CMD-SHELL", "test ! -f /sick"], "Interval": 1_000_000_000, "Retries": 1}
 

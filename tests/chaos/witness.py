@@ -16,15 +16,12 @@ if TYPE_CHECKING:
     from whalewatch import ContainerEvent, Snapshot, Watcher
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-KEPT = 20_000
-"""Times that are kept of what an engine told: those of many rounds."""
+KEPT = 20_000  # times that are kept of what an engine told: those of many rounds
 
 MARGIN = timedelta(seconds=5)
 """What was told so shortly before a stream ended, or after it began, one listener may have heard and another not."""
 
-LATE = timedelta(minutes=1)
-"""How long ago an event that is published now may have been found."""
+LATE = timedelta(minutes=1)  # how long ago an event that is published now may have been found
 
 ENOUGH = 20
 """Events of which one at least bears the engine's time, and exits of which one at least bears its exit code."""

@@ -26,8 +26,7 @@ Operation = Callable[[], Awaitable[object]]
 Fault = Callable[[], AbstractAsyncContextManager[None]]
 """Entered, the fault is there; left, it is healed, and the engine answers again."""
 
-HEARD = 200
-"""Events of the engine that are kept, to be told if something was wrong."""
+HEARD = 200  # events of the engine that are kept, to be told if something was wrong
 
 
 class World(ABC):

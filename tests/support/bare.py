@@ -18,9 +18,7 @@ from pathlib import Path
 from tests.support.debian import mirror, run, say, unpack
 
 PACKAGES = ("git", "make", "python3", "python3-venv")
-
-COMMANDS = {"make demo SECONDS=5": 300.0, "make test": 3600.0}
-"""What to run, and the seconds that each may take."""
+COMMANDS = {"make demo SECONDS=5": 300.0, "make test": 3600.0}  # what to run, and the seconds that each may take
 
 _AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-TIMEOUT = 900.0
-"""Seconds that one program may take: a slow mirror gives 50 MB in less."""
+TIMEOUT = 900.0  # seconds that one program may take: a slow mirror gives 50 MB in less
 
 _MARK = "unpacked"  # the file that is written last
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")

@@ -15,8 +15,7 @@ from tests.support.scripted import PATIENCE, Changing, alive
 from whalewatch import ContainerEvent, Origin, Retry, Snapshot, Stats, Status, Watcher, WatchState, moby
 from whalewatch.testing import FakeDocker
 
-AT_ONCE = Retry(wait=wait_fixed(0))
-"""Retries for ever, without waiting."""
+AT_ONCE = Retry(wait=wait_fixed(0))  # retries for ever, without waiting
 
 
 class Followed(Changing):

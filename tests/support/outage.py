@@ -27,15 +27,9 @@ from whalewatch import (
 )
 
 T = TypeVar("T")
-
-AWAY = 60.0
-"""Seconds that an engine may need to come back: one without live-restore first ends its containers."""
-
-SLACK = 2.0
-"""Seconds that a busy machine may add to a time within which something is noticed."""
-
-PROMPT = 0.5
-"""Seconds for what takes microseconds, on a machine that does much else."""
+AWAY = 60.0  # seconds that an engine may need to come back: one without live-restore first ends its containers
+SLACK = 2.0  # seconds that a busy machine may add to a time within which something is noticed
+PROMPT = 0.5  # seconds for what takes microseconds, on a machine that does much else
 
 
 async def lost(watcher: Watcher, error: type[Exception] = Exception) -> Status:

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 RELEASE = "forky"
-VERSIONS = ("3.14", "3.15")
-"""What that release of Debian has."""
+VERSIONS = ("3.14", "3.15")  # what that release of Debian has
 
 PACKAGES = (
     *(
@@ -38,9 +37,7 @@ PACKAGES = (
 """These Pythons, and what of their libraries is newer than the machine's."""
 
 ROOT = Path(__file__).parents[2]
-
-TIMEOUT = 1200.0
-"""Seconds for the tests."""
+TIMEOUT = 1200.0  # seconds for the tests
 
 
 def main(version: str, arguments: Sequence[str]) -> int:

@@ -45,8 +45,7 @@ disabled_plugins = [{disabled}]
   path = "{root}/containerd/opt"
 """
 
-PAUSE_IMAGE = "registry.local/pause:1"
-"""The image of sandboxes, and the only one that the CRI has."""
+PAUSE_IMAGE = "registry.local/pause:1"  # the image of sandboxes, and the only one that the CRI has
 
 _CRI = "io.containerd.grpc.v1.cri"
 

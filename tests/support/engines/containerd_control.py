@@ -19,12 +19,8 @@ from tests.support.engines.control import IMAGE, SLEEP
 from tests.support.engines.grpc_control import TIMEOUT, GrpcControl, until_away
 
 __all__ = ["IMAGE", "MARK", "NAMESPACE", "Alive", "ContainerdControl", "Told"]
-
-NAMESPACE = "default"
-"""Where containers are made if nothing else is said."""
-
-MARK = "/mark"
-"""The topic of the event that `mark` makes."""
+NAMESPACE = "default"  # where containers are made if nothing else is said
+MARK = "/mark"  # the topic of the event that `mark` makes
 
 _SUBSCRIPTION_PROOF = "/probe"
 _ALIVE = frozenset({"RUNNING", "PAUSED", "PAUSING"})

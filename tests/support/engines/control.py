@@ -19,9 +19,7 @@ from urllib.parse import quote
 import aiohttp
 
 _Result = TypeVar("_Result")
-
-IMAGE = "tiny:latest"
-"""The image that every engine we start has, or believes to have."""
+IMAGE = "tiny:latest"  # the image that every engine we start has, or believes to have
 
 SLEEP = ("/bin/sleep", "1000000")
 """The default command: alive until somebody ends it. As PID 1 it ignores SIGTERM, so end it with SIGKILL."""

@@ -15,8 +15,7 @@ from tests.support.engines.control import SLEEP
 from tests.support.engines.cri_wire import CONTAINER_STATES, EVENT_TYPES, SANDBOX_STATES, message
 from tests.support.engines.grpc_control import TIMEOUT, GrpcControl, until_away
 
-SERVICE = "/runtime.v1.RuntimeService"
-"""The service that runs pods; images have another one."""
+SERVICE = "/runtime.v1.RuntimeService"  # the service that runs pods; images have another one
 
 _SECURITY = {"namespace_options": {"network": 2, "pid": 1}}  # the network is the machine's, the processes' its own
 

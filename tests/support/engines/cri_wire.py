@@ -72,10 +72,10 @@ With the first, engines are asked; with those from RunPodSandboxRequest on kubel
 are numbers here.
 """
 
+# The names of states and types, by number.
 CONTAINER_STATES = ("CREATED", "RUNNING", "EXITED", "UNKNOWN")
 SANDBOX_STATES = ("READY", "NOTREADY")
 EVENT_TYPES = ("CREATED", "STARTED", "STOPPED", "DELETED")
-"""The names of states and types, by number."""
 
 ENUMS = {
     "ContainerState": [f"CONTAINER_{name}" for name in CONTAINER_STATES],

@@ -12,9 +12,9 @@ import random
 import signal
 import socket
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tests.support.certificates import make_certificates
 from tests.support.engines import containerd
@@ -62,17 +62,16 @@ class Dockerd(PrivateEngine):
     # -- life ----------------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        # Without a file of its own it would read the machine's; and 20.10 would write a key below /etc.
-        config = {"deprecated-key-path": f"{self.root}/key.json"} if self.expected == "20.10" else {}
-        (self.root / "daemon.json").write_text(json.dumps(config))
         if self.certificates is not None and not self.certificates.exists():
             make_certificates(self.certificates)
-        if self._network is None and self.port is None:
-            self._network = self._spawn_network()
+        (self.root / "daemon.json").write_text(json.dumps(self._config(), default=str))
+        command = ["dockerd", f"--config-file={self.root}/daemon.json"]
+        if self.port is None:
+            command = ["nsenter", f"--net=/proc/{self._network_namespace()}/ns/net", *command]
         self.containerd.start()
         atexit.unregister(self.containerd.close)  # it is ours to close, and not before dockerd
         (self.root / "docker.pid").unlink(missing_ok=True)  # a killed dockerd leaves its own
-        self._engine = self._spawn("dockerd", self._dockerd_command())
+        self._engine = self._spawn("dockerd", command)
         self._wait_for("answer", self._answers, START_TIMEOUT)
         self._import_image()
 
@@ -87,38 +86,36 @@ class Dockerd(PrivateEngine):
 
     # -- processes ---------------------------------------------------------------------------------------------------
 
-    def _dockerd_command(self) -> Iterator[str]:
-        if self._network is not None:
-            yield from ("nsenter", f"--net=/proc/{self._network.pid}/ns/net")
-        yield "dockerd"
-        yield f"--config-file={self.root}/daemon.json"
-        yield f"--data-root={self.root}/data"
-        yield f"--exec-root={self.root}/exec"
-        yield f"--pidfile={self.root}/docker.pid"
-        yield f"--containerd={self.containerd.socket}"
-        yield f"--host={self.address}"
-        yield from ("--iptables=false", "--ip6tables=false", "--bridge=none")
-        if self.live_restore:
-            yield "--live-restore"
+    def _config(self) -> dict[str, Any]:
+        config = {
+            "data-root": self.root / "data",
+            "exec-root": self.root / "exec",
+            "pidfile": self.root / "docker.pid",
+            "containerd": self.containerd.socket,
+            "hosts": [self.address],
+            "iptables": False,
+            "ip6tables": False,
+            "bridge": "none",
+            "live-restore": self.live_restore,
+        }
+        if self.expected == "20.10":
+            config["deprecated-key-path"] = self.root / "key.json"  # else it would write one below /etc
         if self.port is not None:
-            yield f"--host={self.tcp_address}"
+            config |= {"hosts": [self.address, self.tcp_address], "tls": False}  # said aloud, it spares a long warning
         if self.certificates is not None:
-            yield "--tlsverify"
-            yield f"--tlscacert={self.certificates}/ca.pem"
-            yield f"--tlscert={self.certificates}/server-cert.pem"
-            yield f"--tlskey={self.certificates}/server-key.pem"
-        elif self.port is not None:
-            yield "--tls=false"  # said aloud, it spares the engine's seconds of warning
+            files = {"tlscacert": "ca.pem", "tlscert": "server-cert.pem", "tlskey": "server-key.pem"}
+            config |= {"tlsverify": True, **{name: self.certificates / file for name, file in files.items()}}
+            del config["tls"]
+        return config
 
-    def _spawn_network(self) -> subprocess.Popen[bytes]:
-        """Start a process that keeps a network namespace alive, across all restarts of dockerd."""
-        script = "busybox ip link set lo up; exec busybox sleep 1000000"
-        process = self._spawn("network", ["unshare", "--net", "busybox", "sh", "-c", script])
-        self._network = process
-        ours = Path("/proc/self/ns/net").readlink()
-        theirs = Path(f"/proc/{process.pid}/ns/net")
-        self._wait_for("get its network namespace", lambda: theirs.readlink() != ours, START_TIMEOUT)
-        return process
+    def _network_namespace(self) -> int:
+        """Return a process that keeps a network namespace alive, across all restarts of dockerd."""
+        if self._network is None:
+            script = "busybox ip link set lo up; exec busybox sleep 1000000"
+            self._network = self._spawn("network", ["unshare", "--net", "busybox", "sh", "-c", script])
+            ours, theirs = Path("/proc/self/ns/net").readlink(), Path(f"/proc/{self._network.pid}/ns/net")
+            self._wait_for("get its network namespace", lambda: theirs.readlink() != ours, START_TIMEOUT)
+        return self._network.pid
 
     def _processes(self) -> Iterable[subprocess.Popen[bytes] | None]:
         return (*super()._processes(), *self.containerd._processes(), self._network)

@@ -15,8 +15,7 @@ from tests.support.engines.control import Control
 TIMEOUT = 30.0
 """Seconds that one call may take; far above anything measured, so that a hung engine fails the test, not the run."""
 
-RECONNECT = 100
-"""Milliseconds between attempts to reach an engine that is away."""
+RECONNECT = 100  # milliseconds between attempts to reach an engine that is away
 
 
 class GrpcControl(Control):

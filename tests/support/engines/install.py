@@ -27,8 +27,7 @@ PACKAGES = ("docker.io", "containerd", "runc", "crun", "podman", "busybox-static
 PROGRAMS = ("docker", "dockerd", "containerd", "containerd-shim-runc-v2", "ctr", "runc", "crun", "podman", "busybox")
 """What these packages bring, to see whether they are there."""
 
-OUR_RELEASE, OUR_VERSION = "bookworm", "20.10"
-"""The release that the engines run on, and its Docker."""
+OUR_RELEASE, OUR_VERSION = "bookworm", "20.10"  # the release that the engines run on, and its Docker
 
 NEWER_RELEASE, NEWER_VERSION, NEWER_CONTAINERD = "trixie", "26.1", "1.7"
 """The next, whose programs need nothing newer than what the supported hosts have; its Docker and its containerd."""

@@ -13,8 +13,7 @@ from pathlib import Path
 TURNS = 200
 """Looks within which all must have closed: a transport closes in the loop's next turn, a thread when it can."""
 
-_TURN = 0.01
-"""Seconds between two looks at least: a machine that stands still in between is no leak."""
+_TURN = 0.01  # seconds between two looks at least: a machine that stands still in between is no leak
 
 
 @dataclass(frozen=True, slots=True)

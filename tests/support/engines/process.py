@@ -21,8 +21,7 @@ from tests.support.engines import install
 START_TIMEOUT = 60.0
 """Seconds an engine may take to answer: 0.2 to 2 measured, 10 when it first has to end orphaned containers."""
 
-STOP_TIMEOUT = 30.0
-"""Seconds a process may take to end before it is killed: dockerd gives each of its containers 10."""
+STOP_TIMEOUT = 30.0  # seconds a process may take to end before it is killed: dockerd gives each of its containers 10
 
 _POLL = 0.02
 _SOCKET_PATH_MAX = 107  # bytes, of AF_UNIX on Linux
