@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -84,9 +83,23 @@ class Containerd(PrivateEngine):
 
     def import_image(self, namespace: str, name: str = "tiny:latest") -> None:
         """Give a namespace, created if need be, the smallest image, for clients that run containers from images."""
-        archive = self.root / "image.tar"
-        archive.write_bytes(_image_archive(name))
-        self.ctr("images", "import", str(archive), namespace=namespace)
+        folder = self.root / "image"  # of one layer, as `docker save` would write it
+        folder.mkdir(exist_ok=True)
+        layer = self.rootfs_tar().rename(folder / "layer.tar")
+        config = {
+            "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine()),
+            "os": "linux",
+            "config": {"Cmd": ["/bin/sleep", "1000000"], "Env": ["PATH=/bin"]},
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer.read_bytes()).hexdigest()}"]},
+        }
+        manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        self.ctr("images", "import", shutil.make_archive(str(folder), "tar", folder), namespace=namespace)
+
+    def rootfs_tar(self) -> Path:
+        """Return the smallest root file system as an archive."""
+        return Path(shutil.make_archive(str(self.root / "rootfs"), "tar", self.root / "rootfs"))
 
     def shims(self) -> list[int]:
         """Return the PIDs of the shims that this engine has started: its address is on their command line."""
@@ -162,48 +175,12 @@ class Containerd(PrivateEngine):
                 yield from sorted(cgroup.glob("**/"), key=lambda folder: len(folder.parts), reverse=True)
 
 
-def busybox_tar() -> bytes:
-    """Return the root file system of the smallest image that can sleep, as a tar archive."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        archive.add(install.busybox(), "bin/busybox")
-        for applet in _APPLETS:
-            link = tarfile.TarInfo(f"bin/{applet}")
-            link.type = tarfile.SYMTYPE
-            link.linkname = "busybox"
-            archive.addfile(link)
-    return buffer.getvalue()
-
-
-def _image_archive(name: str) -> bytes:
-    """Return an image of one layer as `docker save` would write it."""
-    layer = busybox_tar()
-    config = {
-        "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine()),
-        "os": "linux",
-        "config": {"Cmd": ["/bin/sleep", "1000000"], "Env": ["PATH=/bin"]},
-        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
-    }
-    manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
-    parts = {
-        "layer.tar": layer,
-        "config.json": json.dumps(config).encode(),
-        "manifest.json": json.dumps(manifest).encode(),
-    }
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for part, content in parts.items():
-            entry = tarfile.TarInfo(part)
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-    return buffer.getvalue()
-
-
 def _make_rootfs(folder: Path) -> None:
-    """Unpack the smallest image, with the places where a container mounts what it needs."""
+    """Make the smallest root file system that can sleep, with the places where a container mounts what it needs."""
     if folder.exists():
         return
-    for name in ("dev", "proc"):
+    for name in ("bin", "dev", "proc"):
         (folder / name).mkdir(parents=True)
-    with tarfile.open(fileobj=io.BytesIO(busybox_tar())) as archive:
-        archive.extractall(folder, filter="data")
+    shutil.copy2(install.busybox(), folder / "bin/busybox")
+    for applet in _APPLETS:
+        (folder / "bin" / applet).symlink_to("busybox")

@@ -122,9 +122,9 @@ class Dockerd(PrivateEngine):
 
     # -- what is inside ------------------------------------------------------------------------------------------------
 
-    def _docker(self, *arguments: str, data: bytes = b"") -> str:
+    def _docker(self, *arguments: str) -> str:
         """Run Docker's own client, and return what it prints; raises as `_run` does."""
-        return self._run("docker", "--host", self.address, *arguments, data=data)
+        return self._run("docker", "--host", self.address, *arguments)
 
     def _told_version(self) -> str:
         return self._docker("version", "--format", "{{.Server.Version}}").strip()
@@ -132,7 +132,7 @@ class Dockerd(PrivateEngine):
     def _import_image(self) -> None:
         if not self._docker("images", "--quiet", "tiny:latest"):
             changes = ("--change", 'CMD ["/bin/sleep","1000000"]', "--change", "ENV PATH=/bin")
-            self._docker("import", *changes, "-", "tiny:latest", data=containerd.busybox_tar())
+            self._docker("import", *changes, str(self.containerd.rootfs_tar()), "tiny:latest")
 
     def _remove_containers(self) -> None:
         """Let dockerd itself remove all containers, which leaves the least behind."""

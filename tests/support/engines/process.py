@@ -132,11 +132,11 @@ class PrivateEngine(ABC):
 
     def _log_tail(self) -> str:
         """Return the last lines that the engine's processes have logged."""
-        logs = ((self.root / f"{name}.log", name, count) for name, count in self.log_tails.items())
-        tails = (
-            (name, log.read_text(errors="replace").splitlines()[-count:]) for log, name, count in logs if log.exists()
-        )
-        return "\n".join(f"{name}: {line}" for name, lines in tails for line in lines)
+        lines: list[str] = []
+        for name, count in self.log_tails.items():
+            if (log := self.root / f"{name}.log").exists():
+                lines += [f"{name}: {line}" for line in log.read_text(errors="replace").splitlines()[-count:]]
+        return "\n".join(lines)
 
     def _spawn(self, name: str, command: Iterable[str]) -> subprocess.Popen[bytes]:
         with (self.root / f"{name}.log").open("ab") as log:
@@ -157,7 +157,7 @@ class PrivateEngine(ABC):
             "LD_LIBRARY_PATH": install.library_path(),
         }
 
-    def _run(self, *command: str, data: bytes = b"") -> str:
+    def _run(self, *command: str) -> str:
         """Run a client of the engine's makers, and return what it prints.
 
         Raises:
@@ -165,10 +165,8 @@ class PrivateEngine(ABC):
             subprocess.TimeoutExpired: it hangs.
         """
         environment = self._environment()
-        ran = subprocess.run(
-            command, env=environment, input=data, timeout=STOP_TIMEOUT, check=True, capture_output=True
-        )
-        return ran.stdout.decode()
+        ran = subprocess.run(command, env=environment, timeout=STOP_TIMEOUT, check=True, capture_output=True, text=True)
+        return ran.stdout
 
     @abstractmethod
     def _told_version(self) -> str:
