@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -28,8 +28,6 @@ from tests.support.engines.dockerd import Dockerd, Version
 from tests.support.followed import eventually
 from whalewatch.testing import FakeContainerd, FakeCRI, FakeDocker
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator
 LIVE = os.environ.get("WHALEWATCH_LIVE", "auto")
 """What to do about real engines: "require" them, "auto" (leave out what cannot run here, and say so), or "off"."""
 
@@ -150,9 +148,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 terminalreporter.write_line(str(value))
 
 
-# -- nothing blocks ---------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="session")
 def all_blocking_calls() -> Iterator[list[str]]:
     with blocking_calls() as found:
@@ -166,9 +161,6 @@ def no_blocking(all_blocking_calls: list[str]) -> Iterator[None]:
     yield
     if all_blocking_calls:
         pytest.fail(f"the library has blocked an event loop: {all_blocking_calls[0]}", pytrace=False)
-
-
-# -- nothing leaks ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)
@@ -205,9 +197,6 @@ async def patience(request: pytest.FixtureRequest, no_leaked_tasks: None) -> Asy
     timer = asyncio.get_running_loop().call_later(PATIENCE, give_up)
     yield
     timer.cancel()
-
-
-# -- engines -----------------------------------------------------------------------------------------------------------
 
 
 def _need(name: str, version: str) -> None:

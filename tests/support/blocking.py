@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import blockbuster
 import pytest
 
 import whalewatch
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 ALLOWED = (
     ("logging/__init__.py", "callHandlers"),  # the application's own handlers

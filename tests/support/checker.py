@@ -9,12 +9,12 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+from tests.support import scripted
 from tests.support.engines.control import DockerControl
 from tests.support.followed import Followed, following
-from tests.support.scripted import PATIENCE
 from whalewatch import Container, ContainerEvent, EventType, Watcher, moby
 
-__all__ = ["PATIENCE", "Checked", "checked", "facts", "seen", "supervised", "told"]
+PATIENCE = scripted.PATIENCE
 
 
 def told(inspection: dict[str, Any]) -> dict[str, Any]:

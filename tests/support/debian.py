@@ -11,11 +11,8 @@ import platform
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 TIMEOUT = 900.0  # seconds that one program may take: a slow mirror gives 50 MB in less
 

@@ -12,14 +12,11 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tests.support.debian import DebianError, cache, run, say, unpack
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 RELEASE = "forky"
 VERSIONS = ("3.14", "3.15")  # what that release of Debian has

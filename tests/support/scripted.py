@@ -134,8 +134,6 @@ class ScriptedEngine(Changing):
         self.holds: dict[str, Hold] = {}
         self.read_until: datetime | None = None
 
-    # What a test says
-
     def tell(
         self,
         type_: SignalType,
@@ -191,8 +189,6 @@ class ScriptedEngine(Changing):
             yield error
         finally:
             del self.errors[kind]
-
-    # What the watcher asks
 
     async def id(self) -> str:
         return "scripted"

@@ -14,11 +14,11 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from tests.support.engines import control
 from tests.support.engines.containerd_wire import STATUS, message, request_and_answer
-from tests.support.engines.control import IMAGE, SLEEP
 from tests.support.engines.grpc_control import TIMEOUT, GrpcControl, until_away
 
-__all__ = ["IMAGE", "MARK", "NAMESPACE", "Alive", "ContainerdControl", "Told"]
+IMAGE, SLEEP = control.IMAGE, control.SLEEP
 NAMESPACE = "default"  # where containers are made if nothing else is said
 MARK = "/mark"  # the topic of the event that `mark` makes
 
@@ -57,8 +57,6 @@ class Told:
 class ContainerdControl(GrpcControl):
     """Asynchronous driver of one containerd; the folder `rootfs` beside its socket is what containers run in."""
 
-    # -- namespaces --------------------------------------------------------------------------------------------------
-
     async def namespaces(self) -> list[str]:
         answer = await self._call("Namespaces", "List")
         return sorted(namespace.name for namespace in answer.namespaces)
@@ -70,29 +68,15 @@ class ContainerdControl(GrpcControl):
     async def namespace_delete(self, name: str) -> None:
         await self._call("Namespaces", "Delete", name, name=name)
 
-    # -- containers and their tasks ------------------------------------------------------------------------------------
-
-    async def create(
-        self,
-        id: str,
-        namespace: str = NAMESPACE,
-        *,
-        labels: Mapping[str, str] | None = None,
-        cmd: Sequence[str] = SLEEP,
-        image: str = IMAGE,
-    ) -> None:
-        await self._call(
-            "Containers",
-            "Create",
-            namespace,
-            container={
-                "id": id,
-                "labels": dict(labels or {}),
-                "image": image,
-                "runtime": {"name": "io.containerd.runc.v2", "options": self._runc_options()},
-                "spec": {"type_url": _SPEC, "value": json.dumps(self._spec(id, namespace, cmd)).encode()},
-            },
-        )
+    async def create(self, id: str, namespace: str = NAMESPACE, *, cmd: Sequence[str] = SLEEP, **more: Any) -> None:
+        """Create a container, with labels or another image too."""
+        container = {
+            "id": id,
+            "image": IMAGE,
+            "runtime": {"name": "io.containerd.runc.v2", "options": self._runc_options()},
+            "spec": {"type_url": _SPEC, "value": json.dumps(self._spec(id, namespace, cmd)).encode()},
+        }
+        await self._call("Containers", "Create", namespace, container=container | more)
 
     async def _task(self, method: str, id: str, namespace: str = NAMESPACE, **fields: Any) -> Any:
         return await self._call("Tasks", method, namespace, container_id=id, **fields)
@@ -164,8 +148,6 @@ class ContainerdControl(GrpcControl):
                 if error.code() not in _GONE:
                     raise
 
-    # -- what is there -------------------------------------------------------------------------------------------------
-
     async def tasks(self, namespace: str = NAMESPACE) -> dict[str, tuple[str, int]]:
         """Return status and PID of all tasks, by id; those that have exited too."""
         answer = await self._call("Tasks", "List", namespace)
@@ -227,8 +209,6 @@ class ContainerdControl(GrpcControl):
         while True:
             await self._call("Events", "Publish", NAMESPACE, topic=_SUBSCRIPTION_PROOF, event={})
             await asyncio.sleep(0.01)
-
-    # -- below: gRPC ---------------------------------------------------------------------------------------------------
 
     async def _call(self, service: str, method: str, namespace: str | None = None, /, **fields: Any) -> Any:
         request, answer = request_and_answer(_SERVICES[service], method)

@@ -78,8 +78,6 @@ class ControlError(Exception):
 class DockerControl(Control):
     """Asynchronous driver of one Docker engine; refused calls raise `ControlError`."""
 
-    # -- containers --------------------------------------------------------------------------------------------------
-
     async def create(
         self,
         name: str | None = None,
@@ -169,8 +167,6 @@ class DockerControl(Control):
         """Wait until a container is "not-running", has its "next-exit" or is "removed"; return the exit code."""
         return int(json.loads(await self._tell("wait", container, condition=condition))["StatusCode"])
 
-    # -- networks, images, the engine ------------------------------------------------------------------------------
-
     async def network_create(self, name: str) -> str:
         body = {"Name": name, "Driver": "bridge", "CheckDuplicate": True}
         return str((await self._json("POST", "/networks/create", body=body))["Id"])
@@ -229,8 +225,6 @@ class DockerControl(Control):
                 raise
             with _gone():
                 await self.wait(container, "removed")  # 409 says that somebody else is removing it; see the end of that
-
-    # -- below: HTTP -------------------------------------------------------------------------------------------------
 
     def _open(self) -> aiohttp.ClientSession:
         connector = aiohttp.UnixConnector(str(self.path))

@@ -61,29 +61,16 @@ class Told:
 class CRIControl(GrpcControl):
     """Asynchronous driver of one CRI engine."""
 
-    # -- pods ----------------------------------------------------------------------------------------------------------
-
     async def run_pod(
-        self,
-        name: str,
-        namespace: str = "default",
-        *,
-        uid: str | None = None,
-        attempt: int = 0,
-        labels: Mapping[str, str] | None = None,
-        annotations: Mapping[str, str] | None = None,
+        self, name: str, namespace: str = "default", *, uid: str = "", attempt: int = 0, **more: Any
     ) -> Pod:
-        """Run a pod without containers; its uid is made up if none is given."""
+        """Run a pod without containers, with labels and annotations too; its uid is made up if none is given."""
         uid = uid or str(uuids.uuid4())
         config = {
             "metadata": {"name": name, "namespace": namespace, "uid": uid, "attempt": attempt},
-            "labels": dict(labels or {}),
-            "annotations": dict(annotations or {}),
-            "linux": {
-                # Ours alone, so that what an engine leaves behind can be found.
-                "cgroup_parent": f"/{self.path.parent.name}-pods",
-                "security_context": _SECURITY,
-            },
+            # Ours alone, so that what an engine leaves behind can be found.
+            "linux": {"cgroup_parent": f"/{self.path.parent.name}-pods", "security_context": _SECURITY},
+            **more,
         }
         answer = await self.call("RunPodSandbox", config=config)
         return Pod(answer.pod_sandbox_id, name, namespace, uid, config)
@@ -96,32 +83,25 @@ class CRIControl(GrpcControl):
         """Remove a pod by the id of its sandbox, whatever it does; one that is not there is no error."""
         await self.call("RemovePodSandbox", pod_sandbox_id=pod)
 
-    # -- containers ----------------------------------------------------------------------------------------------------
-
     async def create(
         self,
         pod: Pod,
         name: str,
         *,
         attempt: int = 0,
-        labels: Mapping[str, str] | None = None,
-        annotations: Mapping[str, str] | None = None,
         cmd: Sequence[str] = SLEEP,
         image: str = PAUSE_IMAGE,
+        **more: Any,
     ) -> str:
-        answer = await self.call(
-            "CreateContainer",
-            pod_sandbox_id=pod.id,
-            config={
-                "metadata": {"name": name, "attempt": attempt},
-                "image": {"image": image},
-                "command": list(cmd),
-                "labels": dict(labels or {}),
-                "annotations": dict(annotations or {}),
-                "linux": {"security_context": _SECURITY},
-            },
-            sandbox_config=pod.config,
-        )
+        """Create a container, with labels and annotations too."""
+        config = {
+            "metadata": {"name": name, "attempt": attempt},
+            "image": {"image": image},
+            "command": cmd,
+            "linux": {"security_context": _SECURITY},
+            **more,
+        }
+        answer = await self.call("CreateContainer", pod_sandbox_id=pod.id, config=config, sandbox_config=pod.config)
         return str(answer.container_id)
 
     async def start(self, id: str) -> None:
@@ -152,8 +132,6 @@ class CRIControl(GrpcControl):
         async with asyncio.timeout(TIMEOUT):
             while (await self.sandboxes())[pod].state != state:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
-
-    # -- what is there -------------------------------------------------------------------------------------------------
 
     async def version(self) -> tuple[str, str]:
         answer = await self.call("Version")
@@ -202,8 +180,6 @@ class CRIControl(GrpcControl):
         path = f"{SERVICE}/GetContainerEvents"
         async with self._streamed(path, message("GetEventsRequest")(), message("ContainerEventResponse")) as responses:
             yield _told(responses)
-
-    # -- below: gRPC ---------------------------------------------------------------------------------------------------
 
     async def call(self, method: str, *, service: str = SERVICE, **fields: Any) -> Any:
         request, answer = message(f"{method}Request"), message(f"{method}Response")

@@ -59,8 +59,6 @@ class Dockerd(PrivateEngine):
         assert self.port is not None, f"{self!r} has no TCP port"
         return f"tcp://127.0.0.1:{self.port}"
 
-    # -- life ----------------------------------------------------------------------------------------------------------
-
     def _start(self) -> None:
         if self.certificates is not None and not self.certificates.exists():
             make_certificates(self.certificates)
@@ -83,8 +81,6 @@ class Dockerd(PrivateEngine):
         if self._network is not None:
             end(self._network, signal.SIGKILL)
         self._network = None
-
-    # -- processes ---------------------------------------------------------------------------------------------------
 
     def _config(self) -> dict[str, Any]:
         config = {
@@ -119,8 +115,6 @@ class Dockerd(PrivateEngine):
 
     def _processes(self) -> Iterable[subprocess.Popen[bytes] | None]:
         return (*super()._processes(), *self.containerd._processes(), self._network)
-
-    # -- what is inside ------------------------------------------------------------------------------------------------
 
     def _docker(self, *arguments: str) -> str:
         """Run Docker's own client, and return what it prints; raises as `_run` does."""

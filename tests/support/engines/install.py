@@ -13,13 +13,10 @@ import shutil
 import sys
 import sysconfig
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tests.support.debian import DebianError, cache, running_release, say, unpack, unpacked
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 PACKAGES = ("docker.io", "containerd", "runc", "crun", "podman", "busybox-static")
 """Debian's packages with the engines of the running release."""
