@@ -17,14 +17,11 @@ if TYPE_CHECKING:
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 KEPT = 20_000  # times that are kept of what an engine told: those of many rounds
-
+# What was told so shortly before a stream ended, or after it began, one listener may have heard and another not.
 MARGIN = timedelta(seconds=5)
-"""What was told so shortly before a stream ended, or after it began, one listener may have heard and another not."""
-
 LATE = timedelta(minutes=1)  # how long ago an event that is published now may have been found
-
+# Events of which one at least bears the engine's time, and exits of which one at least bears its exit code.
 ENOUGH = 20
-"""Events of which one at least bears the engine's time, and exits of which one at least bears its exit code."""
 
 DATED, UNDATED = "events bear the engine's times", "events were told by the engine without a time"
 CODE_PASSED_ON, CODE_LEFT_OUT = "exits bear the engine's codes", "exits bear no code though the engine told one"

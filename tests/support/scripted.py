@@ -134,20 +134,11 @@ class ScriptedEngine(Changing):
         self.holds: dict[str, Hold] = {}
         self.read_until: datetime | None = None
 
-    def tell(
-        self,
-        type_: SignalType,
-        id: str = "",
-        moment: float | None = None,
-        *,
-        pid: int | None = None,
-        exit_code: int | None = None,
-        likely_exiting: bool = False,
-    ) -> None:
+    def tell(self, type_: SignalType, id: str = "", moment: float | None = None, **more: Any) -> None:
         """Push one signal into every open stream."""
         timestamp = None if moment is None else at(moment)
         for stream in self.streams:
-            stream.put_nowait(Signal(type_, id, timestamp, pid, exit_code, likely_exiting))
+            stream.put_nowait(Signal(type_, id, timestamp, **more))
 
     def start(self, container: Container) -> None:
         self.alive[container.id] = container
@@ -271,20 +262,11 @@ class Publisher:
         """Subscribe as `Watcher.events` does."""
         return Subscription(self.feed, **options)
 
-    def publish(
-        self,
-        changes: Mapping[str, Container | None],
-        *,
-        origin: Origin = Origin.ENGINE,
-        told_at: datetime | None = None,
-        exit_code: int | None = None,
-    ) -> None:
+    def publish(self, changes: Mapping[str, Container | None], *, origin: Origin = Origin.ENGINE, **more: Any) -> None:
         """Publish one revision: each container as it is now, None where it is alive no more."""
         self.seconds += 1
         before = self.feed.snapshot
-        self._tracker._commit(
-            [Change(before._get(id), after, origin, told_at, exit_code) for id, after in changes.items()]
-        )
+        self._tracker._commit([Change(before._get(id), after, origin, **more) for id, after in changes.items()])
 
     def lose(self) -> None:
         self._tracker.close()

@@ -25,10 +25,6 @@ MARK = "/mark"  # the topic of the event that `mark` makes
 _SUBSCRIPTION_PROOF = "/probe"
 _ALIVE = frozenset({"RUNNING", "PAUSED", "PAUSING"})
 _GONE = frozenset({grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION})
-_SERVICES = {
-    name: f"containerd.services.{name.lower()}.v1.{name}"
-    for name in ("Containers", "Events", "Introspection", "Namespaces", "Tasks", "Version")
-}
 _SPEC, _PROCESS = (f"types.containerd.io/opencontainers/runtime-spec/1/{name}" for name in ("Spec", "Process"))
 
 
@@ -81,12 +77,10 @@ class ContainerdControl(GrpcControl):
     async def _task(self, method: str, id: str, namespace: str = NAMESPACE, **fields: Any) -> Any:
         return await self._call("Tasks", method, namespace, container_id=id, **fields)
 
-    async def task_create(self, id: str, namespace: str = NAMESPACE) -> int:
-        return int((await self._task("Create", id, namespace)).pid)
+    async def _pid(self, method: str, id: str, namespace: str = NAMESPACE, **fields: Any) -> int:
+        return int((await self._task(method, id, namespace, **fields)).pid)
 
-    async def start(self, id: str, namespace: str = NAMESPACE) -> int:
-        return int((await self._task("Start", id, namespace)).pid)
-
+    task_create, start = partialmethod(_pid, "Create"), partialmethod(_pid, "Start")
     pause, resume = partialmethod(_task, "Pause"), partialmethod(_task, "Resume")
     task_delete = partialmethod(_task, "Delete")  # one that has exited; the container stays, and may get another
     kill = partialmethod(_task, "Kill", signal=signals.SIGKILL)
@@ -95,13 +89,13 @@ class ContainerdControl(GrpcControl):
         """Create a container, start its task, and return the PID; arguments as for `create`."""
         await self.create(id, namespace, **options)
         await self.task_create(id, namespace)
-        return await self.start(id, namespace)
+        return int(await self.start(id, namespace))
 
     async def rerun(self, id: str, namespace: str = NAMESPACE) -> int:
         """Start a container again whose task has exited, under the same id, and return the new PID."""
         await self.task_delete(id, namespace)
         await self.task_create(id, namespace)
-        return await self.start(id, namespace)
+        return int(await self.start(id, namespace))
 
     async def wait(self, id: str, namespace: str = NAMESPACE, *, exec_id: str = "") -> int:
         """Wait until a container's initial process, or an exec, has ended; return the exit code."""
@@ -122,10 +116,10 @@ class ContainerdControl(GrpcControl):
         """Start another process inside a container, and return its PID."""
         process = {"type_url": _PROCESS, "value": json.dumps(_process(cmd)).encode()}
         await self._task("Exec", id, namespace, exec_id=exec_id, spec=process)
-        return int((await self._task("Start", id, namespace, exec_id=exec_id)).pid)
+        return await self._pid("Start", id, namespace, exec_id=exec_id)
 
     async def update_labels(self, id: str, labels: Mapping[str, str], namespace: str = NAMESPACE) -> None:
-        await self._update(id, namespace, labels=dict(labels))
+        await self._update(id, namespace, labels=labels)
 
     async def update_image(self, id: str, image: str, namespace: str = NAMESPACE) -> None:
         """Let a container say that it is made from another image."""
@@ -181,14 +175,11 @@ class ContainerdControl(GrpcControl):
     async def events(self, *filters: str) -> AsyncIterator[AsyncIterator[Told]]:
         """Subscribe; the value is an iterator of events that begins with the first after this call.
 
-        It ends when the engine ends it or is gone, and raises TimeoutError when nothing is told for `TIMEOUT`.
-
-        Args:
-            filters: the engine's own filters, such as 'topic~="^/tasks/"'; all events if there is none.
+        It ends when the engine ends it or is gone, and raises TimeoutError when nothing is told for `TIMEOUT`. The
+        filters are the engine's own, such as 'topic~="^/tasks/"'; without any, all events are told.
         """
-        request, answer = request_and_answer(_SERVICES["Events"], "Subscribe")
+        path, request, answer = _method("Events", "Subscribe")
         ours = [f'topic=="{topic}"' for topic in (_SUBSCRIPTION_PROOF, MARK)] if filters else []
-        path = f"/{_SERVICES['Events']}/Subscribe"
         async with self._streamed(path, request(filters=[*filters, *ours]), answer) as envelopes:
             # The engine does not tell when it has subscribed us, so an event of our own has to come back.
             proof = asyncio.create_task(self._prove())
@@ -201,19 +192,19 @@ class ContainerdControl(GrpcControl):
                 await asyncio.wait({proof})
             yield _told(envelopes)
 
-    async def mark(self) -> None:
+    async def mark(self, topic: str = MARK) -> None:
         """Publish an event of our own, which passes all filters: what it comes after has been told before."""
-        await self._call("Events", "Publish", NAMESPACE, topic=MARK, event={})
+        await self._call("Events", "Publish", NAMESPACE, topic=topic, event={})
 
     async def _prove(self) -> None:
         while True:
-            await self._call("Events", "Publish", NAMESPACE, topic=_SUBSCRIPTION_PROOF, event={})
+            await self.mark(_SUBSCRIPTION_PROOF)
             await asyncio.sleep(0.01)
 
     async def _call(self, service: str, method: str, namespace: str | None = None, /, **fields: Any) -> Any:
-        request, answer = request_and_answer(_SERVICES[service], method)
+        path, request, answer = _method(service, method)
         metadata = (("containerd-namespace", namespace),) if namespace is not None else ()
-        return await self._ask(f"/{_SERVICES[service]}/{method}", request(**fields), answer, metadata)
+        return await self._ask(path, request(**fields), answer, metadata)
 
     def _runc_options(self) -> dict[str, Any]:
         """Give runc a folder of its own: in its usual one, containers of all engines would meet."""
@@ -235,6 +226,12 @@ class ContainerdControl(GrpcControl):
                 "namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")],
             },
         }
+
+
+def _method(service: str, method: str) -> tuple[str, Any, Any]:
+    """Return its path, and the classes of its request and answer."""
+    name = f"containerd.services.{service.lower()}.v1.{service}"
+    return f"/{name}/{method}", *request_and_answer(name, method)
 
 
 def _process(cmd: Sequence[str]) -> dict[str, Any]:

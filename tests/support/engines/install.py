@@ -13,7 +13,7 @@ import shutil
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.support.debian import DebianError, cache, running_release, say, unpack, unpacked
@@ -37,8 +37,7 @@ _NEWER = frozenset({NEWER_VERSION, NEWER_CONTAINERD})
 
 def engines_folder() -> Path:
     """Return the folder of the engines."""
-    configured = os.environ.get("WHALEWATCH_ENGINES")
-    return Path(configured) if configured else cache() / "engines"
+    return Path(os.environ.get("WHALEWATCH_ENGINES") or cache() / "engines")
 
 
 def search_path(version: str) -> tuple[str, ...]:
@@ -86,26 +85,22 @@ def main() -> int:
         say(f"engines: the live tests are left out: {why}")
         return 0
     try:
-        done = [*_unpack()]
+        _unpack(OUR_VERSION, OUR_RELEASE, PACKAGES, "90 MB to fetch, 400 MB")
+        _unpack(NEWER_VERSION, NEWER_RELEASE, PACKAGES[:2], "60 MB to fetch, 210 MB")
     except DebianError as error:
         say(f"engines: failed: {error}")
         return 1
-    say(f"engines: {', '.join(done) or 'everything is there'} ({time.monotonic() - started:.1f} s)")
+    say(f"engines: everything is there ({time.monotonic() - started:.1f} s)")
     return 0
 
 
-def _unpack() -> Iterator[str]:
-    ours, newer = engines_folder() / OUR_RELEASE, engines_folder() / NEWER_RELEASE
-    if missing(OUR_VERSION) is not None:
-        say(f"engines: unpacking {', '.join(PACKAGES)} of Debian {OUR_RELEASE}: 90 MB to fetch, 400 MB in {ours}")
-        unpack(OUR_RELEASE, PACKAGES, ours, needed=True)
-        if (why := missing(OUR_VERSION)) is not None:
+def _unpack(version: str, release: str, packages: Sequence[str], size: str) -> None:
+    if missing(version) is not None:
+        folder = engines_folder() / release
+        say(f"engines: unpacking {', '.join(packages)} of Debian {release}: {size} in {folder}")
+        unpack(release, packages, folder, needed=release == OUR_RELEASE)
+        if (why := missing(version)) is not None:
             raise DebianError(why)
-        yield f"those of {OUR_RELEASE} unpacked"
-    if missing(NEWER_VERSION) is not None:
-        say(f"engines: unpacking Docker {NEWER_VERSION} of Debian {NEWER_RELEASE}: 60 MB to fetch, 210 MB in {newer}")
-        unpack(NEWER_RELEASE, PACKAGES[:2], newer)
-        yield f"Docker {NEWER_VERSION} unpacked"
 
 
 if __name__ == "__main__":
