@@ -39,7 +39,7 @@ GIGANTIC_LINE = b'{"Type": "' + b"x" * 6_000_000 + b'"}\n'
 class DockerWorld(World):
     """A Docker engine that survives what is done to it."""
 
-    refusals = (ControlError, aiohttp.ClientError, OSError)
+    refusals = (ControlError, aiohttp.ClientError, OSError, ExceptionGroup)
     watch = staticmethod(moby.watch)
     watching: ClassVar[dict[str, Any]] = {**World.watching, "call_timeout": 2.0}
     proves_subscriptions = dated = True
@@ -58,11 +58,7 @@ class DockerWorld(World):
         return self
 
     async def truth(self) -> dict[str, dict[str, Any]]:
-        try:
-            inspections = await self._control.truth()
-        except ExceptionGroup as several:
-            raise several.exceptions[0] from several
-        return {id: told(inspection) for id, inspection in inspections.items()}
+        return {id: told(inspection) for id, inspection in (await self._control.truth()).items()}
 
     def seen(self, container: Container) -> dict[str, Any]:
         return seen(container)

@@ -8,6 +8,7 @@ import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partialmethod
 
 PATIENCE = 30.0
 """Seconds after which something that should have come is missing: a loaded machine starts processes slowly."""
@@ -19,11 +20,11 @@ class Child:
     def __init__(self, process: Process) -> None:
         self.process = process
 
-    async def line(self) -> str:
-        return await _line(self.process.stdout)
+    async def line(self, stream: str = "stdout") -> str:
+        async with asyncio.timeout(PATIENCE):
+            return str((await getattr(self.process, stream).readline()).decode())
 
-    async def error_line(self) -> str:
-        return await _line(self.process.stderr)
+    error_line = partialmethod(line, "stderr")
 
     async def ended(self) -> tuple[int | None, str, str]:
         """Wait for its end; return its exit code and the rest of what it prints."""
@@ -35,12 +36,6 @@ class Child:
         """Send it a signal, and wait for its end."""
         self.process.send_signal(number)
         return await self.ended()
-
-
-async def _line(stream: asyncio.StreamReader | None) -> str:
-    assert stream is not None
-    async with asyncio.timeout(PATIENCE):
-        return (await stream.readline()).decode()
 
 
 @asynccontextmanager

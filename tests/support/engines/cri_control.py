@@ -8,6 +8,7 @@ import uuid as uuids
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partialmethod
 from typing import Any
 
 from tests.support.engines.containerd import PAUSE_IMAGE
@@ -75,13 +76,11 @@ class CRIControl(GrpcControl):
         answer = await self.call("RunPodSandbox", config=config)
         return Pod(answer.pod_sandbox_id, name, namespace, uid, config)
 
-    async def stop_pod(self, pod: str) -> None:
-        """Stop a pod by the id of its sandbox, and all its containers; a second time does nothing."""
-        await self.call("StopPodSandbox", pod_sandbox_id=pod)
+    async def _pod(self, method: str, pod: str) -> None:
+        await self.call(method, pod_sandbox_id=pod)
 
-    async def remove_pod(self, pod: str) -> None:
-        """Remove a pod by the id of its sandbox, whatever it does; one that is not there is no error."""
-        await self.call("RemovePodSandbox", pod_sandbox_id=pod)
+    # By the id of the sandbox: to stop one a second time does nothing, and to remove one that is not there is no error.
+    stop_pod, remove_pod = partialmethod(_pod, "StopPodSandbox"), partialmethod(_pod, "RemovePodSandbox")
 
     async def create(
         self,
@@ -104,21 +103,16 @@ class CRIControl(GrpcControl):
         answer = await self.call("CreateContainer", pod_sandbox_id=pod.id, config=config, sandbox_config=pod.config)
         return str(answer.container_id)
 
-    async def start(self, id: str) -> None:
-        await self.call("StartContainer", container_id=id)
+    async def _container(self, method: str, id: str, **fields: Any) -> None:
+        await self.call(method, container_id=id, **fields)
+
+    start, remove = partialmethod(_container, "StartContainer"), partialmethod(_container, "RemoveContainer")
+    stop = partialmethod(_container, "StopContainer", timeout=0)  # kills it, and waits for its exit
 
     async def run(self, pod: Pod, name: str, **options: Any) -> str:
         id = await self.create(pod, name, **options)
         await self.start(id)
         return id
-
-    async def stop(self, id: str) -> None:
-        """Kill a container, and wait for its exit; what has exited is no error."""
-        await self.call("StopContainer", container_id=id, timeout=0)
-
-    async def remove(self, id: str) -> None:
-        """Remove a container, whatever it does; one that is not there is no error."""
-        await self.call("RemoveContainer", container_id=id)
 
     async def exited(self, id: str) -> int:
         """Wait until a container has exited by itself; return its exit code."""
