@@ -20,13 +20,7 @@ from typing import Any, Literal
 import grpc
 
 from tests.support.engines import install
-from tests.support.engines.process import (
-    START_TIMEOUT,
-    PrivateEngine,
-    descendants,
-    kill_all,
-    listens,
-)
+from tests.support.engines.process import START_TIMEOUT, PrivateEngine, descendants, kill_all, listens
 
 Version = Literal["1.6", "1.7"]
 
