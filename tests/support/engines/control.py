@@ -76,7 +76,11 @@ class ControlError(Exception):
 
 
 class DockerControl(Control):
-    """Asynchronous driver of one Docker engine; refused calls raise `ControlError`."""
+    """Asynchronous driver of one Docker engine; refused calls raise `ControlError`. It may speak an API such as 1.41."""
+
+    def __init__(self, path: str | Path, *, api: str = "") -> None:
+        super().__init__(path)
+        self._prefix = f"http://docker/v{api}" if api else "http://docker"
 
     async def create(
         self,
@@ -198,7 +202,7 @@ class DockerControl(Control):
         if filters is not None:
             params["filters"] = json.dumps(filters)
         timeout = aiohttp.ClientTimeout(sock_connect=TIMEOUT)
-        async with self._opened().get("http://docker/events", params=params, timeout=timeout) as response:
+        async with self._opened().get(f"{self._prefix}/events", params=params, timeout=timeout) as response:
             await _raise_for_status(response, "GET /events")
             yield _events(response)
 
@@ -236,7 +240,7 @@ class DockerControl(Control):
     async def _call(
         self, method: str, path: str, params: Mapping[str, str] | None = None, body: object = None
     ) -> bytes:
-        async with self._opened().request(method, f"http://docker{path}", params=params, json=body) as response:
+        async with self._opened().request(method, f"{self._prefix}{path}", params=params, json=body) as response:
             await _raise_for_status(response, f"{method} {path}")
             return bytes(await response.read())
 
