@@ -76,7 +76,7 @@ class ControlError(Exception):
 
 
 class DockerControl(Control):
-    """Asynchronous driver of one Docker engine; refused calls raise `ControlError`. It may speak an API such as 1.41."""
+    """Asynchronous driver of one Docker engine, by an API such as "1.41"; refused calls raise `ControlError`."""
 
     def __init__(self, path: str | Path, *, api: str = "") -> None:
         super().__init__(path)
