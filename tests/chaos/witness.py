@@ -61,10 +61,8 @@ class Told:
         """Whether the engine did tell this, with this code; None if that might have been missed."""
         if (event.container.id, event.timestamp) in self._exit_codes:
             # What asked for an inspect dates an exit that the inspect read, with its code: that is told a little later.
-            return event.exit_code in {
-                None,
-                *(code for (id, _), code in self._exit_codes.items() if id == event.container.id),
-            }
+            codes = {code for (id, _), code in self._exit_codes.items() if id == event.container.id}
+            return event.exit_code in {None, *codes}
         deaf = self._deaf_since is not None and event.timestamp > self._deaf_since - MARGIN
         return None if deaf or any(began < event.timestamp < ended for began, ended in self._deaf) else False
 

@@ -222,13 +222,10 @@ class DockerControl(Control):
             return await self.inspect(container)
 
     async def _removed(self, container: str) -> None:
-        try:
+        with _gone():
             await self.remove(container)
-        except ControlError as error:
-            if error.status not in _GONE:
-                raise
-            with _gone():
-                await self.wait(container, "removed")  # 409 says that somebody else is removing it; see the end of that
+        with _gone():
+            await self.wait(container, "removed")  # somebody else may be removing it; see the end of that
 
     def _open(self) -> aiohttp.ClientSession:
         connector = aiohttp.UnixConnector(str(self.path))

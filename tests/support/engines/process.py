@@ -42,8 +42,7 @@ class PrivateEngine(ABC):
     """The logs to quote when something fails, with the number of lines."""
 
     socket_name: ClassVar[str]
-    deepest: ClassVar[str]
-    """The longest path of a socket below the folder."""
+    deepest: ClassVar[str]  # the longest path of a socket below the folder
 
     def __init__(self, version: str, root: Path | None) -> None:
         self.expected = version
@@ -155,12 +154,7 @@ class PrivateEngine(ABC):
         return kept | {"PATH": ":".join(install.search_path(self.expected)), "LD_LIBRARY_PATH": install.library_path()}
 
     def _run(self, *command: str) -> str:
-        """Run a client of the engine's makers, and return what it prints.
-
-        Raises:
-            subprocess.CalledProcessError: it failed.
-            subprocess.TimeoutExpired: it hangs.
-        """
+        """Run a client of the engine's makers, and return what it prints; raises `subprocess.SubprocessError`."""
         environment = self._environment()
         ran = subprocess.run(command, env=environment, timeout=STOP_TIMEOUT, check=True, capture_output=True, text=True)
         return ran.stdout
@@ -186,8 +180,7 @@ class PrivateEngine(ABC):
     def _wait_for(self, what: str, reached: Callable[[], bool], timeout: float) -> None:
         deadline = time.monotonic() + timeout
         while not reached():
-            codes = [process.poll() for process in self._processes() if process is not None]
-            ended = [code for code in codes if code is not None]
+            ended = [code for process in self._processes() if process and (code := process.poll()) is not None]
             if ended or time.monotonic() > deadline:
                 why = f"a process ended with {ended[0]}" if ended else f"took over {timeout:g} s"
                 message = f"{self!r}: did not {what}: {why}\n{self._log_tail()}"
