@@ -121,11 +121,10 @@ class ScriptedEngine(Changing):
     pid = None
     client: object = None
 
-    def __init__(self, *containers: Container, complete: bool = False, absence_is_death: bool = True) -> None:
+    def __init__(self, *containers: Container, complete: bool = False) -> None:
         super().__init__()
         self.alive = {container.id: container for container in containers}
         self.complete = complete
-        self.absence_is_death = absence_is_death
         self.calls: Counter[str] = Counter()
         self.streams: list[asyncio.Queue[Signal | Exception | None]] = []
         self.opened = self.closed = 0
@@ -213,10 +212,8 @@ class ScriptedEngine(Changing):
         await self._called("listing")
         if self.listings:
             return self.listings.pop(0)
-        return Listing(
-            containers={id: ListedContainer(c if self.complete else None) for id, c in self.alive.items()},
-            absence_is_death=self.absence_is_death,
-        )
+        listed = {id: ListedContainer(c if self.complete else None) for id, c in self.alive.items()}
+        return Listing(containers=listed, absence_is_death=True)
 
     async def inspect(self, id: str, /) -> Container | None:
         await self._called("inspect", id)
