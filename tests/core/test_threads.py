@@ -8,16 +8,16 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from random import Random
 from typing import Any, TypeVar
 
 import pytest
 
-from tests.support.fold import Fold
+from tests.support.fold import History, NetFold
 from tests.support.followed import eventually, picture, truth
-from tests.support.scripted import PATIENCE, alive, begun, turns, within
-from whalewatch import EngineUnavailable, Project, Snapshot, WatchEnded, Watcher, WatchState, moby
+from tests.support.scripted import PATIENCE, Publisher, alive, begun, box, lost_engine, turns
+from whalewatch import EngineUnavailable, Portfolio, Project, Snapshot, Subscription, WatchEnded, WatchState, moby
+from whalewatch._core.feed import Feed
 from whalewatch._core.wakeup import Wakeup
 from whalewatch.testing import FakeDocker
 
@@ -37,13 +37,6 @@ async def elsewhere(work: Callable[[], Awaitable[T]]) -> T:
 
     with ThreadPoolExecutor(1) as thread:
         return await asyncio.get_running_loop().run_in_executor(thread, lambda: asyncio.run(bounded()))
-
-
-@asynccontextmanager
-async def watched(fake: FakeDocker, **options: Any) -> AsyncIterator[Watcher]:
-    async with moby.watch(fake.address, **options) as watcher:
-        await watcher.ready(PATIENCE)
-        yield watcher
 
 
 @asynccontextmanager
@@ -77,10 +70,11 @@ async def churning(fake: FakeDocker) -> AsyncIterator[None]:
 async def test_everything_that_may_be_used_from_any_thread_works_there_while_events_pour_in() -> None:
     async with FakeDocker() as fake:
         steady = fake.run("steady", project="shop")
-        async with watched(fake) as watcher, churning(fake):
+        async with moby.watch(fake.address) as watcher:
+            await watcher.ready(PATIENCE)
+            portfolio = watcher.portfolio
 
             async def work() -> None:
-                portfolio = watcher.portfolio
                 while watcher.stats.revisions < enough:
                     assert "shop" in await portfolio.names()
                     assert (await portfolio.projects())[0].name == ""
@@ -97,9 +91,11 @@ async def test_everything_that_may_be_used_from_any_thread_works_there_while_eve
                     assert (watcher.status.state, watcher.stats.calls["info"]) == (WatchState.SYNCED, 1)
                     await asyncio.sleep(0.001)  # or else these threads leave the watcher's none of the processor
 
-            enough = watcher.stats.revisions + 200
-            await asyncio.gather(*(elsewhere(work) for _ in range(LOOPS)))
-            assert watcher.stats.outages == 0
+            async with churning(fake):
+                enough = watcher.stats.revisions + 500
+                await asyncio.gather(*(elsewhere(work) for _ in range(LOOPS)))
+            await eventually(lambda: picture(portfolio.snapshot()) == truth(fake))
+            assert (watcher.stats.outages, watcher.stats.drift) == (0, 0)
 
 
 def consistent(snapshot: Snapshot) -> None:
@@ -111,39 +107,43 @@ def consistent(snapshot: Snapshot) -> None:
             assert container.project == project.name
 
 
-async def test_subscriptions_of_many_loops_fold_to_the_picture_while_events_pour_in() -> None:
-    async with FakeDocker() as fake, watched(fake) as watcher:
-        ready = threading.Barrier(LOOPS + 1)
+def churn(publisher: Publisher, steps: int) -> None:
+    """Start, change and end seven containers over and over, as fast as possible."""
+    for step in range(steps):
+        id = f"c{step % 7}"
+        if publisher.snapshot._get(id) is None:
+            publisher.start(box(id, pid=step + 1))
+        elif step % 5 == 0:
+            publisher.change(id, name=f"n{step}")
+        else:
+            publisher.exit(id)
 
-        async def follow(buffer: int) -> Fold:
-            fold = Fold()
-            partly = False
-            async with watcher.events(buffer=buffer) as events:
-                await asyncio.to_thread(ready.wait, PATIENCE)
+
+def test_subscriptions_of_other_threads_have_no_gap_and_no_overlap_while_events_pour_in() -> None:
+    publisher = Publisher()
+    history = History(publisher.feed)
+    over = threading.Event()
+
+    async def follow(buffer: int, enough: int) -> NetFold:
+        """Subscribe again after so many events, until all is over; return what the last subscription tells."""
+        while True:
+            fold = NetFold()
+            async with publisher.events(buffer=buffer) as events, asyncio.timeout(PATIENCE):
                 async for event in events:
-                    if partly and event.revision != fold.events[-1].revision:
-                        fold._open = False  # it collapsed in the middle of a revision
-                    fold.take(event)
-                    partly = not event.last
-                    if event.container.name == "the-end":
-                        assert event.last
-                        return fold
-            raise AssertionError("it ended too early")
-
-        buffers = [2, 16, *[100_000] * (LOOPS - 2)]
-        readers = [asyncio.create_task(elsewhere(partial(follow, buffer))) for buffer in buffers]
-        async with churning(fake):
-            await asyncio.to_thread(ready.wait, PATIENCE)
-            async with asyncio.timeout(PATIENCE):
-                async for event in watcher.events():
-                    if event.revision > 500:
+                    fold.take_from(events, event, history)
+                    if len(fold.events) > enough and event.last and not over.is_set():
                         break
-        await eventually(lambda: picture(watcher.portfolio.snapshot()) == truth(fake))
-        fake.run("the-end")
+                else:
+                    return fold
+
+    kinds = [*((buffer, 50) for buffer in (1, 2, 10_000, 10_000)), *((buffer, 10**9) for buffer in (1, 16, 10_000))]
+    with ThreadPoolExecutor(LOOPS) as pool:
+        readers = [pool.submit(asyncio.run, follow(*kind)) for kind in [*kinds, (100_000, 10**9)]]
+        churn(publisher, 3000)
+        over.set()
+        publisher.feed.end(None)
         for reader in readers:
-            fold = await reader
-            assert fold.alive == alive(watcher.portfolio.snapshot())
-        assert watcher.stats.drift == 0
+            assert reader.result(PATIENCE).alive == alive(publisher.snapshot)
 
 
 async def met(barrier: threading.Barrier, wait: Coroutine[Any, Any, T]) -> T:
@@ -153,113 +153,69 @@ async def met(barrier: threading.Barrier, wait: Coroutine[Any, Any, T]) -> T:
     return await task
 
 
-async def test_waits_in_other_loops_end_by_what_happens_in_the_watchers() -> None:
-    async with FakeDocker() as fake, watched(fake) as watcher:
-        doomed = fake.run("doomed")
-        await watcher.portfolio.wait_for(doomed, PATIENCE)
-        waiting = threading.Barrier(4)
-
-        async def come() -> str:
-            return (await met(waiting, watcher.portfolio.wait_for("later"))).id
-
-        async def go() -> None:
-            await met(waiting, watcher.portfolio.wait_gone("doomed"))
-
-        async def read() -> list[str]:
-            async with watcher.events(replay=False) as events:
-                return [(await met(waiting, _next(events))).container.id, (await anext(events)).container.id]
-
-        tasks = [asyncio.create_task(elsewhere(work)) for work in (come, go, read)]
-        await asyncio.to_thread(waiting.wait, PATIENCE)
-        later = fake.run("later")
-        await watcher.portfolio.wait_for("later", PATIENCE)
-        fake.kill(doomed)
-        assert await asyncio.gather(*tasks) == [later, None, [later, doomed]]
+async def told(events: Subscription) -> list[tuple[str, str]]:
+    return [(event.type.value, event.container.id) async for event in events]
 
 
-async def _next(events: Any) -> Any:
-    return await anext(events)
+@pytest.mark.parametrize("error", [None, lost_engine()], ids=["closed", "engine lost"])
+async def test_waits_in_other_loops_end_by_what_happens_and_at_the_end_of_the_watch(
+    error: EngineUnavailable | None,
+) -> None:
+    publisher, empty = Publisher(box("doomed")), Feed()
+    portfolio = Portfolio(publisher.feed)
+    barrier = threading.Barrier(3 + 3 * LOOPS + 1)
+
+    def begin(wait: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        return asyncio.create_task(elsewhere(lambda: met(barrier, wait)))
+
+    came, gone = begin(portfolio.wait_for("later")), begin(portfolio.wait_gone("doomed"))
+    following = begin(anext(publisher.events(replay=False)))
+    to_the_end = [
+        begin(wait)
+        for _ in range(LOOPS)
+        for wait in (told(publisher.events()), portfolio.wait_for("never"), Portfolio(empty).names())
+    ]
+    await asyncio.to_thread(barrier.wait, PATIENCE)
+    publisher.start(box("later"))
+    publisher.exit("doomed")
+    assert (await came, (await following).container) == (box("later"), box("later"))
+    await gone
+    for feed in (publisher.feed, empty):
+        feed.end(error)
+    ended = await asyncio.gather(*to_the_end, return_exceptions=True)
+    raised = WatchEnded if error is None else EngineUnavailable
+    all_told = [("started", "doomed"), ("started", "later"), ("exited", "doomed")]
+    assert [one if isinstance(one, list) else type(one) for one in ended] == [
+        *(raised if error else all_told, raised, raised)
+    ] * LOOPS
+    assert len({id(one) for one in ended}) == len(ended), "each has an error of its own"
 
 
-async def test_readers_in_other_loops_are_told_of_the_end() -> None:
-    async with FakeDocker() as fake:
-        waiting = threading.Barrier(4)
-
-        async def listen() -> list[str]:
-            return await met(waiting, _all(watcher.events()))
-
-        async def wait() -> None:
-            with pytest.raises(WatchEnded):
-                await met(waiting, watcher.portfolio.wait_for("never"))
-
-        async with watched(fake) as watcher:
-            alone = fake.run("alone")
-            await watcher.portfolio.wait_for(alone, PATIENCE)
-            tasks = [asyncio.create_task(elsewhere(work)) for work in (listen, listen, wait)]
-            await asyncio.to_thread(waiting.wait, PATIENCE)
-        assert await asyncio.gather(*tasks) == [[alone], [alone], None]
-
-
-async def _all(events: Any) -> list[str]:
-    return [event.container.id async for event in events]
-
-
-async def test_error_that_ends_the_watch_reaches_queries_in_other_loops() -> None:
-    async with FakeDocker() as fake:
-        gate = fake.faults.pause_at("list")
-        async with moby.watch(fake.address, retry=None) as watcher:
-            asked = threading.Barrier(LOOPS + 1)
-
-            async def ask() -> None:
-                with pytest.raises(EngineUnavailable):
-                    await met(asked, watcher.portfolio.names())
-
-            tasks = [asyncio.create_task(elsewhere(ask)) for _ in range(LOOPS)]
-            await within(gate.reached())
-            await asyncio.to_thread(asked.wait, PATIENCE)
-            fake.faults.refuse()
-            await asyncio.gather(*tasks)
+def abandon(*waits: Coroutine[Any, Any, Any]) -> list[asyncio.Task[Any]]:
+    """Begin to wait in a loop, and close the loop over it."""
+    loop = asyncio.new_event_loop()
+    tasks: list[Any] = [loop.create_task(wait) for wait in waits]
+    for task in tasks:
+        task._log_destroy_pending = False  # or its end is logged as a fault of the test's
+    loop.run_until_complete(turns(3))
+    loop.close()
+    return tasks
 
 
 async def test_loop_that_closes_with_readers_in_it_hurts_nobody() -> None:
-    async with FakeDocker() as fake, watched(fake) as watcher:
-
-        def die() -> None:
-            """Start to read, to wait and to ask, and close the loop over it."""
-            loop = asyncio.new_event_loop()
-
-            async def start() -> None:
-                portfolio = watcher.portfolio
-                waits = (_all(watcher.events()), portfolio.wait_for("never"), portfolio.wait_gone("steady"))
-                tasks.extend(asyncio.ensure_future(wait) for wait in waits)
-                await turns(3)
-
-            loop.run_until_complete(start())
-            loop.close()
-
-        fake.run("steady")
-        await watcher.portfolio.wait_for("steady", PATIENCE)
-        tasks: list[asyncio.Future[Any]] = []
-        for _ in range(3):
-            await asyncio.to_thread(die)
-        async with watcher.events() as events:
-            for number in range(20):
-                fake.run(f"after{number}")
-            async with asyncio.timeout(PATIENCE):
-                async for event in events:
-                    if event.container.name == "after19":
-                        break
-        assert (watcher.stats.outages, watcher.status.state) == (0, WatchState.SYNCED)
-        for task in tasks:
-            bury(task)
-
-
-def bury(task: Any) -> None:
-    """End a task whose loop is closed, so that its end is not logged as a fault of the test's."""
-    assert not task.done()
-    task._log_destroy_pending = False
-    with suppress(RuntimeError, StopIteration, asyncio.CancelledError):
-        task.get_coro().close()
+    publisher = Publisher(box("steady"))
+    portfolio, events = Portfolio(publisher.feed), publisher.events(replay=False)
+    tasks: list[Any] = []
+    for _ in range(3):
+        waits = (told(publisher.events()), portfolio.wait_for("never"), portfolio.wait_gone("steady"))
+        tasks += await asyncio.to_thread(abandon, *waits)
+    for number in range(20):
+        publisher.start(box(f"after{number}"))
+    assert [(await anext(events)).container.id for _ in range(20)] == [f"after{number}" for number in range(20)]
+    for task in tasks:
+        assert not task.done()
+        with suppress(RuntimeError, StopIteration, asyncio.CancelledError):
+            task.get_coro().close()
 
 
 async def test_waiter_of_a_closed_loop_may_be_collected_at_any_moment() -> None:
@@ -276,16 +232,3 @@ async def test_waiter_of_a_closed_loop_may_be_collected_at_any_moment() -> None:
     thread.start()
     await asyncio.to_thread(thread.join, PATIENCE)
     assert not thread.is_alive(), "it waits for itself"
-
-
-def abandon(wait: Coroutine[Any, Any, None]) -> None:
-    """Begin to wait in a loop, and close the loop over it."""
-    loop = asyncio.new_event_loop()
-
-    async def begin() -> None:
-        task: Any = loop.create_task(wait)
-        task._log_destroy_pending = False
-        await turns(2)
-
-    loop.run_until_complete(begin())
-    loop.close()
