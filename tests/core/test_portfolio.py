@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.followed import eventually
 from tests.support.scripted import (
     PATIENCE,
     Publisher,
@@ -30,16 +32,17 @@ from tests.support.scripted import (
 from whalewatch import (
     Container,
     EngineUnavailable,
-    EventType,
     FrozenMapping,
     Health,
     NotSynced,
+    Pod,
     Port,
     Portfolio,
     Project,
     Snapshot,
     WatchEnded,
     Watcher,
+    WatchState,
 )
 from whalewatch._core.feed import Feed
 
@@ -59,7 +62,7 @@ def portfolio(*containers: Container) -> Portfolio:
 
 ID = "0123456789abcdef" * 4
 ZOO, WEB, TAKEN, LATE, LAST = (
-    box("z", project="zoo"),
+    box("z", project="zoo", labels={"io.kubernetes.pod.uid": "u"}),
     box(ID, name="web", **SHOP),
     box("taken", name="other"),
     box("late", name="taken", start=30, **SHOP),
@@ -79,6 +82,9 @@ ZOO, WEB, TAKEN, LATE, LAST = (
         (("containers", "shop"), (LAST, LATE, WEB)),
         (("containers", ""), (TAKEN,)),
         (("containers", "unknown"), ()),
+        (("pods",), (Pod("", "", "u", None, (ZOO,)),)),
+        (("pod", "u"), Pod("", "", "u", None, (ZOO,))),
+        (("pod", "zoo"), None),
         (("total",), 5),
         (("container", ID), WEB),
         (("container", "web"), WEB),
@@ -92,16 +98,6 @@ async def test_portfolio_and_its_snapshots_answer_alike(query: tuple[str, ...], 
     assert await getattr(asked, name)(*arguments) == getattr(asked.snapshot(), name)(*arguments) == expected
 
 
-async def test_project_is_none_where_no_container_of_it_is_alive_except_the_nameless() -> None:
-    publisher = Publisher(box("a", **SHOP))
-    asked = Portfolio(publisher.feed)
-    assert await asked.projects() == (Project(""), Project("shop", (box("a", **SHOP),)))
-    publisher.exit("a")
-    assert await asked.project("shop") is None
-    publisher.start(box("b"))
-    assert await asked.project("") == Project("", (box("b"),))
-
-
 @pytest.mark.parametrize(
     "query",
     [
@@ -111,7 +107,10 @@ async def test_project_is_none_where_no_container_of_it_is_alive_except_the_name
         lambda asked: asked.project(""),
         lambda asked: asked.containers(),
         lambda asked: asked.container("a"),
+        lambda asked: asked.pods(),
+        lambda asked: asked.pod("u"),
         lambda asked: asked.total(),
+        lambda asked: asked.wait_for("a"),
         lambda asked: asked.wait_gone("b"),
         lambda asked: asked.in_sync(),
     ],
@@ -120,14 +119,16 @@ async def test_queries_wait_for_the_first_synchronisation_and_never_ask_the_engi
     query: Callable[[Portfolio], Awaitable[Any]],
 ) -> None:
     engine = ScriptedEngine(box("a", **SHOP))
-    with engine.hold("listing") as hold:
+    with engine.hold("inspect") as hold:
         async with Watcher(engine) as watcher:
             await hold.reached()
-            waiting = asyncio.ensure_future(query(watcher.portfolio))
+            waiting = [asyncio.ensure_future(one) for one in (query(watcher.portfolio), watcher.ready())]
             await turns(5)
-            assert not waiting.done()
+            assert not any(one.done() for one in waiting)
+            assert watcher.portfolio.snapshot().revision == 0
             hold.release()
-            await within(waiting)
+            await within(asyncio.gather(*waiting))
+            assert "a" in watcher.portfolio.snapshot()
             await engine.until(lambda: engine.calls["listing"] == 2)
             before = dict(engine.calls)
             for _ in range(10):
@@ -140,105 +141,120 @@ async def test_snapshot_does_not_wait() -> None:
     assert (len(snapshot), snapshot.revision, snapshot.synced) == (0, 0, False)
 
 
-async def test_query_that_waits_is_told_of_the_end() -> None:
-    for error, expected in ((None, WatchEnded), (lost_engine(), EngineUnavailable)):
-        feed = Feed()
-        asked = Portfolio(feed)
-        waiting = [asyncio.create_task(asked.names()), asyncio.create_task(asked.names())]
-        await asyncio.sleep(0)
-        feed.end(error)
-        raised = await within(asyncio.gather(*waiting, return_exceptions=True))
-        assert [type(one) for one in raised] == [expected] * 2
-        assert raised[0] is not raised[1]
-        with pytest.raises(expected):
-            await asked.total()
-
-
-async def test_queries_after_the_end_answer_from_the_last_picture() -> None:
-    async with Watcher(ScriptedEngine(box("a", **SHOP))) as watcher:
+@pytest.mark.parametrize("error", [None, lost_engine()], ids=["closed", "engine lost"])
+async def test_queries_after_the_end_answer_from_the_last_picture(error: EngineUnavailable | None) -> None:
+    engine = ScriptedEngine(box("a", **SHOP))
+    async with Watcher(engine, retry=None) as watcher:
         await watcher.ready(PATIENCE)
+        if error is not None:
+            engine.end(error)
+            await eventually(lambda: watcher.status.state is WatchState.CLOSED)
+            assert watcher.status.error is error
     asked = watcher.portfolio
     assert (await asked.names(), await asked.container("a")) == (("shop",), box("a", **SHOP))
     assert await asked.wait_for("a") == box("a", **SHOP)
     await asked.wait_gone("b")
+    await watcher.ready(0)
     assert not asked.snapshot().synced
     for never in (asked.wait_for("b"), asked.wait_gone("a"), asked.in_sync()):
-        with pytest.raises(WatchEnded):
+        with pytest.raises(WatchEnded if error is None else EngineUnavailable):
             await within(never)
 
 
-# ---- wait_for
-
-
-ways_to_ask = pytest.mark.parametrize("wanted", ["id", "name", lambda c: c.pid == 7], ids=["id", "name", "predicate"])
-
-
-@ways_to_ask
-async def test_wait_for_what_is_there_returns_at_once(wanted: Wanted) -> None:
-    there = box("id", name="name", pid=7)
-    assert await portfolio(box("other"), there).wait_for(wanted, timeout=0) == there
-
-
-async def test_wait_for_waits_for_the_first_synchronisation_too() -> None:
-    engine = ScriptedEngine(box("a"))
-    with engine.hold("listing") as hold:
-        async with Watcher(engine) as watcher:
-            waiting = asyncio.create_task(watcher.portfolio.wait_for("a"))
-            await hold.reached()
-            assert not waiting.done()
-            hold.release()
-            assert await within(waiting) == box("a")
-
-
-Deeds = tuple[tuple[Any, ...], ...]
-
-
-async def passes(publisher: Publisher, waiting: asyncio.Task[Any], in_vain: Deeds, then: Deeds) -> Any:
-    """Let this happen, which does not end a wait, then that, which does; return what it was for."""
-    for method, *arguments in in_vain:
-        publisher.start(arguments[0]) if method == "start" else publisher.exit(arguments[0])
-        await turns(3)
-        assert not waiting.done()
-    for method, *arguments in then:
-        getattr(publisher, method)(*arguments)
-    return await within(waiting)
-
-
-@ways_to_ask
-async def test_wait_for_what_comes_later(wanted: Wanted) -> None:
-    publisher, there = Publisher(), box("id", name="name", pid=7)
-    waiting = await begun(Portfolio(publisher.feed).wait_for(wanted))
-    assert await passes(publisher, waiting, (("start", box("other")),), (("start", there),)) == there
-
-
-async def test_wait_for_is_satisfied_by_a_change() -> None:
-    publisher = Publisher(box("a", health=Health.STARTING))
-    waiting = await begun(Portfolio(publisher.feed).wait_for(lambda c: c.health is Health.HEALTHY))
-    publisher.change("a", health=Health.HEALTHY)
-    assert (await within(waiting)).health is Health.HEALTHY
-
-
-async def test_wait_for_is_told_of_a_brief_life_and_not_satisfied_by_an_exit() -> None:
-    publisher = Publisher(box("a"))
-    brief = await begun(Portfolio(publisher.feed).wait_for("brief"))
-    assert await passes(publisher, brief, (), (("start", box("brief")), ("exit", "brief"))) == box("brief")
-    reborn = await begun(Portfolio(publisher.feed).wait_for(lambda c: c.name == "b" or c.pid == 2))
-    assert await passes(publisher, reborn, (("exit", "a"),), (("start", box("a", pid=2)),)) == box("a", pid=2)
-
-
-async def test_wait_for_in_vain_says_what_and_why() -> None:
+@pytest.mark.parametrize(
+    ("wait", "says"),
+    [
+        (lambda watcher, timeout: watcher.ready(timeout), "scripted://engine"),
+        (lambda watcher, timeout: watcher.portfolio.wait_for("web", timeout=timeout), "'web'"),
+        (lambda watcher, timeout: watcher.portfolio.wait_gone("web", timeout=timeout), "'web'"),
+        (lambda watcher, timeout: watcher.portfolio.in_sync(timeout=timeout), "in sync"),
+    ],
+    ids=["ready", "wait_for", "wait_gone", "in_sync"],
+)
+async def test_wait_in_vain_says_for_what_and_why_if_there_was_an_error(
+    wait: Callable[[Watcher, float], Awaitable[object]], says: str
+) -> None:
     engine = ScriptedEngine()
     with engine.fail("connect", lost_engine()):
         async with Watcher(engine) as watcher:
             await engine.until(lambda: engine.calls["connect"])
-            with pytest.raises(NotSynced, match="'web'") as caught:
-                await watcher.portfolio.wait_for("web", timeout=0.05)
+            with pytest.raises(NotSynced, match=rf"{says}.* within 0\.05 s") as caught:
+                await wait(watcher, 0.05)
+            assert isinstance(caught.value, TimeoutError)
             assert caught.value.__cause__ is watcher.status.error is not None
-    publisher = Publisher(box("a"))
-    with pytest.raises(NotSynced, match=r"0\.01 s") as caught:
-        await Portfolio(publisher.feed).wait_for("web", timeout=0.01)
-    assert caught.value.__cause__ is None
-    assert isinstance(caught.value, TimeoutError)
+            assert watcher.status.state is not WatchState.CLOSED, "only the caller's patience has ended"
+    with engine.hold("connect"):
+        async with Watcher(engine) as watcher:
+            with pytest.raises(NotSynced) as caught:
+                await wait(watcher, 0.01)
+            assert caught.value.__cause__ is None
+
+
+# ---- waits
+
+THERE, OTHER = box("id", name="name", pid=7), box("other")
+A, B = box("a", pid=1), box("b", **SHOP)
+Revisions = Sequence[Mapping[str, Container | None]]
+
+
+async def passes(publisher: Publisher, waiting: asyncio.Task[Any], in_vain: Revisions, then: Revisions) -> Any:
+    """Let these revisions come, which do not end a wait, then those, which do; return what it was for."""
+    for revision in in_vain:
+        publisher.publish(revision)
+        await turns(3)
+        assert not waiting.done()
+    for revision in then:
+        publisher.publish(revision)
+    return await within(waiting)
+
+
+def one_of_the_shop(container: Container) -> bool:
+    return container.project == "shop"
+
+
+@pytest.mark.parametrize("wanted", ["id", "name", lambda c: c.pid == 7], ids=["id", "name", "predicate"])
+async def test_waits_take_an_id_a_name_or_a_predicate_and_end_at_once_if_they_can(wanted: Wanted) -> None:
+    publisher = Publisher(OTHER)
+    asked = Portfolio(publisher.feed)
+    await asked.wait_gone(wanted, timeout=0)
+    coming = await begun(asked.wait_for(wanted))
+    assert await passes(publisher, coming, [{"another": box("another")}], [{"id": THERE}]) == THERE
+    assert await asked.wait_for(wanted, timeout=0) == THERE
+    going = await begun(asked.wait_gone(wanted))
+    await passes(publisher, going, [{"id": attrs.evolve(THERE, paused=True)}, {"other": None}], [{"id": None}])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "in_vain", "then", "found"),
+    [
+        (lambda c: c.health is Health.HEALTHY, [], [{"a": attrs.evolve(A, health=Health.HEALTHY)}], "a"),
+        ("brief", [], [{"brief": box("brief")}, {"brief": None}], "brief"),
+        (lambda c: c.name == "b" or c.pid == 2, [{"a": None}], [{"a": box("a", pid=2)}], "a"),
+    ],
+    ids=["a change", "a brief life", "no exit"],
+)
+async def test_wait_for_is_satisfied_by(wanted: Wanted, in_vain: Revisions, then: Revisions, found: str) -> None:
+    publisher = Publisher(attrs.evolve(A, health=Health.STARTING))
+    waiting = await begun(Portfolio(publisher.feed).wait_for(wanted))
+    assert await passes(publisher, waiting, in_vain, then) == then[0][found]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "in_vain", "then"),
+    [
+        ("a", [], [{"a": None}, {"a": box("a", pid=2)}]),
+        ("web", [], [{"one": None}, {"two": box("two", name="web")}]),
+        ("web", [{"one": box("one", name="new", **SHOP)}, {"a": None}], [{"one": None}]),
+        (one_of_the_shop, [{"one": None}, {"c": box("c", **SHOP)}, {"a": None}], [{"b": None}]),
+    ],
+    ids=[
+        *("a restart under the same id", "a rebirth under the same name", "the exit of what was renamed"),
+        "the last of several that matched, and no newcomer",
+    ],
+)
+async def test_wait_gone_is_satisfied_by(wanted: Wanted, in_vain: Revisions, then: Revisions) -> None:
+    publisher = Publisher(A, B, box("one", name="web", **SHOP))
+    await passes(publisher, await begun(Portfolio(publisher.feed).wait_gone(wanted)), in_vain, then)
 
 
 async def test_predicate_runs_in_the_callers_task_and_its_error_reaches_the_caller() -> None:
@@ -269,10 +285,10 @@ async def test_waits_leave_no_subscription_behind() -> None:
     publisher = Publisher(box("a"))
     asked = Portfolio(publisher.feed)
     await asked.wait_for("a")
-    with pytest.raises(NotSynced):
-        await asked.wait_for("b", timeout=0.01)
-    with pytest.raises(NotSynced):
-        await asked.wait_gone("a", timeout=0.01)
+    for in_vain in (asked.wait_for("b", timeout=0.01), asked.wait_gone("a", timeout=0.01)):
+        with pytest.raises(NotSynced) as caught:
+            await in_vain
+        assert caught.value.__cause__ is None
     waiting = await begun(asked.wait_for("c"))
     waiting.cancel()
     await asyncio.wait({waiting})
@@ -281,62 +297,16 @@ async def test_waits_leave_no_subscription_behind() -> None:
     assert publisher.feed.changed._sleepers == set()
 
 
-# ---- wait_gone
-
-
-@pytest.mark.parametrize("wanted", ["b", lambda c: c.name == "b"], ids=["name", "predicate"])
-async def test_wait_gone_returns_at_once_if_nothing_matches(wanted: Wanted) -> None:
-    await portfolio(box("a")).wait_gone(wanted, timeout=0)
-
-
-@ways_to_ask
-async def test_wait_gone_waits_for_the_exit(wanted: Wanted) -> None:
-    publisher = Publisher(box("other"), box("id", name="name", pid=7))
-    waiting = await begun(Portfolio(publisher.feed).wait_gone(wanted))
-    publisher.change("id", paused=True)
-    await passes(publisher, waiting, (("exit", "other"),), (("exit", "id"),))
-
-
-async def test_restart_under_the_same_id_counts_as_gone_and_so_does_rebirth_under_the_same_name() -> None:
-    publisher = Publisher(box("a", pid=1), box("one", name="web"))
-    by_id, by_name = [await begun(Portfolio(publisher.feed).wait_gone(one)) for one in ("a", "web")]
-    await passes(publisher, by_id, (), (("restart", "a", 2),))
-    await passes(publisher, by_name, (), (("exit", "one"), ("start", box("two", name="web"))))
-
-
-async def test_renamed_container_is_not_gone() -> None:
-    publisher = Publisher(box("a", name="web"), box("other"))
-    waiting = await begun(Portfolio(publisher.feed).wait_gone("web"))
-    publisher.change("a", name="new")
-    await passes(publisher, waiting, (("exit", "other"),), (("exit", "a"),))
-
-
-async def test_of_several_that_match_all_must_go_and_newcomers_do_not_count() -> None:
-    publisher = Publisher(box("a", **SHOP), box("b", **SHOP), box("c"))
-    waiting = await begun(Portfolio(publisher.feed).wait_gone(lambda c: c.project == "shop"))
-    in_vain = (("exit", "a"), ("start", box("d", **SHOP)), ("exit", "c"))
-    await passes(publisher, waiting, in_vain, (("exit", "b"),))
-
-
-async def test_wait_gone_in_vain_says_so() -> None:
-    with pytest.raises(NotSynced, match="'a'"):
-        await portfolio(box("a")).wait_gone("a", timeout=0.01)
-
-
 async def test_waits_survive_more_events_than_their_buffer_holds() -> None:
-    publisher = Publisher(box("a", pid=1))
+    publisher = Publisher(A)
     asked = Portfolio(publisher.feed)
-    gone, came = asyncio.create_task(asked.wait_gone("a")), asyncio.create_task(asked.wait_for("b"))
-    await asyncio.sleep(0)
+    gone, came = await begun(asked.wait_gone("a")), await begun(asked.wait_for("b"))
     publisher.restart("a", pid=2)
     for number in range(3000):
         publisher.change("a", name=f"n{number}")
-    publisher.start(box("b"))
+    publisher.start(B)
     await within(gone)
-    assert (await within(came)).id == "b"
-
-
-# ---- in_sync
+    assert await within(came) == B
 
 
 async def test_in_sync_waits_for_the_end_of_an_outage() -> None:
@@ -381,14 +351,6 @@ def test_snapshot_contains_containers_ids_and_names() -> None:
     assert not any(one in snapshot for one in ("c", box("a", name="web", pid=99), 7)), "another run is another"
 
 
-def test_empty_snapshot_is_false_and_answers() -> None:
-    snapshot = Publisher().snapshot
-    assert not snapshot
-    assert snapshot.synced
-    assert (snapshot.names(), snapshot.containers(), snapshot.container("a")) == ((), (), None)
-    assert snapshot.projects() == (Project(""),)
-
-
 def test_snapshot_that_was_taken_does_not_change() -> None:
     publisher = Publisher(box("a", name="web", **SHOP))
     taken = publisher.snapshot
@@ -413,10 +375,15 @@ def test_values_cannot_be_changed() -> None:
     snapshot = Publisher(container).snapshot
     project = snapshot.project("")
     assert project is not None
-    for value, name in ((container, "name"), (snapshot, "revision"), (project, "name"), (Port(80), "port")):
+    pod = Pod("shop", "prod", "u")
+    for value, name in (
+        *((one, "name") for one in (container, project, pod)),
+        (snapshot, "revision"),
+        (Port(80), "port"),
+    ):
         with pytest.raises(attrs.exceptions.FrozenInstanceError):
             setattr(value, name, "changed")
-    for slotted in (container, container.labels, project, snapshot):
+    for slotted in (container, container.labels, project, pod, snapshot):
         with pytest.raises((AttributeError, attrs.exceptions.FrozenInstanceError)):
             setattr(slotted, "new_attribute", 1)  # noqa: B010 - mypy would see it
     with pytest.raises(TypeError):
@@ -429,11 +396,24 @@ def test_values_cannot_be_changed() -> None:
     assert container.labels == {"k": "v"}, "what was given may be changed later"
 
 
+IDS, NAMES = "abcdef", ("one", "two", "three")
+GROUPS = {"": ("", ""), "p": ("z", "dev"), "q": ("b", "prod"), "r": ("a", "prod")}
+"""Projects, which are pods too, by uid: with the names and namespaces of these pods."""
+
+
+def member(id: str, group: str, *, sandbox: bool = False, **attributes: Any) -> Container:
+    """A container of a project and of a pod, made of nothing but Kubernetes' own labels."""
+    name, namespace = GROUPS[group]
+    pod = {"io.kubernetes.pod.name": name, "io.kubernetes.pod.namespace": namespace, "io.kubernetes.pod.uid": group}
+    return box(id, project=group, labels=pod | ({"io.kubernetes.sandbox": ""} if sandbox else {}), **attributes)
+
+
 containers_of_few = st.builds(
-    box,
-    st.sampled_from("abcdef"),
-    name=st.sampled_from(["one", "two", "three"]),
-    project=st.sampled_from(["", "p", "q"]),
+    member,
+    st.sampled_from(IDS),
+    st.sampled_from([*GROUPS]),
+    sandbox=st.booleans(),
+    name=st.sampled_from(NAMES),
     start=st.none() | st.integers(0, 3),
     pid=st.integers(1, 3),
 )
@@ -443,62 +423,86 @@ containers_of_few = st.builds(
 def test_indexes_agree_with_a_naive_search_whatever_changes(steps: list[list[tuple[bool, Container]]]) -> None:
     snapshot = Snapshot(revision=0, as_of=at(0))
     model: dict[str, Container] = {}
+    _agrees(snapshot, model)
     for step in steps:
-        changes = []
+        changes = [(model.get(one.id), one if stays else None) for stays, one in step if stays or one.id in model]
         for stays, container in step:
-            before, after = model.get(container.id), container if stays else None
-            if before is None and after is None:
-                continue
-            changes.append((before, after))
-            if after is None:
-                del model[container.id]
+            if stays:
+                model[container.id] = container
             else:
-                model[container.id] = after
+                model.pop(container.id, None)
+        pods = {pod.uid: pod for pod in snapshot.pods()}
         snapshot = snapshot._changed(changes, revision=snapshot.revision + 1, as_of=at(1), synced=True)
         _agrees(snapshot, model)
+        touched = {container.project for change in changes for container in change if container is not None}
+        assert all(snapshot.pod(uid) is pod for uid, pod in pods.items() if uid not in touched)
 
 
 def _agrees(snapshot: Snapshot, model: dict[str, Container]) -> None:
     everything = list(model.values())
-    assert list(snapshot) == everything, "in order of first sight"
-    projects = sorted({c.project for c in everything})
-    assert snapshot.names() == tuple(name for name in projects if name)
-    for name in ("", "p", "q"):
-        members = tuple(sorted((c for c in everything if c.project == name), key=lambda c: (c.name, c.id)))
-        assert snapshot.containers(name) == members
-        assert snapshot.project(name) == (Project(name, members) if members or not name else None)
-    for id in "abcdef":
+    assert (list(snapshot), len(snapshot), snapshot.total()) == (everything, len(everything), len(everything))
+    assert snapshot.containers() == tuple(everything), "in order of first sight"
+    projects, pods = [], []
+    for group, (name, namespace) in GROUPS.items():
+        members = tuple(sorted((c for c in everything if c.project == group), key=lambda c: (c.name, c.id)))
+        assert snapshot.containers(group) == members
+        project = Project(group, members) if members or not group else None
+        assert snapshot.project(group) == project
+        projects += [] if project is None else [project]
+        sandbox = next((c for c in members if "io.kubernetes.sandbox" in c.labels), None)
+        pod = Pod(name, namespace, group, sandbox, tuple(c for c in members if c is not sandbox))
+        assert snapshot.pod(group) == (pod if group and members else None)
+        assert snapshot.pod(name) is None
+        pods += [pod] if group and members else []
+    assert (snapshot.projects(), snapshot.names()) == (tuple(projects), tuple(p.name for p in projects if p.name))
+    assert snapshot.pods() == tuple(sorted(pods, key=lambda pod: (pod.namespace, pod.name)))
+    for id in IDS:
         assert snapshot.container(id) == model.get(id)
-    for name in ("one", "two", "three"):
+    for name in NAMES:
         named = [c for c in everything if c.name == name]
         named.sort(key=lambda c: (c.started_at is None, c.started_at or datetime.min.replace(tzinfo=UTC), c.id))
         assert snapshot.container(name) == (named[0] if named else None)
     assert set(snapshot._by_name) == {c.name for c in everything}, "nothing is kept of what has gone"
-    assert set(snapshot._projects) == set(projects)
+    assert set(snapshot._projects) == {c.project for c in everything}
+    assert set(snapshot._pods) == {c.project for c in everything} - {""}
 
 
-# ---- projects
+@pytest.mark.slow
+def test_many_containers_of_one_name_are_no_burden() -> None:
+    """Under Kubernetes all replicas of a deployment bear the same container name."""
+    pods = {f"u{number}": {"io.kubernetes.pod.uid": f"u{number}"} for number in range(100)}
+    many = {str(n): box(str(n), name="app", start=n, labels=pods[f"u{n % 100}"]) for n in range(20_000)}
+    began = time.process_time()
+    publisher = Publisher(*many.values())
+    publisher.publish(dict.fromkeys(many))
+    assert time.process_time() - began < 20, "it should take a second"
+    assert publisher.snapshot.total() == 0
 
 
-def test_project_finds_its_containers() -> None:
-    first, second = box("1", name="web", start=5), box("2", name="web", start=1)
+# ---- projects and pods
+
+FIRST, SECOND, EARLIEST = box("1", name="db"), box("2", name="web", start=5), box("3", name="web", start=1)
+SIDE = box("s", name="shop")
+
+
+@pytest.mark.parametrize(
+    "group",
+    [Project("shop", (FIRST, SECOND, EARLIEST)), Pod("shop", "prod", "u", SIDE, (FIRST, SECOND, EARLIEST))],
+    ids=["project", "pod"],
+)
+def test_project_or_pod_finds_its_containers(group: Project | Pod) -> None:
+    assert (len(group), list(group), group.container_names) == (3, [*group.containers], ("db", "web", "web"))
+    assert [group.container(asked) for asked in ("1", "2", "web", "4", "s", "shop")] == [
+        *(FIRST, SECOND, EARLIEST),
+        *(None, None, None),
+    ]
     clash = box("web", name="zzz", start=9)
-    project = Project("shop", (first, second))
-    assert project.container("1") == first
-    assert project.container("web") == second, "the earliest started"
-    assert project.container("unknown") is None
-    assert Project("shop", (first, second, clash)).container("web") == clash, "an id wins over a name"
-
-
-def test_project_has_length_iteration_and_membership() -> None:
-    first, second = box("1", name="db"), box("2", name="web")
-    project = Project("shop", (first, second))
-    assert (len(project), list(project), project.container_names) == (2, [first, second], ("db", "web"))
-    for member in ("1", "web", first):
-        assert member in project
-    for stranger in ("3", "dbx", box("1", name="db", pid=9), 7, None):
-        assert stranger not in project
-    assert not Project("")
+    assert attrs.evolve(group, containers=(*group, clash)).container("web") == clash, "an id wins over a name"
+    for one in ("1", "web", FIRST):
+        assert one in group
+    for stranger in ("4", "dbx", box("1", name="db", pid=9), SIDE, 7, None):
+        assert stranger not in group
+    assert not attrs.evolve(group, containers=())
 
 
 # ---- values
@@ -523,28 +527,20 @@ def test_containers_are_hashable_and_equal_by_value_without_the_rucksack() -> No
     assert "anything" not in repr(one)
 
 
-def test_values_survive_pickling_and_copying() -> None:
-    publisher = Publisher(rich())
-    project = Project("shop", (rich(),))
-    assert project.container("a") == rich()  # its index is made
-    for value in (rich(), project, Project("shop", (rich(),)), rich().labels, Port(80)):
-        for twin in (pickle.loads(pickle.dumps(value)), copy.copy(value), copy.deepcopy(value)):  # noqa: S301 - our own
-            assert twin == value
-            assert hash(twin) == hash(value)
-    twin = pickle.loads(pickle.dumps(project))  # noqa: S301 - our own
-    assert twin.container("a") == rich()
-    assert pickle.loads(pickle.dumps(rich())).rucksack == {"anything": 1}  # noqa: S301 - our own
-    snapshot = pickle.loads(pickle.dumps(publisher.snapshot))  # noqa: S301 - our own
-    assert (alive(snapshot), snapshot.container("a")) == (alive(publisher.snapshot), rich())
-
-
-async def test_events_survive_pickling() -> None:
+async def test_values_survive_pickling_and_copying() -> None:
     publisher = Publisher(rich())
     events = publisher.events(replay=False)
     publisher.change("a", name="b")
     event = await anext(events)
-    assert event.type is EventType.UPDATED
-    assert pickle.loads(pickle.dumps(event)) == event  # noqa: S301 - our own
+    container, project, pod = rich(), Project("shop", (rich(),)), Pod("shop", "prod", "u", SIDE, (rich(),))
+    assert project.container("a") == rich()  # its index is made
+    for value in (container, project, Project("shop", (rich(),)), pod, container.labels, Port(80), event):
+        for twin in (pickle.loads(pickle.dumps(value)), copy.copy(value), copy.deepcopy(value)):  # noqa: S301 - our own
+            assert twin == value
+            assert hash(twin) == hash(value)
+    twin, other, snapshot = pickle.loads(pickle.dumps((project, container, publisher.snapshot)))  # noqa: S301 - our own
+    assert (twin.container("a"), other.rucksack) == (rich(), {"anything": 1})
+    assert (alive(snapshot), snapshot.container("a")) == (alive(publisher.snapshot), event.container)
 
 
 def test_frozen_mapping_is_a_mapping_with_a_hash() -> None:
