@@ -4,35 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import threading
 import tracemalloc
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from tests.support.fold import Fold, History, NetFold
-from tests.support.scripted import (
-    PATIENCE,
-    Publisher,
-    ScriptedEngine,
-    alive,
-    at,
-    begun,
-    box,
-    lost_engine,
-    turns,
-    within,
-)
-from whalewatch import ContainerEvent, EngineUnavailable, EventType, Health, Origin, Snapshot, Subscription, Watcher
+from tests.support.fold import Fold
+from tests.support.followed import followed
+from tests.support.scripted import PATIENCE, Publisher, ScriptedEngine, begun, box, lost_engine, turns, within
+from whalewatch import ContainerEvent, EngineUnavailable, EventType, Origin, Snapshot, Subscription, Watcher
 
 pytestmark = pytest.mark.promise(5)
 
-STARTED, EXITED, UPDATED = EventType.STARTED, EventType.EXITED, EventType.UPDATED
+STARTED, EXITED = EventType.STARTED, EventType.EXITED
 
 
 async def read(events: Subscription, count: int) -> list[ContainerEvent]:
@@ -95,139 +83,6 @@ async def test_replay_begins_with_all_that_is_alive() -> None:
     assert before <= told[0].timestamp == told[1].timestamp <= after, "it bears the time of the subscription"
 
 
-async def test_replay_tells_what_is_alive_as_it_was_at_the_call() -> None:
-    publisher = Publisher(box("a", paused=True))
-    events = publisher.events()
-    publisher.change("a", name="b")
-    publisher.exit("a")
-    told = await drain(events)
-    assert [(e.type, e.container.name) for e in told] == [(STARTED, "a"), (UPDATED, "b"), (EXITED, "b")]
-    assert told[0].container.paused, "and is not told that it was paused"
-
-
-async def test_without_replay_it_begins_at_the_call() -> None:
-    publisher = Publisher(box("a"))
-    events = publisher.events(replay=False)
-    assert events.revision == publisher.snapshot.revision
-    publisher.exit("a")
-    assert brief(await drain(events)) == [("exited", "a")]
-
-
-async def test_empty_replay_shows_in_the_revision() -> None:
-    publisher = Publisher(box("a"))
-    publisher.exit("a")
-    events = publisher.events()
-    assert events.revision == publisher.snapshot.revision > 0
-    assert await drain(events) == []
-
-
-async def test_revision_tells_what_was_delivered_in_full() -> None:
-    publisher = Publisher(box("a"), box("b"))
-    events = publisher.events()
-    seen = [events.revision]
-    for _ in range(2):
-        await read(events, 1)
-        seen.append(events.revision)
-    current = publisher.snapshot.revision
-    assert seen == [0, 0, current], "one event does not complete the replay"
-    publisher.start(box("c"))
-    assert events.revision == current
-    await read(events, 1)
-    assert events.revision == current + 1
-
-
-async def test_subscriptions_made_between_publications_have_no_gap_and_no_overlap() -> None:
-    publisher = Publisher()
-    history = History(publisher.feed)
-    subscriptions = []
-    for step in range(40):
-        subscriptions += [(publisher.events(), True), (publisher.events(replay=False), False)]
-        if step % 3 == 2:
-            publisher.exit(f"c{step - 2}")
-        else:
-            publisher.start(box(f"c{step}"))
-    for events, replay in subscriptions:
-        fold = Fold()
-        if not replay:
-            fold.revision, fold.alive = events.revision, alive(history.pictures[events.revision])
-        told = await drain(events)
-        for event in told:
-            fold.take(event)
-            if event.last:
-                fold.check(history.pictures[event.revision])
-        live = [event.revision for event in told if event.origin is not Origin.SYNC]
-        assert live == list(range(publisher.snapshot.revision - len(live) + 1, publisher.snapshot.revision + 1))
-        assert fold.alive == alive(publisher.snapshot)
-
-
-def churn(publisher: Publisher, steps: int) -> None:
-    """Start, change and end seven containers over and over, as fast as possible."""
-    for step in range(steps):
-        id = f"c{step % 7}"
-        if publisher.snapshot._get(id) is None:
-            publisher.start(box(id, pid=step + 1))
-        elif step % 5 == 0:
-            publisher.change(id, name=f"n{step}")
-        else:
-            publisher.exit(id)
-
-
-def test_threads_that_subscribe_while_events_pour_in_have_no_gap_and_no_overlap() -> None:
-    publisher = Publisher()
-    history = History(publisher.feed)
-    over = threading.Event()
-    folded = []
-
-    async def subscribe(buffer: int) -> None:
-        while not over.is_set():
-            fold = NetFold()
-            async with publisher.events(buffer=buffer) as events, asyncio.timeout(PATIENCE):
-                async for event in events:
-                    fold.take_from(events, event, history)
-                    if len(fold.events) > 50 and event.last:
-                        break
-            folded.append(buffer)
-
-    with ThreadPoolExecutor() as pool:
-        readers = [pool.submit(asyncio.run, subscribe(buffer)) for buffer in (1, 10_000, 10_000)]
-        churn(publisher, 3000)
-        over.set()
-        publisher.feed.end(None)
-        for reader in readers:
-            reader.result(PATIENCE)
-    assert set(folded) == {1, 10_000}
-
-
-# ---- revisions
-
-
-async def test_one_revision_comes_whole_with_exits_first() -> None:
-    publisher = Publisher(box("a"), box("b"), box("c"), box("d"))
-    events = publisher.events(replay=False)
-    revision = publisher.snapshot.revision
-    publisher.publish(
-        {"e": box("e"), "a": box("a", name="new", paused=True), "b": box("b", pid=2), "c": None}, origin=Origin.RESYNC
-    )
-    told = await drain(events)
-    assert sorted(brief(told[:2])) == [("exited", "b"), ("exited", "c")]
-    assert sorted(brief(told[2:])) == [("paused", "a"), ("started", "b"), ("started", "e"), ("updated", "a")]
-    of_a = [(event.type, event.previous) for event in told if event.container.id == "a"]
-    assert of_a == [(UPDATED, box("a")), (EventType.PAUSED, None)]
-    assert {(event.revision, event.origin) for event in told} == {(revision + 1, Origin.RESYNC)}
-    assert [event.last for event in told] == [False] * 5 + [True]
-
-
-async def test_revisions_grow_with_every_change_and_only_then() -> None:
-    publisher = Publisher()
-    events = publisher.events()
-    for number in range(3):
-        publisher.start(box(f"c{number}"))
-        publisher.publish({f"c{number}": box(f"c{number}")})  # no change
-    told = await drain(events)
-    first = told[0].revision
-    assert [event.revision for event in told] == [first, first + 1, first + 2]
-
-
 # ---- a reader that is slow
 
 
@@ -241,15 +96,6 @@ def blink(publisher: Publisher, *paused: bool) -> None:
     """Pause and unpause a container."""
     for one in paused:
         publisher.change("a", paused=one)
-
-
-async def test_buffer_holds_events_as_they_came() -> None:
-    publisher = Publisher(box("a"))
-    events = publisher.events(replay=False, buffer=4)
-    blink(publisher, True, False, True, False)
-    assert counted(events) == (0, 4, 0, 0)
-    assert types(await drain(events)) == ["paused", "unpaused", "paused", "unpaused"]
-    assert counted(events) == (4, 0, 0, 0)
 
 
 async def test_past_its_buffer_it_collapses_and_says_so_and_read_it_tells_events_as_they_are_again() -> None:
@@ -281,152 +127,6 @@ def traced() -> Iterator[Callable[[], int]]:
         tracemalloc.stop()
 
 
-@contextmanager
-def collapsed(publisher: Publisher, events: Subscription) -> Iterator[None]:
-    """Make more changes than a subscription has room for, besides those made within the block."""
-    publisher.start(box("noise"))
-    yield
-    publisher.exit("noise")
-    assert events.stats.collapses == 1
-
-
-Deeds = tuple[Callable[[Publisher], None], ...]
-
-
-def restart(pid: int, exit_code: int) -> Callable[[Publisher], None]:
-    return lambda publisher: publisher.restart("a", pid=pid, exit_code=exit_code)
-
-
-def end(exit_code: int) -> Callable[[Publisher], None]:
-    return lambda publisher: publisher.exit("a", exit_code)
-
-
-def change(**attributes: Any) -> Callable[[Publisher], None]:
-    return lambda publisher: publisher.change("a", **attributes)
-
-
-def live_briefly(publisher: Publisher) -> None:
-    publisher.start(box("b"))
-    publisher.exit("b")
-
-
-@pytest.mark.parametrize(
-    ("deeds", "told"),
-    [
-        ((restart(2, 42),), [("exited", 1, 42), ("started", 2, None)]),
-        ((restart(2, 2), restart(3, 3), restart(4, 4)), [("exited", 1, 2), ("started", 4, None)]),
-        ((restart(2, 7), end(8)), [("exited", 1, 7)]),
-        ((change(name="new"), end(3)), [("exited", 1, 3)]),
-        ((live_briefly,), []),
-        ((change(paused=True), change(paused=False)), []),
-        ((change(paused=True, health=None),), [("paused", 1, None)]),
-    ],
-    ids=[
-        *("a restart survives", "several restarts are one", "an exit after a restart is that of the first run"),
-        *("an exit after a change", "a brief life is nothing", "a pause that ends is nothing", "health goes with it"),
-    ],
-)
-async def test_collapse_tells_the_net_difference_to_what_the_reader_has_with_exit_codes(
-    deeds: Deeds, told: list[tuple[str, int, int | None]]
-) -> None:
-    before = box("a", pid=1, health=Health.HEALTHY)
-    publisher = Publisher(before)
-    events, fold = publisher.events(buffer=1), Fold()
-    fold.take(*await read(events, 1))
-    with collapsed(publisher, events):
-        for deed in deeds:
-            deed(publisher)
-        if not told:
-            assert events.stats.pending == 1, "nothing waits but the noise"
-    found = await drain(events)
-    assert [(event.type.value, event.container.pid, event.exit_code) for event in found] == told
-    assert [event.last for event in found] == [event is found[-1] for event in found]
-    assert {event.revision for event in found} <= {publisher.snapshot.revision}
-    for event in found:
-        # A reader that keeps its books by name could not find the entry of a name that it was never told.
-        assert event.type is not EXITED or event.container == before
-        fold.take(event)
-    assert fold.alive == alive(publisher.snapshot)
-    assert events.revision == publisher.snapshot.revision
-
-
-async def test_update_after_a_collapse_has_the_readers_own_state_as_previous() -> None:
-    publisher = Publisher(box("a", name="one"))
-    events = publisher.events(replay=False, buffer=1)
-    with collapsed(publisher, events):
-        publisher.publish({"a": box("a", name="two")}, origin=Origin.RESYNC)
-        publisher.change("a", name="three", paused=True)
-    told = await drain(events)
-    assert [(event.type, event.previous, event.container, event.last) for event in told] == [
-        (UPDATED, box("a", name="one"), box("a", name="three"), False),
-        (EventType.PAUSED, None, box("a", name="three", paused=True), True),
-    ]
-    latest = at(publisher.seconds - 1), Origin.ENGINE
-    assert {(event.timestamp, event.origin) for event in told} == {latest}, "those of the latest change"
-
-
-async def test_collapse_before_the_replay_was_begun_leaves_one_replay_of_what_is_alive_now() -> None:
-    publisher = Publisher(box("a"), box("b"))
-    events = publisher.events(buffer=1)
-    publisher.exit("a", exit_code=1)
-    publisher.start(box("c"))
-    publisher.start(box("d"))
-    told = await drain(events)
-    assert brief(told) == [("started", "b"), ("started", "c"), ("started", "d")]
-    assert [event.last for event in told] == [False, False, True]
-
-
-async def test_replay_that_collapses_twice_while_it_is_read_is_told_once() -> None:
-    publisher = Publisher(*(box(id) for id in "abcdef"))
-    since = publisher.snapshot.revision
-    events, fold = publisher.events(buffer=1), Fold()
-
-    async def told(count: int) -> list[ContainerEvent]:
-        found = await read(events, count)
-        fold.take(*found)
-        return found
-
-    (first,) = await told(1)
-    publisher.exit("a", exit_code=1)
-    publisher.change("c", name="new")
-    assert (events.stats.collapses, events.stats.pending) == (1, 6)
-    second = await told(3)
-    assert brief(second) == [("exited", "a"), ("started", "b"), ("started", "c")]
-    publisher.exit("b", exit_code=2)
-    publisher.start(box("g"))
-    publisher.exit("d")
-    assert (events.stats.collapses, events.stats.pending) == (2, 4)
-    fold._open = False  # the revision was cut short
-    third = await told(4)
-    assert brief(third) == [("exited", "b"), ("started", "e"), ("started", "f"), ("started", "g")]
-    assert (fold.alive, events.stats.pending) == (alive(publisher.snapshot), 0)
-
-    replayed = [first, second[1], *third[1:3]]
-    assert {(event.origin, event.timestamp) for event in replayed} == {(Origin.SYNC, first.timestamp)}
-    assert [event.origin for event in (second[2], third[3])] == [Origin.ENGINE] * 2, "they have changed since"
-    assert [event.revision - since for event in (first, *second, *third)] == [0, *[2] * 3, *[5] * 4]
-    assert [event.last for event in (*second, *third)] == [False] * 6 + [True]
-
-
-async def test_restart_of_which_the_exit_was_read_before_another_collapse_is_told_as_a_start() -> None:
-    publisher = Publisher(box("a", pid=1), box("b", pid=1))
-    events = publisher.events(replay=False, buffer=1)
-    for id in ("a", "b"):
-        publisher.restart(id, pid=2, exit_code=2)
-    (exited,) = await read(events, 1)
-    assert (exited.type, exited.container, exited.exit_code) == (EXITED, box("a", pid=1), 2)
-    assert events.stats.pending == 2, "neither of the two was told in full"
-    for id in ("a", "b"):
-        publisher.restart(id, pid=3, exit_code=3)
-    told = await drain(events)
-    assert [(e.type.value, e.container.id, e.container.pid, e.exit_code) for e in told] == [
-        ("exited", "b", 1, 2),
-        ("started", "b", 3, None),
-        ("started", "a", 3, None),
-    ]
-    assert events.stats.collapses == 2
-
-
 async def test_events_of_a_replay_or_net_difference_are_made_when_they_are_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -455,14 +155,6 @@ async def test_events_of_a_replay_or_net_difference_are_made_when_they_are_read(
     assert len(await drain(events)) == 9_993
 
 
-async def test_one_large_revision_is_delivered_as_it_is_whatever_the_buffer() -> None:
-    publisher = Publisher()
-    events = publisher.events(buffer=1)
-    publisher.publish({f"c{i}": box(f"c{i}") for i in range(100)}, origin=Origin.SYNC)
-    told = await drain(events)
-    assert (len(told), events.stats.collapses) == (100, 0)
-
-
 @pytest.mark.parametrize("buffer", [0, -1])
 def test_buffer_without_room_is_refused(buffer: int) -> None:
     publisher = Publisher()
@@ -475,41 +167,23 @@ def test_buffer_without_room_is_refused(buffer: int) -> None:
 
 async def test_unread_subscription_hurts_nobody() -> None:
     engine = ScriptedEngine(*(box(f"old{i}") for i in range(20)), complete=True)
-    async with Watcher(engine, audit=None) as watcher:
-        await watcher.ready(PATIENCE)
-        forgotten = watcher.events(buffer=16)
-        fold = Fold()
-        done = asyncio.Event()
-
-        async def follow() -> None:
-            async with watcher.events(buffer=100_000) as events:
-                async for event in events:
-                    fold.take(event)
-                    if event.container.id == "end":
-                        done.set()
-                        return
-
-        reader = asyncio.create_task(follow())
-        async with watcher.events(replay=False) as pace:  # a second reader that keeps up
+    async with followed(Watcher(engine, audit=None)) as follow:
+        forgotten = follow.watcher.events(buffer=16)
+        async with follow.watcher.events(replay=False) as pace:  # a reader that keeps up, as the one that is followed
             for step in range(2500):
                 id = f"old{step % 20}"
                 engine.exit(id, exit_code=0)
                 engine.start(box(id, pid=1000 + step, start=step))
                 assert [event.type for event in await read(pace, 2)] == [EXITED, STARTED]
         engine.start(box("end"))
-        async with asyncio.timeout(PATIENCE):
-            await done.wait()
-            await reader
-        assert len(fold.events) == 20 + 5000 + 1, "the other subscription has missed nothing"
-        assert (fold.alive, watcher.stats.outages) == (engine.alive, 0)
-
-        stats = forgotten.stats
-        assert stats.collapses == 1
-        assert stats.pending <= 21
+        await follow.until_taken("end")
+        assert len(follow.fold.events) == 20 + 5000 + 1, "the other subscription has missed nothing"
+        assert (follow.fold.alive, follow.stats.outages) == (engine.alive, 0)
+        assert (forgotten.stats.collapses, forgotten.stats.pending) == (1, 21)
         late = Fold()
         late.take(*await drain(forgotten))
         assert [event.type for event in late.events] == [STARTED] * 21, "it had received nothing that could exit"
-        late.check(watcher.portfolio.snapshot())
+        late.check(follow.snapshot)
         assert late.alive == engine.alive
 
 
@@ -679,29 +353,7 @@ async def test_cancelled_wait_loses_nothing_and_ends_nothing() -> None:
         assert brief(await drain(events)) == [("started", f"c{number}")]
 
 
-async def test_timed_out_wait_loses_nothing() -> None:
-    publisher = Publisher()
-    events = publisher.events()
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0):
-            await anext(events)
-    publisher.start(box("a"))
-    assert brief(await read(events, 1)) == [("started", "a")]
-
-
 # ---- where it ends
-
-
-@pytest.mark.parametrize("buffer", [1, 100], ids=["collapsed", "not collapsed"])
-async def test_closing_the_watcher_ends_it_after_what_is_pending(buffer: int) -> None:
-    publisher = Publisher()
-    events = publisher.events(buffer=buffer)
-    for id in ("a", "b", "c"):
-        publisher.start(box(id))
-    publisher.feed.end(None)
-    assert brief(await rest(events)) == [("started", "a"), ("started", "b"), ("started", "c")]
-    with pytest.raises(StopAsyncIteration):
-        await anext(events)
 
 
 @pytest.mark.parametrize("how", ["the watcher is closed", "an error ends the watch", "it is closed itself"])
@@ -717,20 +369,26 @@ async def test_whatever_ends_it_ends_a_wait_promptly(how: str) -> None:
         await within(reader)
 
 
-async def test_error_that_ended_the_watch_is_raised_after_what_is_pending_as_an_instance_of_each_readers_own() -> None:
+@pytest.mark.parametrize("buffer", [1, 100], ids=["collapsed", "not collapsed"])
+@pytest.mark.parametrize("error", [None, lost_engine()], ids=["the watcher is closed", "an error ends the watch"])
+async def test_end_of_the_watch_comes_after_what_is_pending_with_an_error_of_each_readers_own(
+    error: EngineUnavailable | None, buffer: int
+) -> None:
     publisher = Publisher(box("a"))
-    several = [publisher.events() for _ in range(3)]
-    error = lost_engine()
+    several = [publisher.events(buffer=buffer) for _ in range(3)]
+    publisher.start(box("b"))
+    publisher.start(box("c"))
     publisher.feed.end(error)
     raised = []
     for events in several:
-        assert brief(await read(events, 1)) == [("started", "a")]
+        assert brief(await read(events, 3)) == [("started", "a"), ("started", "b"), ("started", "c")]
         for _ in range(2):
-            with pytest.raises(EngineUnavailable, match="gone for a walk") as caught:
+            with pytest.raises(EngineUnavailable if error else StopAsyncIteration) as caught:
                 await anext(events)
             raised.append(caught.value)
-    assert (len({id(one) for one in [error, *raised]}), {str(one) for one in raised}) == (7, {str(error)})
-    assert all(one.__cause__ is error for one in raised)
+    if error is not None:
+        assert (len({id(one) for one in [error, *raised]}), {str(one) for one in raised}) == (7, {str(error)})
+        assert all(one.__cause__ is error for one in raised)
 
 
 async def test_subscription_made_after_the_end_replays_the_last_picture_and_ends() -> None:
@@ -747,20 +405,11 @@ async def test_closing_ends_it_at_once_with_what_is_pending_and_twice_is_fine(bu
         publisher.start(box("b"))
         publisher.start(box("c"))
         assert events.stats.pending == 3
-    assert (events.stats.pending, await rest(events)) == (0, [])
-    await events.aclose()
-    publisher.start(box("d"))
-    assert (events.stats.pending, await rest(events)) == (0, [])
-
-
-async def test_closing_within_the_iteration_ends_it() -> None:
-    publisher = Publisher(box("a"), box("b"))
-    seen = []
-    async with publisher.events() as events:
-        async for event in events:
-            seen.append(event)
-            await events.aclose()
-    assert brief(seen) == [("started", "a")]
+    for id in ("d", "e"):
+        assert (events.stats.pending, await rest(events)) == (0, [])
+        await events.aclose()
+        publisher.start(box(id))
+    assert publisher.feed._subscribers == [], "it is told nothing more"
 
 
 # ---- who keeps it
@@ -788,14 +437,11 @@ async def test_forgotten_subscription_is_collected_with_all_it_holds() -> None:
 async def test_reader_that_waits_is_kept_though_nobody_else_knows_it() -> None:
     publisher = Publisher()
     seen: list[str] = []
-    done = asyncio.Event()
 
     async def follow() -> None:
-        async for event in publisher.events():
-            seen.append(event.container.id)
-            if event.container.id == "end":
-                done.set()
-                return
+        events = publisher.events()
+        while (id := (await anext(events)).container.id) != "end":
+            seen.append(id)
 
     task = weakref.ref(asyncio.create_task(follow()))
     for id in ("a", "b", "end"):
@@ -803,17 +449,9 @@ async def test_reader_that_waits_is_kept_though_nobody_else_knows_it() -> None:
         gc.collect()
         assert task() is not None
         publisher.start(box(id))
-    await within(done.wait())
-    assert seen == ["a", "b", "end"]
-
-
-async def test_closed_subscription_is_told_nothing_more() -> None:
-    publisher = Publisher()
-    kept, closed = publisher.events(), publisher.events()
-    await closed.aclose()
-    publisher.start(box("a"))
-    assert (closed.stats.pending, brief(await drain(kept))) == (0, [("started", "a")])
-    assert len(publisher.feed._subscribers) == 1
+    await turns(3)
+    gc.collect()
+    assert (seen, task()) == (["a", "b"], None)
 
 
 async def test_what_waits_for_a_reader_keeps_no_pictures() -> None:
