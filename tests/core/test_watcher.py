@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections.abc import AsyncIterator
 from datetime import datetime
@@ -12,13 +11,11 @@ from typing import Any
 import pytest
 
 from tests.support.followed import AT_ONCE, eventually, followed
-from tests.support.scripted import PATIENCE, ScriptedEngine, alive, at, begun, box, lost_engine, turns, within
+from tests.support.scripted import PATIENCE, ScriptedEngine, at, begun, box, lost_engine, within
 from whalewatch import (
-    Container,
     EngineError,
     EngineUnavailable,
     EventType,
-    NotSynced,
     Origin,
     Signal,
     SignalType,
@@ -30,7 +27,6 @@ from whalewatch import (
     moby,
 )
 from whalewatch._core.tracker import Tracker
-from whalewatch.testing import FakeDocker
 
 CONNECTING, SYNCING, SYNCED = WatchState.CONNECTING, WatchState.SYNCING, WatchState.SYNCED
 DISCONNECTED, CLOSED = WatchState.DISCONNECTED, WatchState.CLOSED
@@ -80,44 +76,14 @@ def test_options_that_make_no_sense_are_refused_by_name(name: str, value: float)
 # ---- ready
 
 
-async def test_ready_waits_for_the_first_synchronisation() -> None:
-    engine = ScriptedEngine(box("a"))
-    with engine.hold("inspect") as hold:
-        async with Watcher(engine) as watcher:
-            waiting = asyncio.create_task(watcher.ready())
-            await hold.reached()
-            assert not waiting.done()
-            assert watcher.portfolio.snapshot().revision == 0
-            hold.release()
-            await within(waiting)
-            assert "a" in watcher.portfolio.snapshot()
-
-
-async def test_ready_in_vain_says_why_if_there_was_an_error() -> None:
-    engine = ScriptedEngine()
-    with engine.fail("connect", lost_engine()):
-        async with Watcher(engine) as watcher:
-            await engine.until(lambda: engine.calls["connect"])
-            with pytest.raises(NotSynced, match="scripted://engine") as caught:
-                await watcher.ready(0.05)
-            assert isinstance(caught.value, TimeoutError)
-            assert caught.value.__cause__ is watcher.status.error is not None
-            assert watcher.status.state is not CLOSED, "only the caller's patience has ended"
-    with engine.hold("connect"):
-        async with Watcher(engine) as watcher:
-            with pytest.raises(NotSynced) as caught:
-                await watcher.ready(0.01)
-            assert caught.value.__cause__ is None
-
-
-async def test_ready_raises_when_the_watcher_is_closed_before() -> None:
+async def test_ready_and_queries_raise_when_the_watcher_is_closed_before() -> None:
     engine = ScriptedEngine()
     with engine.hold("connect") as hold:
         async with Watcher(engine) as watcher:
-            waiting = asyncio.create_task(watcher.ready())
+            waiting = [asyncio.create_task(wait) for wait in (watcher.ready(), watcher.portfolio.names())]
             await hold.reached()
-        with pytest.raises(WatchEnded):
-            await waiting
+        raised = await within(asyncio.gather(*waiting, return_exceptions=True))
+    assert [type(one) for one in raised] == [WatchEnded] * 2
 
 
 async def test_ready_stays_true_after_an_outage_and_after_the_end() -> None:
@@ -150,12 +116,12 @@ async def test_error_of_the_body_passes_through() -> None:
 # ---- adapters of an application's own
 
 
-@pytest.mark.parametrize("kind", ["connect", "listing", "signals"])
+@pytest.mark.parametrize("kind", ["connect", "listing", "signals", "ping"])
 async def test_foreign_exception_of_an_adapter_is_translated_chained_and_retried(kind: str) -> None:
     engine = ScriptedEngine()
     foreign = ZeroDivisionError("a fault of the adapter's")
     with engine.fail(kind, foreign):
-        async with followed(Watcher(engine, retry=AT_ONCE), ready=False) as follow:
+        async with followed(Watcher(engine, retry=AT_ONCE, heartbeat=0.01), ready=False) as follow:
             await engine.until(lambda: engine.calls["connect"] >= 3)
             errors = [status.error for status in follow.states if status.error is not None]
             del engine.errors[kind]
@@ -167,14 +133,6 @@ async def test_foreign_exception_of_an_adapter_is_translated_chained_and_retried
         assert error.__cause__ is foreign
         assert "scripted://engine" in str(error)
         assert "a fault of the adapter's" in str(error)
-
-
-async def test_foreign_exception_of_a_ping_is_translated_and_retried() -> None:
-    engine = ScriptedEngine()
-    with engine.fail("ping", ZeroDivisionError()):
-        async with followed(Watcher(engine, retry=AT_ONCE, heartbeat=0.01)) as follow:
-            await follow.until(lambda: follow.stats.outages)
-            assert isinstance(next(s.error for s in follow.states if s.error), EngineError)
 
 
 async def test_engine_that_refuses_calls_is_heard_to_the_end_of_its_stream() -> None:
@@ -208,14 +166,11 @@ async def test_foreign_exception_while_closing_is_logged_and_leaving_raises_noth
     assert "while closing" in caplog.text
 
 
-class Stream:
+class Stream(AsyncIterator[Signal]):
     """An async iterator that is no generator."""
 
     def __init__(self, told: AsyncIterator[Signal]) -> None:
         self._told = told
-
-    def __aiter__(self) -> AsyncIterator[Signal]:
-        return self
 
     async def __anext__(self) -> Signal:
         return await anext(self._told)
@@ -287,76 +242,7 @@ async def test_of_several_changes_of_status_only_the_latest_is_told_and_it_ends_
     assert [status.state async for status in watcher.status_changes()] == [CLOSED]
 
 
-async def test_success_is_not_logged_as_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    async with Watcher(ScriptedEngine(box("a"))) as watcher:
-        await watcher.ready(PATIENCE)
-    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
-
-
-# ---- what is told while it synchronises
-
-
-async def test_what_happens_during_the_synchronisation_is_neither_missed_nor_told_twice() -> None:
-    async with FakeDocker() as fake:
-        stays, dies, restarts = fake.run("stays"), fake.run("dies"), fake.run("restarts")
-        listed = fake.faults.pause_after("list")
-        async with followed(moby.watch(fake.address), ready=False) as follow:
-            await within(listed.reached())
-            fake.kill(dies)
-            fake.restart(restarts)
-            born = fake.run("born")
-            listed.release()
-            await follow.watcher.ready(PATIENCE)
-            await follow.until(lambda: follow.shows(fake))
-            assert (set(follow.fold.alive), follow.types()) == ({stays, restarts, born}, [])
-            assert [event.type.value for event in follow.fold.events] == ["started"] * 3
-            assert len({event.revision for event in follow.fold.events}) == 1, "a synchronisation is one revision"
-
-
-async def test_brief_life_within_an_inspect_is_told_from_start_to_exit() -> None:
-    async with FakeDocker() as fake, followed(moby.watch(fake.address)) as follow:
-        gate = fake.faults.pause_after("inspect")
-        id = fake.run("brief")
-        await within(gate.reached())
-        fake.exit(id, 9)
-        fake.run("marker")  # once it has been told, so has the exit
-        await eventually(lambda: follow.stats.signals >= 3)
-        gate.release()
-        await follow.until(lambda: follow.types(id) == ["started", "exited"])
-        assert follow.news(id)[-1].exit_code == 9
-        await follow.until(lambda: follow.shows(fake))
-
-
-def known(*containers: Container) -> dict[str, Container]:
-    return {container.id: container for container in containers}
-
-
-async def test_signals_of_one_container_are_told_in_order_while_others_are_held_up() -> None:
-    engine = ScriptedEngine(box("slow"), box("quick"))
-    async with followed(Watcher(engine)) as follow:
-        with engine.hold("inspect slow") as hold:
-            engine.rename("slow", "slower")
-            await hold.reached()
-            engine.pause("slow")
-            engine.exit("slow", exit_code=1)
-            engine.rename("quick", "quicker")
-            await follow.until(lambda: follow.types("quick") == ["updated"])
-            assert follow.types("slow") == []
-        await follow.until(lambda: follow.types("slow") == ["exited"])
-        assert follow.fold.alive == known(box("quick", name="quicker"))
-        assert follow.news("slow")[0].exit_code == 1
-
-
-async def test_no_more_containers_are_inspected_at_a_time_than_allowed() -> None:
-    engine = ScriptedEngine(*(box(f"c{i}") for i in range(10)))
-    with engine.hold("inspect") as hold:
-        async with followed(Watcher(engine, concurrency=3), ready=False) as follow:
-            await hold.reached(3)
-            await turns(20)
-            assert hold.held == 3
-            hold.release()
-            await follow.watcher.ready(PATIENCE)
-            assert len(follow.snapshot) == 10
+# ---- faults
 
 
 async def test_fault_of_its_own_is_logged_with_its_trace_once_however_often_it_comes_back(
@@ -394,24 +280,6 @@ async def test_clock_that_fails_ends_the_watch_for_everybody(caplog: pytest.LogC
         with pytest.raises(WhalewatchError, match="no time"):
             await asyncio.wait_for(waiting, PATIENCE)
     assert "internal error" in caplog.text
-
-
-async def test_tracker_outlives_connections_and_knows_the_picture_between_them() -> None:
-    engine = ScriptedEngine(box("a"), box("b"))
-    async with Watcher(engine, retry=AT_ONCE) as watcher:
-        await watcher.ready(PATIENCE)
-        tracker = watcher._tracker
-        with engine.hold("inspect c"):
-            engine.start(box("c"))
-            await engine.until(lambda: engine.calls["inspect"] == 3)
-            with engine.hold("connect") as connecting:
-                engine.end()
-                await connecting.reached()
-                states = {id: state.container for id, state in tracker._states.items()}
-                assert states == alive(watcher.portfolio.snapshot())
-                assert all(state.at_rest for state in tracker._states.values())
-        await watcher.portfolio.wait_for("c", PATIENCE)
-        assert watcher._tracker is tracker
 
 
 async def test_signal_that_brings_another_container_along_is_lost() -> None:
