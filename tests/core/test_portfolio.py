@@ -44,7 +44,6 @@ from whalewatch import (
     Watcher,
     WatchState,
 )
-from whalewatch._core.feed import Feed
 
 pytestmark = pytest.mark.promise(7)
 
@@ -101,44 +100,32 @@ async def test_portfolio_and_its_snapshots_answer_alike(query: tuple[str, ...], 
 @pytest.mark.parametrize(
     "query",
     [
-        lambda asked: asked.names(),
-        lambda asked: asked.projects(),
-        lambda asked: asked.project("shop"),
-        lambda asked: asked.project(""),
-        lambda asked: asked.containers(),
-        lambda asked: asked.container("a"),
-        lambda asked: asked.pods(),
-        lambda asked: asked.pod("u"),
-        lambda asked: asked.total(),
-        lambda asked: asked.wait_for("a"),
-        lambda asked: asked.wait_gone("b"),
-        lambda asked: asked.in_sync(),
+        *((name,) for name in ("names", "projects", "containers", "pods", "total", "in_sync")),
+        *(("project", "shop"), ("project", ""), ("pod", "u"), ("container", "a")),
+        *(("wait_for", "a"), ("wait_gone", "b")),
     ],
 )
 async def test_queries_wait_for_the_first_synchronisation_and_never_ask_the_engine(
-    query: Callable[[Portfolio], Awaitable[Any]],
+    query: tuple[str, ...],
 ) -> None:
-    engine = ScriptedEngine(box("a", **SHOP))
+    engine, (name, *arguments) = ScriptedEngine(box("a", **SHOP)), query
     with engine.hold("inspect") as hold:
         async with Watcher(engine) as watcher:
+            ask = getattr(watcher.portfolio, name)
             await hold.reached()
-            waiting = [asyncio.ensure_future(one) for one in (query(watcher.portfolio), watcher.ready())]
+            waiting = [await begun(ask(*arguments)), await begun(watcher.ready())]
             await turns(5)
             assert not any(one.done() for one in waiting)
-            assert watcher.portfolio.snapshot().revision == 0
+            snapshot = watcher.portfolio.snapshot()
+            assert (len(snapshot), snapshot.revision, snapshot.synced) == (0, 0, False), "which does not wait"
             hold.release()
             await within(asyncio.gather(*waiting))
             assert "a" in watcher.portfolio.snapshot()
             await engine.until(lambda: engine.calls["listing"] == 2)
             before = dict(engine.calls)
             for _ in range(10):
-                await query(watcher.portfolio)
+                await ask(*arguments)
             assert engine.calls == before
-
-
-async def test_snapshot_does_not_wait() -> None:
-    snapshot = Portfolio(Feed()).snapshot()
-    assert (len(snapshot), snapshot.revision, snapshot.synced) == (0, 0, False)
 
 
 @pytest.mark.parametrize("error", [None, lost_engine()], ids=["closed", "engine lost"])

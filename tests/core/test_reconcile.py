@@ -288,7 +288,8 @@ def test_start_told_while_an_inspect_is_under_way_asks_for_another() -> None:
 
 OLD, NEW = box("a", pid=3, start=0), box("a", pid=4, start=10)
 OLD_UNDATED, NEW_UNDATED = box("a", pid=3, start=None), box("a", pid=4, start=None)
-EXIT = told(EXITED, 9, exit_code=42)
+EXIT, EXIT_WITHOUT_CODE = told(EXITED, 9, exit_code=42), told(EXITED, 9)
+FOR_AUDIT = inspecting(OLD, origin=RESYNC)
 
 
 @pytest.mark.parametrize(
@@ -304,26 +305,35 @@ EXIT = told(EXITED, 9, exit_code=42)
             (Change(OLD_UNDATED, None, ENGINE, None, 42), Change(None, NEW_UNDATED, ENGINE)),
         ),
         (inspecting(NEW), [EXIT], None, (Change(NEW, None, ENGINE),)),
-        (inspecting(OLD, origin=RESYNC), [], None, (Change(OLD, None, RESYNC),)),
+        (FOR_AUDIT, [], None, (Change(OLD, None, RESYNC),)),
         (inspecting(), [], None, ()),
+        (FOR_AUDIT, [], Dead(box("a", pid=None, start=0), 7), (Change(OLD, None, RESYNC, None, 7),)),
+        (FOR_AUDIT, [], Dead(box("a", pid=3, start=None), 7), (Change(OLD, None, RESYNC, None, 7),)),
+        (FOR_AUDIT, [], Dead(box("a", pid=2, start=None), 7), (Change(OLD, None, RESYNC),)),
+        (FOR_AUDIT, [], Dead(box("a", pid=None, start=5), 7), (Change(OLD, None, RESYNC),)),
+        (inspecting(OLD), [EXIT], Dead(OLD, 7), (Change(OLD, None, ENGINE, at(9), 42),)),
+        (inspecting(OLD), [EXIT_WITHOUT_CODE], Dead(OLD, 7), (Change(OLD, None, ENGINE, at(9), 7),)),
     ],
     ids=[
         *("an exit told once", "an exit of the former run, which does not kill the next", "an exit without a time"),
         *("an exit of another run, whose code is nobody's", "an exit that was not told", "nothing at all"),
+        *("a code read with its start", "with its PID", "with another PID", "with a later start"),
+        *("a code that was told wins over one that is read", "no code was told"),
     ],
 )
-def test_exit_code_and_time_that_were_told_are_rescued_when_the_inspect_finds_that_a_run_is_over(
-    state: ContainerState, signals: list[Signal], reading: Container | None, changes: Changes
+def test_exit_code_and_time_are_those_told_or_read_of_the_run_that_the_inspect_finds_to_be_over(
+    state: ContainerState, signals: list[Signal], reading: Container | Dead | None, changes: Changes
 ) -> None:
     state, found = inspect_finished(taken(state, *signals)[0], reading)
-    assert (found, state.container) == (changes, reading)
+    assert (found, state.container) == (changes, reading if isinstance(reading, Container) else None)
     assert state.at_rest is (signals[1:] == []), "but for the start, which asks for another inspect"
 
 
-def test_findings_bear_the_time_of_the_signal_that_asked() -> None:
+def test_findings_bear_the_time_of_the_signal_that_asked_and_contain_it() -> None:
     state, _ = taken(UNKNOWN, told(STARTED, 7))
-    _, changes = inspect_finished(inspect_started(state), box("a"))
+    state, changes = inspect_finished(inspect_started(state), box("a"))
     assert changes == (Change(None, box("a"), ENGINE, at(7)),)
+    assert state.wanted is NONE, "what was told before the inspect began is contained in it"
 
 
 def test_too_many_signals_kept_are_replaced_by_one_more_inspect() -> None:
@@ -334,16 +344,9 @@ def test_too_many_signals_kept_are_replaced_by_one_more_inspect() -> None:
     for _ in range(3):
         state, _ = taken(state, told(EXITED, 500))
         assert state.kept is None
-    state, changes = inspect_finished(state, known)
-    assert changes == (), "none of them is believed"
-    assert (state.container, state.wanted, state.origin, state.kept) == (known, DECIDES, ENGINE, ())
-
-
-def test_signals_told_before_an_inspect_begins_are_contained_in_it() -> None:
-    state = inspect_started(taken(ContainerState(box("a")), told(CHANGED, 5))[0])
-    assert (state.wanted, state.kept) == (NONE, ())
-    state, changes = inspect_finished(state, box("a"))
-    assert (changes, state.wanted) == ((), NONE)
+    for after, changes in (inspect_finished(state, known), inspect_failed(state)):
+        assert changes == (), "none of them is believed"
+        assert (after.container, after.wanted, after.origin, after.kept) == (known, DECIDES, ENGINE, ())
 
 
 # ---- an inspect that fails
@@ -364,12 +367,6 @@ def test_exit_told_while_an_inspect_fails_is_taken_and_leaves_to_be_read_what_wa
     state, changes = inspect_failed(taken(inspecting(known, why), told(EXITED, 5, pid=1, exit_code=1))[0])
     assert changes == (Change(known, None, ENGINE, at(5), 1),)
     assert (state.idle, state.wanted) == ((True, NONE) if why is WANTS_CHANGE else (False, DECIDES))
-
-
-def test_too_many_signals_kept_while_an_inspect_fails_ask_for_another() -> None:
-    state, _ = taken(inspecting(box("a"), WANTS_CHANGE), *(told(EXITED, moment) for moment in range(MAX_KEPT + 1)))
-    state, changes = inspect_failed(state)
-    assert (changes, state.wanted) == ((), DECIDES)
 
 
 # ---- health
@@ -436,34 +433,6 @@ def test_way_from_one_reading_to_another(before: Container | None, after: Contai
     assert state == after
 
 
-# ---- what an inspect reads of the dead
-
-
-@pytest.mark.parametrize(
-    ("dead", "code"),
-    [
-        (Dead(box("a", pid=None, start=0), 7), 7),
-        (Dead(box("a", pid=1, start=None), 7), 7),
-        (Dead(box("a", pid=2, start=None), 7), None),
-        (Dead(box("a", pid=None, start=5), 7), None),
-        (None, None),
-    ],
-    ids=["its start", "its PID", "another PID", "a later start", "nothing known"],
-)
-def test_exit_code_that_an_inspect_reads_is_that_of_the_run_it_belongs_to(dead: Dead | None, code: int | None) -> None:
-    known = box("a", pid=1, start=0)
-    state, changes = inspect_finished(inspecting(known, origin=RESYNC), dead)
-    assert state.idle
-    assert changes == (Change(known, None, RESYNC, None, code),)
-
-
-@pytest.mark.parametrize(("reported", "code"), [(3, 3), (None, 7)])
-def test_exit_code_that_the_engine_reports_wins_over_that_of_an_inspect(reported: int | None, code: int) -> None:
-    known = box("a", pid=1, start=0)
-    _, changes = inspect_finished(taken(inspecting(known), told(EXITED, 5, exit_code=reported))[0], Dead(known, 7))
-    assert changes == (Change(known, None, ENGINE, at(5), code),)
-
-
 # ---- news of a former run
 
 
@@ -478,7 +447,6 @@ def in_sync(*containers: Container) -> tuple[Feed, Tracker]:
     """A tracker that has found these containers."""
     feed = Feed()
     tracker = Tracker(feed, lambda: at(0), Counters())
-    tracker.open(lambda _id, _reason: None)
     listed = {container.id: ListedContainer(container) for container in containers}
     tracker.apply_listing(Listing(containers=listed, absence_is_death=False))
     tracker.finish_sync()

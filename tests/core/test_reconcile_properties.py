@@ -7,7 +7,7 @@ is the real one, with the real feed; a strict reader checks every revision.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import attrs
@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.support.fold import Fold
+from tests.support.scripted import at, box
 from whalewatch import Container, Dead, ListedContainer, Listing, Signal, SignalType
 from whalewatch._core.feed import Feed
 from whalewatch._core.status import Counters
@@ -24,7 +25,6 @@ from whalewatch._core.tracker import Tracker
 
 pytestmark = [pytest.mark.promise(2), pytest.mark.promise(3)]
 
-EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 IDS = ("a", "b", "c")
 NAMES = ("one", "two", "three")
 
@@ -67,11 +67,7 @@ class Interleavings(RuleBasedStateMachine):
         self.tracker = Tracker(self.feed, self.now, Counters())
 
     def now(self) -> datetime:
-        return EPOCH + timedelta(seconds=self.ticks)
-
-    def tick(self) -> datetime:
-        self.ticks += 1
-        return self.now()
+        return at(self.ticks)
 
     def tell(self, type_: SignalType, id: str, pid: int | None = None) -> None:
         known_pid = pid if self.tells_pid and type_ in {SignalType.STARTED, SignalType.EXITED} else None
@@ -94,10 +90,8 @@ class Interleavings(RuleBasedStateMachine):
         self.tracker.stream_opened(self.now())
 
     def start(self, id: str) -> None:
-        moment = self.tick()
-        self.truth[id] = Container(
-            id=id, name=id, pid=100 + self.ticks, started_at=moment if self.tells_start else None
-        )
+        self.ticks += 1
+        self.truth[id] = box(id, pid=100 + self.ticks, start=self.ticks if self.tells_start else None)
         self.tell(SignalType.STARTED, id, self.truth[id].pid)
 
     @rule(id=st.sampled_from(IDS))
@@ -105,7 +99,7 @@ class Interleavings(RuleBasedStateMachine):
         if id not in self.truth:
             self.start(id)
             return
-        self.tick()
+        self.ticks += 1
         ended = self.truth.pop(id)
         self.dead[id] = Dead(ended, exit_code=ended.pid)
         self.tell(SignalType.EXITED, id, ended.pid)
@@ -121,7 +115,7 @@ class Interleavings(RuleBasedStateMachine):
     @rule(data=st.data())
     def pause_or_unpause(self, data: Any) -> None:
         id = data.draw(st.sampled_from(sorted(self.truth)))
-        self.tick()
+        self.ticks += 1
         paused = not self.truth[id].paused
         self.truth[id] = attrs.evolve(self.truth[id], paused=paused)
         self.tell(SignalType.PAUSED if paused else SignalType.UNPAUSED, id)
@@ -130,7 +124,7 @@ class Interleavings(RuleBasedStateMachine):
     @rule(data=st.data(), name=st.sampled_from(NAMES), likely_exiting=st.booleans())
     def rename(self, data: Any, name: str, likely_exiting: bool) -> None:
         id = data.draw(st.sampled_from(sorted(self.truth)))
-        self.tick()
+        self.ticks += 1
         self.truth[id] = attrs.evolve(self.truth[id], name=name)
         self.tell(SignalType.CHANGED, id)
         self.undelivered[-1] = attrs.evolve(self.undelivered[-1], likely_exiting=likely_exiting)
@@ -243,7 +237,7 @@ class Interleavings(RuleBasedStateMachine):
         self.tracker.close()
         self.undelivered = [*self.delivered, *self.undelivered] if replays else []
         self.delivered.clear()
-        self.tick()
+        self.ticks += 1
         self.inspects.clear()
         self.wanted.clear()
         self.listing, self.awaited, self.synced, self.lossy = None, None, False, False
