@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import pytest
@@ -41,16 +43,19 @@ def passed(of: Coroutine[Any, Any, Any]) -> float:
         return runner.get_loop().time()
 
 
-async def listed(engine: Slow, *, progress: bool = True) -> Listing:
-    call = Calls(engine, TIMEOUT)
-    return await call("the listing", engine.listing(), progress=(lambda: engine.progress) if progress else None)
+Progress = Callable[[Slow], int] | None
 
 
-async def given_up(engine: Slow, *, progress: bool = True) -> None:
+async def listed(engine: Slow, progress: Progress = attrgetter("progress")) -> Listing:
+    asked = None if progress is None else partial(progress, engine)
+    return await Calls(engine, TIMEOUT)("the listing", engine.listing(), progress=asked)
+
+
+async def given_up(engine: Slow, progress: Progress = attrgetter("progress")) -> None:
     with pytest.raises(
         EngineTimeout, match=r"scripted engine at scripted://engine: no answer to the listing within 100? s"
     ):
-        await listed(engine, progress=progress)
+        await listed(engine, progress)
 
 
 def test_call_that_makes_progress_may_take_longer_than_its_time() -> None:
@@ -58,9 +63,10 @@ def test_call_that_makes_progress_may_take_longer_than_its_time() -> None:
     assert passed(listed(Slow(parts=5, every=9.9))) == pytest.approx(49.5)
 
 
-def test_call_without_progress_is_given_up() -> None:
-    assert passed(given_up(Slow(parts=5, every=8), progress=False)) == pytest.approx(TIMEOUT)
+def test_call_without_progress_or_that_cannot_tell_it_is_given_up() -> None:
+    assert passed(given_up(Slow(parts=5, every=8), progress=None)) == pytest.approx(TIMEOUT)
     assert passed(given_up(Slow(parts=1, every=1000))) == pytest.approx(TIMEOUT)
+    assert passed(given_up(Slow(parts=1, every=1000), progress=lambda _: 1 // 0)) == pytest.approx(TIMEOUT)
 
 
 def test_call_is_given_up_once_its_progress_has_ended() -> None:
@@ -72,15 +78,6 @@ def test_call_is_given_up_once_its_progress_has_ended() -> None:
 
     latest = 24 + TIMEOUT + TIMEOUT / CHECKS_PER_TIMEOUT
     assert 24 + TIMEOUT <= passed(given_up(Stuck(parts=3, every=8))) <= latest
-
-
-def test_progress_that_cannot_be_asked_for_is_none() -> None:
-    async def asked() -> None:
-        engine = Slow(parts=1, every=1000)
-        with pytest.raises(EngineTimeout):
-            await Calls(engine, TIMEOUT)("the listing", engine.listing(), progress=lambda: 1 // 0)
-
-    assert passed(asked()) == pytest.approx(TIMEOUT)
 
 
 def test_progress_puts_the_end_off_for_a_while_only() -> None:

@@ -317,8 +317,8 @@ FOR_AUDIT = inspecting(OLD, origin=RESYNC)
     ids=[
         *("an exit told once", "an exit of the former run, which does not kill the next", "an exit without a time"),
         *("an exit of another run, whose code is nobody's", "an exit that was not told", "nothing at all"),
-        *("a code read with its start", "with its PID", "with another PID", "with a later start"),
-        *("a code that was told wins over one that is read", "no code was told"),
+        *("a code read with its start", "a code read with its PID", "a code read with another PID"),
+        *("a code read with a later start", "a code told wins over one read", "a code read of an exit told without"),
     ],
 )
 def test_exit_code_and_time_are_those_told_or_read_of_the_run_that_the_inspect_finds_to_be_over(
@@ -339,7 +339,7 @@ def test_findings_bear_the_time_of_the_signal_that_asked_and_contain_it() -> Non
 def test_too_many_signals_kept_are_replaced_by_one_more_inspect() -> None:
     known = box("a")
     pauses = [told(PAUSED if moment % 2 == 0 else UNPAUSED, 100 + moment) for moment in range(MAX_KEPT)]
-    state, _ = taken(inspecting(known), *pauses)
+    state, _ = taken(inspecting(known, WANTS_CHANGE), *pauses)
     assert len(state.kept or ()) == MAX_KEPT
     for _ in range(3):
         state, _ = taken(state, told(EXITED, 500))
