@@ -105,9 +105,7 @@ async def test_portfolio_and_its_snapshots_answer_alike(query: tuple[str, ...], 
         *(("wait_for", "a"), ("wait_gone", "b")),
     ],
 )
-async def test_queries_wait_for_the_first_synchronisation_and_never_ask_the_engine(
-    query: tuple[str, ...],
-) -> None:
+async def test_queries_wait_for_the_first_synchronisation_and_never_ask_the_engine(query: tuple[str, ...]) -> None:
     engine, (name, *arguments) = ScriptedEngine(box("a", **SHOP)), query
     with engine.hold("inspect") as hold:
         async with Watcher(engine) as watcher:
