@@ -7,6 +7,7 @@ knows to the picture, but a restart is told, with the exit code and the time of 
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from typing import Any
 
 import attrs
@@ -40,17 +41,17 @@ class Published(History):
     """Every picture that a feed has published, and the events that led to it."""
 
     def __init__(self, feed: Feed) -> None:
-        self.events: dict[int, tuple[ContainerEvent, ...]] = {}
+        self._events: dict[str, list[ContainerEvent]] = defaultdict(list)
         super().__init__(feed)
 
     def _push(self, snapshot: Snapshot, events: tuple[ContainerEvent, ...]) -> None:
         super()._push(snapshot, events)
-        self.events[snapshot.revision] = events
+        for event in events:
+            self._events[event.container.id].append(event)
 
     def of(self, id: str, after: int, until: int) -> list[ContainerEvent]:
         """The events of one container, after one revision and up to another."""
-        revisions = range(after + 1, until + 1)
-        return [e for revision in revisions for e in self.events.get(revision, ()) if e.container.id == id]
+        return [event for event in self._events[id] if after < event.revision <= until]
 
 
 class Reader(NetFold):
@@ -96,7 +97,7 @@ class Reader(NetFold):
             return False
         self.take_from(self.backlog, event, self._history)
         if self._target is None:
-            assert event in self._history.events[event.revision]
+            assert event in self._history.of(event.container.id, event.revision - 1, event.revision)
             self._waiting -= 1
         else:
             assert event.revision == self._target.revision

@@ -110,6 +110,8 @@ async def test_past_its_buffer_it_collapses_and_says_so_and_read_it_tells_events
     blink(publisher, False, True)
     assert types(await drain(events)) == ["unpaused", "paused"]
     assert events.stats.collapses == 1
+    blink(publisher, *[False, True] * 3)
+    assert (await drain(events), events.stats.collapses) == ([], 2), "the net difference is nothing"
 
 
 @contextmanager
