@@ -89,7 +89,7 @@ def test_watcher_waits_for_a_listing_that_reports_progress() -> None:
         engine = Slow(parts, every=8)
         assert isinstance(engine, ReportsProgress)
         async with Watcher(engine, heartbeat=5.0, call_timeout=5.0, audit=None) as watcher:
-            await watcher.ready()
+            await watcher.ready(100.0)
             assert (len(watcher.portfolio.snapshot()), watcher.status.attempt) == (1, 0)
 
     assert 40 <= passed(watched(5)) < 80
