@@ -9,7 +9,7 @@ from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
-from tests.support.followed import AT_ONCE, Followed, docker_followed, eventually, followed
+from tests.support.followed import AT_ONCE, docker_followed, eventually, followed, picture, truth
 from tests.support.scripted import PATIENCE, within
 from whalewatch import Container, EngineError, Origin, Signal, SignalType, moby
 from whalewatch._core import inspections
@@ -56,92 +56,65 @@ def fault(fake: FakeDocker, kind: str, how: str, id: str | None = None) -> Fault
 # ---- inspects
 
 
-@pytest.mark.parametrize("how", ["fail", *GARBAGE])
-async def test_container_of_which_only_garbage_is_told_keeps_its_last_known_state(how: str) -> None:
-    async with docker_followed("box", audit=None) as (fake, follow, (id,)):
-        with fault(fake, "inspect", how, id):
-            fake.rename(id, "renamed")
-            await eventually(lambda: follow.stats.unresolved == 1)
-        assert follow.types() == []
-        await follow.until(lambda: follow.types() == ["updated"])
-        assert follow.shows(fake)
-
-
 @pytest.mark.parametrize("how", ["fail", "hang", "halve", *GARBAGE])
-async def test_container_that_starts_and_cannot_be_read_is_told_once_it_can(how: str) -> None:
-    async with FakeDocker() as fake, followed(moby.watch(fake.address, call_timeout=1.0, audit=None)) as follow:
-        with fault(fake, "inspect", how, "late"):
-            late = fake.run("late")
-            other = fake.run("other")
+async def test_containers_that_cannot_be_read_keep_their_last_known_state_and_delay_nobody_else(how: str) -> None:
+    """One cannot be read at first, some that change, and some that start; "doomed" and "brief" are killed before."""
+    async with FakeDocker() as fake:
+        good, changed, doomed, bad = (fake.run(name) for name in ("good", "changed", "doomed", "bad"))
+        fault(fake, "inspect", how, bad)
+        begun = asyncio.get_running_loop().time()
+        async with followed(moby.watch(fake.address, call_timeout=1.0, audit=None)) as follow:
+            assert asyncio.get_running_loop().time() - begun < 5.0
+            assert picture(follow.snapshot) == {id: truth(fake)[id] for id in (good, changed, doomed)}
+            assert follow.stats.unresolved == 1
+            for one in (changed, doomed, "late", "brief"):
+                fault(fake, "inspect", how, one)
+            fake.rename(changed, "new")
+            fake.rename(doomed, "newer")
+            late, brief, other = (fake.run(name) for name in ("late", "brief", "other"))
             await follow.until_taken(other)
-            await eventually(lambda: follow.stats.unresolved == 1)
-            assert follow.types(late) == []
-        await follow.until(lambda: follow.types(late) == ["started"])
-        told = {event.container.id: event for event in follow.news()}
-        assert told[late].origin is Origin.ENGINE
-        assert told[late].timestamp < told[other].timestamp, "the time is that of its start"
-        await eventually(lambda: follow.stats.unresolved == 0)
-        assert (follow.stats.outages, follow.stats.drift) == (0, 0)
-        assert follow.shows(fake)
-
-
-async def test_container_that_dies_before_it_could_be_read_is_never_told() -> None:
-    async with FakeDocker() as fake, followed(moby.watch(fake.address, audit=None)) as follow:
-        with fake.faults.fail("inspect", id="brief"):
-            brief = fake.run("brief")
-            await eventually(lambda: follow.stats.unresolved == 1)
-            fake.kill(brief)
-        await eventually(lambda: follow.stats.unresolved == 0)
-        await follow.until_taken(fake.run())
-        assert follow.types(brief) == []
-        assert follow.shows(fake)
-
-
-async def held_up(
-    fake: FakeDocker, follow: Followed, id: str, *acts: Callable[[FakeDocker, str], object], after: bool
-) -> None:
-    """Rename a container, and let all else happen to it while the inspect that this causes is under way."""
-    with (fake.faults.pause_after if after else fake.faults.pause_at)("inspect", id) as gate:
-        fake.rename(id, "renamed")
-        await within(gate.reached())
-        for act in acts:
-            act(fake, id)
-        await follow.until_taken(fake.run())
-        assert follow.types(id) == []
+            await eventually(lambda: follow.stats.unresolved == 5)
+            for one in (good, doomed, brief):
+                fake.kill(one)
+            await follow.until(lambda: follow.types(good) == follow.types(doomed) == ["exited"])
+            await eventually(lambda: follow.stats.unresolved <= 4)
+            assert follow.types(bad) == follow.types(changed) == follow.types(late) == follow.types(brief) == []
+            fake.faults.clear()
+            await follow.until(lambda: bad in follow.fold.alive and follow.types(changed) and follow.types(late))
+            await eventually(lambda: follow.stats.unresolved == 0)
+            types = {good: "exited", doomed: "exited", changed: "updated", late: "started", other: "started"}
+            assert {id: follow.types(id) for id in types} == {id: [type_] for id, type_ in types.items()}
+            assert follow.types(brief) == []
+            assert sum(event.container.id == bad for event in follow.fold.events) == 1
+            (started,), (later,) = follow.news(late), follow.news(other)
+            assert started.origin is Origin.ENGINE
+            assert started.timestamp < later.timestamp, "the time is that of its start"
+            assert (follow.stats.outages, follow.stats.syncs, follow.stats.drift) == (0, 1, 0)
+            assert follow.shows(fake)
 
 
 ANSWERS = pytest.mark.parametrize("after", [False, True], ids=["read after it", "read before it"])
 
 
-def kill(fake: FakeDocker, id: str) -> None:
-    fake.kill(id, exit_code=9)
-
-
-@ANSWERS
-async def test_inspect_that_is_answered_after_the_death_was_told(after: bool) -> None:
-    async with docker_followed("box", audit=None) as (fake, follow, (id,)):
-        await held_up(fake, follow, id, kill, after=after)
-        await follow.until(lambda: "exited" in follow.types(id))
-        assert follow.types(id) == (["updated", "exited"] if after else ["exited"])
-        assert (follow.news(id)[-1].exit_code, follow.news(id)[-1].origin) == (9, Origin.ENGINE)
-        assert follow.shows(fake)
-
-
 @ANSWERS
 async def test_inspect_that_is_answered_after_death_and_restart_were_told(after: bool) -> None:
-    async with FakeDocker() as fake:
-        id = fake.run("box")
+    async with docker_followed("box", audit=None) as (fake, follow, (id,)):
         pid = fake.container(id).pid
-        async with followed(moby.watch(fake.address, audit=None)) as follow:
-            await held_up(fake, follow, id, kill, FakeDocker.start, after=after)
-            await follow.until(lambda: "started" in follow.types(id))
-            assert follow.types(id) == (["updated"] if after else []) + ["exited", "started"]
-            exited, started = follow.news(id)[-2:]
-            assert (exited.container.pid, exited.exit_code) == (pid, 9)
-            assert started.container.pid == fake.container(id).pid
-            assert exited.timestamp < started.timestamp
-            assert {exited.origin, started.origin} == {Origin.ENGINE}
-            assert follow.shows(fake)
+        with (fake.faults.pause_after if after else fake.faults.pause_at)("inspect", id) as gate:
+            fake.rename(id, "renamed")
+            await within(gate.reached())
+            fake.kill(id, exit_code=9)
+            fake.start(id)
+            await follow.until_taken(fake.run())
+            assert follow.types(id) == []
+        await follow.until(lambda: "started" in follow.types(id))
+        assert follow.types(id) == (["updated"] if after else []) + ["exited", "started"]
+        exited, started = follow.news(id)[-2:]
+        assert (exited.container.pid, exited.exit_code) == (pid, 9)
+        assert started.container.pid == fake.container(id).pid
+        assert exited.timestamp < started.timestamp
+        assert {exited.origin, started.origin} == {Origin.ENGINE}
+        assert follow.shows(fake)
 
 
 @ANSWERS
@@ -151,26 +124,14 @@ async def test_inspect_that_is_answered_after_a_whole_life_was_told(after: bool)
         with (fake.faults.pause_after if after else fake.faults.pause_at)("inspect", "box") as gate:
             id = fake.run("box")
             await within(gate.reached())
-            for act in (kill, FakeDocker.start, kill):
-                act(fake, id)
+            fake.kill(id)
+            fake.start(id)
+            fake.kill(id)
             await follow.until_taken(fake.run())
         await follow.until_taken(fake.run())
         await eventually(lambda: follow.stats.calls["inspect"] == fake.requests["inspect"])
-        assert follow.types(id) in ([], ["started", "exited"])
-        assert ("started" in follow.types(id)) is after
+        assert follow.types(id) == (["started", "exited"] if after else [])
         await follow.until(lambda: follow.shows(fake))
-
-
-async def test_inspect_that_is_answered_after_its_time_is_over_changes_nothing() -> None:
-    async with docker_followed("box", call_timeout=1.0, audit=None) as (fake, follow, (id,)):
-        with fake.faults.pause_after("inspect", id):  # holds what was read while it still lived
-            fake.rename(id, "renamed")
-            await eventually(lambda: follow.stats.unresolved == 1)
-            fake.kill(id)
-            await follow.until(lambda: follow.types(id) == ["exited"])
-        await follow.until_taken(fake.run())
-        assert follow.types(id) == ["exited"]
-        assert follow.shows(fake)
 
 
 # ---- listings
@@ -187,42 +148,30 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("how", ["fail", "hang", "halve", "nothing", "null", "no JSON", "half", "deep", "no state"])
-@pytest.mark.parametrize("first", [True, False], ids=["at first", "after an outage"])
-async def test_listing_that_fails_is_made_again_and_proves_no_death(how: str, first: bool) -> None:
+@pytest.mark.parametrize("when", ["at first", "after an outage", "in an audit"])
+async def test_listing_that_fails_is_made_again_and_proves_no_death(how: str, when: str) -> None:
+    audit = 0.1 if when == "in an audit" else None
     async with FakeDocker() as fake:
         ids = [fake.run(f"c{i}") for i in range(3)]
-        watcher = moby.watch(fake.address, retry=AT_ONCE, audit=None, call_timeout=2.0, heartbeat=0.1)
-        broken = fault(fake, "list", how) if first else None
+        watcher = moby.watch(fake.address, retry=AT_ONCE, audit=audit, call_timeout=2.0, heartbeat=0.1)
+        broken = fault(fake, "list", how) if when == "at first" else None
         async with followed(watcher, ready=False) as follow:
-            if not first:
+            if broken is None:
                 await watcher.ready(PATIENCE)
-                await eventually(lambda: watcher.stats.audits == 1)
+                await eventually(lambda: watcher.stats.audits >= 1)
                 broken = fault(fake, "list", how)
+            if when == "after an outage":
                 fake.faults.cut_streams()
             await follow.until(lambda: isinstance(follow.watcher.status.error, EngineError))
             assert str(follow.watcher.status.error).isprintable()
             listed = fake.requests["list"]
             await eventually(lambda: fake.requests["list"] > listed)
-            assert set(follow.fold.alive) == (set() if first else set(ids))
+            assert set(follow.fold.alive) == (set() if when == "at first" else set(ids))
             assert not follow.snapshot.synced
-            assert broken is not None
             broken.undo()
             await follow.until(lambda: follow.shows(fake))
-            assert follow.types() == []
-            assert [event.type.value for event in follow.fold.events] == ["started"] * 3
-
-
-@pytest.mark.parametrize("how", ["fail", "halve", "no JSON"])
-async def test_listing_of_an_audit_that_fails_is_an_outage_without_consequences(how: str) -> None:
-    async with FakeDocker() as fake:
-        for number in range(3):
-            fake.run(f"c{number}")
-        async with followed(moby.watch(fake.address, retry=AT_ONCE, audit=0.1)) as follow:
-            await eventually(lambda: follow.stats.audits >= 1)
-            with fault(fake, "list", how):
-                await follow.until(lambda: follow.stats.outages >= 1)
-            await follow.until(lambda: follow.shows(fake))
             assert (follow.types(), follow.stats.drift) == ([], 0)
+            assert [event.type.value for event in follow.fold.events] == ["started"] * 3
 
 
 @pytest.mark.parametrize("spoil", UNREADABLE.values(), ids=UNREADABLE)
@@ -296,32 +245,15 @@ async def test_text_that_is_not_utf8_hides_no_container() -> None:
         assert found.labels["odd"] == "\ufffd"
 
 
-async def test_container_that_is_gone_when_it_is_read_is_no_error() -> None:
-    async with FakeDocker() as fake, connected(fake) as engine:
-        id = fake.run("brief")
-        fake.remove(id, force=True)
-        assert await engine.inspect(id) is None
-
-
-async def signals_until(engine: moby.MobyEngine, type_: SignalType) -> list[Signal]:
-    """What an engine tells from the beginning of a stream to the first signal of a type."""
-    signals, told = engine.signals(), list[Signal]()
-    assert isinstance(signals, AsyncGenerator)
-    async with aclosing(signals), asyncio.timeout(PATIENCE):
-        while not told or told[-1].type is not type_:
-            told.append(await anext(signals))
-    return told
-
-
-async def test_stream_begins_some_time_before_the_connection() -> None:
+async def test_stream_begins_some_time_before_the_connection_and_tells_what_an_exit_may_follow() -> None:
     async with FakeDocker() as fake:
-        id = fake.run("before")
+        id = fake.run("box")
+        fake.kill(id)
         async with connected(fake) as engine:
-            assert (await signals_until(engine, SignalType.STARTED))[-1].id == id
-
-
-async def test_end_of_a_network_is_told_as_one_that_an_exit_may_follow() -> None:
-    async with FakeDocker() as fake, connected(fake) as engine:
-        fake.kill(fake.run("box"))
-        told = await signals_until(engine, SignalType.EXITED)
-        assert [signal.likely_exiting for signal in told if signal.type is SignalType.CHANGED] == [False, True]
+            signals, told = engine.signals(), list[Signal]()
+            assert isinstance(signals, AsyncGenerator)
+            async with aclosing(signals), asyncio.timeout(PATIENCE):
+                while not told or told[-1].type is not SignalType.EXITED:
+                    told.append(await anext(signals))
+    assert (SignalType.STARTED, id) in [(signal.type, signal.id) for signal in told]
+    assert [signal.likely_exiting for signal in told if signal.type is SignalType.CHANGED] == [False, True]

@@ -139,18 +139,6 @@ async def test_two_events_in_the_wrong_order_lead_to_the_truth(
         assert (follow.types(id), follow.stats.drift) == (types, 0)
 
 
-async def test_late_deaths_of_earlier_runs_kill_nobody() -> None:
-    async with docker_followed("box", **CALM) as (fake, follow, (id,)):
-        with fake.faults.delay(3600, telling("die")):
-            for runs in (1, 2):
-                fake.restart(id, exit_code=3)
-                await all_taken(fake, follow)
-                assert follow.types(id) == ["exited", "started"] * runs
-        await all_taken(fake, follow)
-        assert follow.types(id) == ["exited", "started"] * 2
-        assert {event.origin for event in follow.news(id)} == {Origin.ENGINE}
-
-
 async def test_removal_stands_in_for_a_death_that_was_lost() -> None:
     async with FakeDocker() as fake, followed(moby.watch(fake.address, audit=None)) as follow:
         id = fake.run("box")
@@ -161,65 +149,51 @@ async def test_removal_stands_in_for_a_death_that_was_lost() -> None:
         assert follow.news(id)[-1].origin is Origin.ENGINE
 
 
-async def test_death_of_a_container_whose_start_was_lost_is_nothing() -> None:
-    async with FakeDocker() as fake, followed(moby.watch(fake.address, **CALM)) as follow:
-        with fake.faults.drop(telling("start")):
-            id = fake.run("brief")
-        fake.kill(id)
-        await all_taken(fake, follow)
-        assert follow.types(id) == []
-
-
-async def test_restart_whose_start_was_lost_is_an_exit_and_the_audit_finds_the_rest() -> None:
-    async with docker_followed("box", audit=0.1) as (fake, follow, (id,)):
-        with fake.faults.drop(telling("start")):
+@pytest.mark.parametrize(
+    ("action", "late", "audit", "code", "found"),
+    [
+        ("start", False, 0.1, 3, Origin.RESYNC),
+        ("die", False, None, None, Origin.ENGINE),
+        ("die", True, None, None, Origin.ENGINE),
+    ],
+    ids=["lost start", "lost death", "late death"],
+)
+async def test_restart_of_which_a_part_is_lost_or_late_is_an_exit_and_a_start(
+    action: str, late: bool, audit: float | None, code: int | None, found: Origin
+) -> None:
+    async with docker_followed("box", audit=audit, concurrency=1) as (fake, follow, (id,)):
+        spoilt = telling(action)
+        with fake.faults.delay(3600, spoilt) if late else fake.faults.drop(spoilt):
             fake.restart(id, exit_code=3)
-        await follow.until(lambda: follow.types(id) == ["exited", "started"])
-        exited, started = follow.news(id)
-        assert (exited.origin, exited.exit_code, started.origin) == (Origin.ENGINE, 3, Origin.RESYNC)
-        assert follow.stats.drift == 1
-        assert follow.shows(fake)
-
-
-async def test_restart_whose_death_was_lost_is_an_exit_and_a_start_without_exit_code() -> None:
-    async with docker_followed("box", **CALM) as (fake, follow, (id,)):
-        with fake.faults.drop(telling("die")):
-            fake.restart(id, exit_code=3)
+            await follow.until(lambda: follow.types(id) == ["exited", "started"])
         await all_taken(fake, follow)
         exited, started = follow.news(id)
-        assert [exited.type.value, started.type.value] == ["exited", "started"]
-        assert exited.exit_code is None
+        assert (exited.origin, exited.exit_code, started.origin) == (Origin.ENGINE, code, found)
         assert exited.container.pid != started.container.pid
-        assert ({exited.origin, started.origin}, follow.stats.drift) == ({Origin.ENGINE}, 0)
+        assert follow.stats.drift == (found is Origin.RESYNC)
 
 
 @in_no_time
 async def test_clock_that_is_set_back_costs_no_event_and_no_exit_code() -> None:
-    old = box("old", start=0.0)
-    engine = ScriptedEngine(old)
+    engine = ScriptedEngine(box("old", start=0.0))
     engine.read_until = at(3600.0)
+    new = box("new", start=10.0)
+    paused = attrs.evolve(new, paused=True)
+    steps = [(SignalType.STARTED, new), (SignalType.PAUSED, paused), (SignalType.UNPAUSED, new)]
     async with Watcher(engine, audit=None) as watcher:
         await watcher.ready()
         await asyncio.sleep(60.0)
         inspects = engine.calls["inspect"]
         async with watcher.events(replay=False) as events, asyncio.timeout(100.0):
-            new = engine.alive["new"] = box("new", start=10.0)
-            engine.tell(SignalType.STARTED, "new", 10.0)
-            started = await anext(events)
-            engine.alive["new"] = attrs.evolve(new, paused=True)
-            engine.tell(SignalType.PAUSED, "new", 11.0)
-            engine.alive["new"] = new
-            engine.tell(SignalType.UNPAUSED, "new", 12.0)
+            for moment, (type_, container) in enumerate(steps, start=10):
+                engine.alive["new"] = container
+                engine.tell(type_, "new", moment)
+                event = await anext(events)
+                assert (event.type.value, event.timestamp) == (type_.value, at(moment))
             del engine.alive["new"]
             engine.tell(SignalType.EXITED, "new", 13.0, exit_code=7)
-            told = [started, *[await anext(events) for _ in range(3)]]
-        assert [(event.type.value, event.timestamp) for event in told] == [
-            ("started", at(10.0)),
-            ("paused", at(11.0)),
-            ("unpaused", at(12.0)),
-            ("exited", at(13.0)),
-        ]
-        assert told[-1].exit_code == 7
+            event = await anext(events)
+        assert (event.type.value, event.timestamp, event.exit_code) == ("exited", at(13.0), 7)
         assert engine.calls["inspect"] <= inspects + 2
 
 

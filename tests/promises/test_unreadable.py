@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
 from random import Random
 
 import pytest
@@ -15,45 +14,6 @@ from whalewatch import Container, EngineError, EngineTimeout, ListedContainer, L
 from whalewatch.testing import FakeDocker
 
 pytestmark = pytest.mark.promise(9)
-
-
-@pytest.mark.parametrize("how", ["hang", "fail", "garble"])
-async def test_container_that_cannot_be_read_delays_nothing_but_itself(how: str) -> None:
-    async with FakeDocker() as fake, AsyncExitStack() as stack:
-        good, bad = fake.run("good"), fake.run("bad")
-        if how == "hang":
-            fault = stack.enter_context(fake.faults.hang("inspect", bad))
-        elif how == "fail":
-            fault = stack.enter_context(fake.faults.fail("inspect", id=bad))
-        else:
-            fault = stack.enter_context(fake.faults.garble("inspect", b'{"Id": 7}', id=bad))
-        begun = asyncio.get_running_loop().time()
-        async with followed(moby.watch(fake.address, call_timeout=1.5)) as follow:
-            watcher = follow.watcher
-            assert asyncio.get_running_loop().time() - begun < 5.0
-            assert picture(watcher.portfolio.snapshot()) == {good: truth(fake)[good]}
-            assert watcher.stats.unresolved == 1
-            later = fake.run("later")
-            await follow.until(lambda: follow.types(later) == ["started"])
-            fake.kill(good)
-            await follow.until(lambda: follow.types(good) == ["exited"])
-            assert follow.types(bad) == []
-            fault.undo()
-            await follow.until(lambda: bad in follow.fold.alive)
-            assert [e.type.value for e in follow.fold.events if e.container.id == bad] == ["started"]
-            assert watcher.stats.unresolved == 0
-            assert (watcher.stats.outages, watcher.stats.syncs) == (0, 1), "it causes no synchronisation"
-            assert follow.shows(fake)
-
-
-async def test_container_that_exits_while_it_cannot_be_read_is_no_longer_unresolved() -> None:
-    async with docker_followed("old", call_timeout=0.3) as (fake, follow, (id,)):
-        with fake.faults.fail("inspect", id=id):
-            fake.rename(id, "new")
-            await eventually(lambda: follow.stats.unresolved == 1)
-            fake.kill(id)
-            await follow.until(lambda: follow.types() == ["exited"])
-            await eventually(lambda: follow.stats.unresolved == 0)
 
 
 async def test_nothing_is_believed_gone_because_no_container_can_be_read() -> None:
