@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+import itertools
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from random import Random
 from typing import Any
@@ -102,48 +103,48 @@ async def story(engine: SlowEngine, watcher: Watcher) -> None:
 class Play:
     """One watch that is ended at a step, while its story is told."""
 
-    engine: SlowEngine
     watcher: Watcher
     steps: Steps
     told: asyncio.Task[None]
 
-    @property
-    def to_the_end(self) -> bool:
-        """Whether the whole story was told."""
-        return self.told.done() and not self.told.cancelled() and self.told.exception() is None
 
-    def nothing_is_left(self) -> None:
-        """Everything has ended, and the engine was let go."""
-        loop = asyncio.get_running_loop()
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-        assert [timer for timer in loop._scheduled if not timer.cancelled()] == []  # type: ignore[attr-defined]
-        assert self.engine.streams == []
-        assert self.engine.closed >= 1
-        assert self.watcher.status.state is WatchState.CLOSED
-        assert not self.watcher.portfolio.snapshot().synced
+Way = Callable[[Play, int], Coroutine[Any, Any, None]]
+"""How to enter a watch and end it before a step."""
 
 
-def play(way: Callable[[Play, int], Any], step: int) -> Play:
-    """Play the story in a loop in which waiting takes no time, and end it in some way before a step."""
+async def played(watcher: Watcher, told: Coroutine[Any, Any, None], way: Way, step: int) -> Play:
+    """Tell a watch its story, and end it in some way before a step."""
+    loop, steps = asyncio.get_running_loop(), Steps()
+    steps.install(loop)
+    playing = Play(watcher, steps, asyncio.create_task(told))
+    try:
+        await way(playing, step)
+    finally:
+        playing.told.cancel()
+        await asyncio.wait({playing.told})
+        loop.set_task_factory(None)
+    if not playing.told.cancelled():
+        with suppress(WatchEnded):  # the story was told to a watch that had been ended
+            playing.told.result()
+    assert watcher.status.state is WatchState.CLOSED
+    assert not watcher.portfolio.snapshot().synced
+    return playing
 
-    async def main() -> Play:
-        engine = SlowEngine(box("a", pid=1), box("b", pid=2))
+
+def play(way: Way, step: int) -> tuple[Play, SlowEngine]:
+    """Play the story in a loop in which waiting takes no time, end it before a step, and see that nothing is left."""
+
+    async def main() -> tuple[Play, SlowEngine]:
+        loop, engine = asyncio.get_running_loop(), SlowEngine(box("a", pid=1), box("b", pid=2))
         watcher = Watcher(
             engine, retry=AT_ONCE, heartbeat=5.0, call_timeout=2.0, audit=7.0, concurrency=2, random=Random(1)
         )
-        steps = Steps()
-        steps.install(asyncio.get_running_loop())
-        playing = Play(engine, watcher, steps, asyncio.create_task(story(engine, watcher)))
-        try:
-            await way(playing, step)
-        finally:
-            playing.told.cancel()
-            await asyncio.wait({playing.told})
-        if not playing.told.cancelled():
-            with suppress(WatchEnded):  # the story was told to a watch that had been ended
-                playing.told.result()
-        playing.nothing_is_left()
-        return playing
+        playing = await played(watcher, story(engine, watcher), way, step)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert [timer for timer in loop._scheduled if not timer.cancelled()] == []  # type: ignore[attr-defined]
+        assert engine.streams == []
+        assert engine.closed >= 1
+        return playing, engine
 
     with asyncio.Runner(loop_factory=ImpatientLoop) as runner:
         return runner.run(main())
@@ -165,53 +166,46 @@ async def leaving(playing: Play, step: int) -> None:
     assert loop.time() - began < 2 * CLOSE_TIMEOUT, "its cancellation was swallowed: it took a second one"
 
 
-async def cancelling_run(playing: Play, step: int) -> None:
+def cancelling(run: Callable[[Watcher], Coroutine[Any, Any, None]]) -> Way:
     """Cancel the task that runs the watcher, within the step."""
-    running = asyncio.create_task(playing.watcher.run())
-    asked = False
 
-    def cancel() -> None:
-        nonlocal asked
-        asked = running.cancel()
+    async def way(playing: Play, step: int) -> None:
+        running = asyncio.create_task(run(playing.watcher))
+        asked = False
 
-    playing.steps.before(step, cancel)
-    await asyncio.wait({running, playing.told}, return_when=asyncio.FIRST_COMPLETED)
-    if not asked:
+        def cancel() -> None:
+            nonlocal asked
+            asked = running.cancel()
+
+        playing.steps.before(step, cancel)
+        await asyncio.wait({running, playing.told}, return_when=asyncio.FIRST_COMPLETED)
+        if not asked:
+            running.cancel()
+        await asyncio.wait({running}, timeout=2 * CLOSE_TIMEOUT)
+        in_time = running.done()
         running.cancel()
-    await asyncio.wait({running}, timeout=2 * CLOSE_TIMEOUT)
-    swallowed = not running.done()
-    running.cancel()
-    await asyncio.wait({running})
-    assert not swallowed, "its cancellation was swallowed"
-    assert running.cancelled(), "its cancellation was swallowed"
+        await asyncio.wait({running})
+        assert (in_time, running.cancelled()) == (True, True), "its cancellation was swallowed"
+
+    return way
 
 
-async def cancelling_the_body(playing: Play, step: int) -> None:
-    """Cancel the task that waits within the block."""
-
-    async def block() -> None:
-        async with playing.watcher:
-            await asyncio.wait({playing.told})
-
-    task = asyncio.create_task(block())
-    asked = False
-
-    def cancel() -> None:
-        nonlocal asked
-        asked = task.cancel()
-
-    playing.steps.before(step, cancel)
-    await asyncio.wait({task})
-    assert task.cancelled() == asked, "its cancellation was swallowed"
+async def block(watcher: Watcher) -> None:
+    """Wait within the block for ever."""
+    async with watcher:
+        await asyncio.get_running_loop().create_future()
 
 
-def cancelling_the_leaving(after: int) -> Callable[[Play, int], Any]:
+WAYS = {"leaving": leaving, "cancelling run()": cancelling(Watcher.run), "cancelling the body": cancelling(block)}
+
+
+def cancelling_the_leaving(after: int) -> Way:
     """Leave the block, and cancel the task that does so some steps after."""
 
     async def way(playing: Play, step: int) -> None:
         left_at = cancelled = 0
 
-        async def block() -> None:
+        async def body() -> None:
             nonlocal left_at
             async with playing.watcher:
                 await until_told_or(playing, step)
@@ -222,7 +216,7 @@ def cancelling_the_leaving(after: int) -> Callable[[Play, int], Any]:
             nonlocal cancelled
             cancelled = task.cancel()
 
-        task = asyncio.create_task(playing.steps.counted(block()))
+        task = asyncio.create_task(playing.steps.counted(body()))
         await asyncio.wait({task})
         assert left_at
         assert task.cancelled() == cancelled, "its cancellation was swallowed"
@@ -248,23 +242,19 @@ def shown_dice() -> Random:
 
 
 def test_story_is_told_to_its_end() -> None:
-    playing = play(leaving, 10**9)
-    assert playing.to_the_end
+    playing, engine = play(leaving, 10**9)
+    assert (playing.told.done(), playing.told.cancelled(), playing.told.exception()) == (True, False, None)
     assert playing.steps.taken > 150
-    assert dict(playing.engine.calls).keys() == {"connect", "signals", "listing", "inspect", "ping", "close"}
+    assert dict(engine.calls).keys() == {"connect", "signals", "listing", "inspect", "ping", "close"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "way", [leaving, cancelling_run, cancelling_the_body], ids=["leaving", "cancelling run()", "cancelling the body"]
-)
-def test_watch_ends_cleanly_at_every_step(way: Callable[[Play, int], Any]) -> None:
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_watch_ends_cleanly_at_every_step(way: Way) -> None:
     with Complaints() as complaints:
-        step = 0
-        while True:
-            step += 1
+        for step in itertools.count(1):
             with noted(f"ended before step {step}", complaints):
-                playing = play(way, step)
+                playing, _ = play(way, step)
             if step > playing.steps.taken:
                 break
     assert step > 150
@@ -317,24 +307,18 @@ async def wire_story(fake: FakeDocker, watcher: Watcher) -> None:
     await passes(lambda stats: stats.syncs >= 4)
 
 
-async def wire_play(way: Callable[..., Any], step: int) -> int:
+async def wire_play(way: Way, step: int) -> int:
     """Play the story over real sockets, end it in some way before a step, and return how many were taken."""
-    loop = asyncio.get_running_loop()
-    held, steps = len(Held.now().descriptors), Steps()
+    held = len(Held.now().descriptors)
     async with FakeDocker() as fake:
         fake.run("web", health="healthy")
         fake.run("api")
         watcher = moby.watch(fake.address, retry=AT_ONCE, heartbeat=0.1, call_timeout=0.5, audit=0.05)
-        steps.install(loop)
-        try:
-            await way(watcher, asyncio.create_task(wire_story(fake, watcher)), steps, step)
-        finally:
-            loop.set_task_factory(None)
-        assert watcher.status.state is WatchState.CLOSED
+        playing = await played(watcher, wire_story(fake, watcher), way, step)
         await fake.until(lambda: fake.subscribers == 0)
     await eventually(lambda: asyncio.all_tasks() == {asyncio.current_task()})
     await eventually(lambda: len(Held.now().descriptors) <= held)
-    return steps.taken
+    return playing.steps.taken
 
 
 @pytest.mark.slow
@@ -346,38 +330,9 @@ async def test_watch_of_real_sockets_ends_cleanly_at_any_step(monkeypatch: pytes
     loop = asyncio.get_running_loop()
     begun, plays = loop.time(), 0
     with Complaints() as complaints:
-        longest = await wire_play(leaving_the_wire, 10**9)
+        longest = await wire_play(leaving, 10**9)
         while loop.time() < begun + SAMPLING or plays < PLAYS:
-            way, step = dice.choice([leaving_the_wire, cancelling_run_over_the_wire]), dice.randint(1, longest)
-            with noted(f"ended before step {step} by {way.__name__}", complaints):
+            (name, way), step = dice.choice([*WAYS.items()]), dice.randint(1, longest)
+            with noted(f"ended before step {step} by {name}", complaints):
                 await wire_play(way, step)
             plays += 1
-
-
-async def leaving_the_wire(watcher: Watcher, told: asyncio.Task[None], steps: Steps, step: int) -> None:
-    """Leave the block."""
-    reached = asyncio.get_running_loop().create_future()
-    steps.before(step, lambda: reached.set_result(None))
-    async with watcher:
-        await asyncio.wait({told, reached}, return_when=asyncio.FIRST_COMPLETED)
-        await end(told)
-
-
-async def cancelling_run_over_the_wire(watcher: Watcher, told: asyncio.Task[None], steps: Steps, step: int) -> None:
-    """Cancel the task that runs the watcher, within the step."""
-    running = asyncio.create_task(watcher.run())
-    steps.before(step, running.cancel)
-    await asyncio.wait({running, told}, return_when=asyncio.FIRST_COMPLETED)
-    running.cancel()
-    await asyncio.wait({running})
-    assert running.cancelled(), "its cancellation was swallowed"
-    await end(told)
-
-
-async def end(told: asyncio.Task[None]) -> None:
-    """End a story; it must not have failed before, but for the watch's end."""
-    told.cancel()
-    await asyncio.wait({told})
-    if not told.cancelled():
-        with suppress(WatchEnded):
-            told.result()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import attrs
@@ -19,34 +19,6 @@ from whalewatch.testing import FakeDocker
 pytestmark = pytest.mark.promise(10)
 
 
-@asynccontextmanager
-async def silent_server(path: Path) -> AsyncIterator[list[asyncio.StreamWriter]]:
-    """A server that accepts, and never says a word."""
-    accepted: list[asyncio.StreamWriter] = []
-    changed = asyncio.Event()
-
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        accepted.append(writer)
-        changed.set()
-        await reader.read()  # until the other side has gone
-        writer.close()
-
-    server = await asyncio.start_unix_server(accept, path)
-    try:
-        yield accepted
-    finally:
-        server.close()
-        await server.wait_closed()
-
-
-async def test_leaving_while_connecting_to_what_never_answers(tmp_path: Path) -> None:
-    async with silent_server(tmp_path / "mute.sock") as accepted:
-        watcher = await moby.watch(f"unix://{tmp_path}/mute.sock").__aenter__()
-        await eventually(lambda: accepted)
-        assert watcher.status.state is WatchState.CONNECTING
-        await leave(watcher)
-
-
 @pytest.mark.parametrize("kind", ["info", "events", "list", "inspect", "ping"])
 async def test_leaving_while_the_engine_hangs_in_a_call(kind: str) -> None:
     async with FakeDocker() as fake:
@@ -57,30 +29,10 @@ async def test_leaving_while_the_engine_hangs_in_a_call(kind: str) -> None:
         await leave(watcher)
 
 
-async def test_leaving_while_the_whole_engine_hangs() -> None:
-    async with FakeDocker() as fake:
-        watcher = await moby.watch(fake.address).__aenter__()
-        await watcher.ready(PATIENCE)
-        fake.faults.freeze()
-        await leave(watcher)
-
-
 async def test_leaving_while_it_waits_to_try_again(tmp_path: Path) -> None:
     watcher = await moby.watch(f"unix://{tmp_path}/none.sock", retry=Retry(wait=wait_fixed(3600))).__aenter__()
     await eventually(lambda: watcher.status.state is WatchState.DISCONNECTED)
     await leave(watcher, 1.0)
-
-
-@pytest.mark.parametrize("later", range(8))
-async def test_leaving_just_as_the_stream_fails(later: int) -> None:
-    engine = ScriptedEngine()
-    watcher = await Watcher(engine, retry=AT_ONCE).__aenter__()
-    await watcher.ready(PATIENCE)
-    await eventually(lambda: engine.calls["listing"] == 2)
-    engine.end(lost_engine())
-    await turns(later)
-    await leave(watcher)
-    assert engine.streams == []
 
 
 class Rude(ScriptedEngine):
@@ -149,25 +101,6 @@ async def test_cancelled_while_leaving_it_leaves_nothing_behind() -> None:
     assert (watcher.status.state, engine.streams) == (WatchState.CLOSED, [])
     assert watcher._task is not None
     assert watcher._task.done()
-
-
-async def test_cancelled_body_leaves_nothing_behind() -> None:
-    async with FakeDocker() as fake:
-        entered = asyncio.Event()
-
-        async def body() -> None:
-            async with moby.watch(fake.address) as watcher:
-                await watcher.ready(PATIENCE)
-                entered.set()
-                await watcher.portfolio.wait_for("never")
-
-        task = asyncio.create_task(body())
-        async with asyncio.timeout(PATIENCE):
-            await entered.wait()
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-        await fake.until(lambda: fake.subscribers == 0)
 
 
 async def test_streams_that_swallow_their_cancellation_are_ended_all_the_same() -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from random import Random
 
 import pytest
 
 from tests.support.followed import AT_ONCE, docker_followed, eventually, followed, picture
-from tests.support.scripted import PATIENCE, ScriptedEngine, box, turns
+from tests.support.scripted import ScriptedEngine, box, turns
 from whalewatch import (
     EngineTimeout,
     ListedContainer,
@@ -48,19 +47,6 @@ async def test_engine_that_hangs_is_noticed_told_and_forgiven() -> None:
         assert (follow.types(born), watcher.status) == (["started"], follow.states[-1])
         assert (follow.states[-1].state, follow.states[-1].error) == (WatchState.SYNCED, None)
         assert watcher.stats.outages == 1
-
-
-@pytest.mark.parametrize("kind", ["events", "list"])
-async def test_hanging_in_any_phase_is_noticed(kind: str) -> None:
-    async with FakeDocker() as fake:
-        with fake.faults.hang(kind):
-            async with followed(
-                moby.watch(fake.address, heartbeat=0.1, call_timeout=0.2, retry=AT_ONCE), ready=False
-            ) as follow:
-                await follow.until(lambda: follow.states and follow.states[-1].error is not None)
-                assert isinstance(follow.watcher.status.error, EngineTimeout)
-                fake.faults.clear()
-                await follow.watcher.ready(PATIENCE)
 
 
 async def test_hang_of_an_engine_that_has_nothing_to_tell_is_noticed_by_the_heartbeat() -> None:
@@ -114,18 +100,6 @@ async def test_outage_is_told_as_the_difference_in_one_revision(how: str) -> Non
             assert (len(follow.news()), follow.stats.outages, follow.stats.drift) == (8, 1, 0)
 
 
-async def test_engine_that_loses_all_its_containers_is_believed() -> None:
-    async with FakeDocker() as fake:
-        for number in range(5):
-            fake.run(f"c{number}")
-        async with followed(moby.watch(fake.address, retry=AT_ONCE)) as follow:
-            await fake.faults.restart(keep_containers=False)
-            await follow.until(lambda: len(follow.news()) == 5)
-            assert follow.types() == ["exited"] * 5
-            assert len({event.revision for event in follow.news()}) == 1
-            assert await follow.watcher.portfolio.total() == 0
-
-
 async def test_what_is_told_while_an_outage_ends_outdoes_a_listing_from_before() -> None:
     engine = ScriptedEngine(box("a"), complete=True)
     async with followed(Watcher(engine, retry=AT_ONCE, audit=None)) as follow:
@@ -141,19 +115,3 @@ async def test_what_is_told_while_an_outage_ends_outdoes_a_listing_from_before()
         await follow.until(lambda: len(follow.types()) == 2)
         assert follow.types() == ["exited", "started"]
         assert len({event.revision for event in follow.news()}) == 1
-
-
-async def test_many_outages_leave_the_truth() -> None:
-    async with FakeDocker() as fake:
-        ids = [fake.run(f"c{i}") for i in range(8)]
-        dice = Random(7)
-        async with followed(moby.watch(fake.address, retry=AT_ONCE)) as follow:
-            for round_ in range(20):
-                for id in dice.sample(ids, 3):
-                    fake.restart(id) if fake.container(id).pid else fake.start(id)
-                    if dice.random() < 0.5:
-                        fake.kill(id)
-                fake.faults.cut_streams()
-                if round_ % 3 == 0:
-                    await follow.until(lambda: follow.shows(fake))
-            await follow.until(lambda: follow.shows(fake))
