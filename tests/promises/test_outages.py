@@ -1,4 +1,4 @@
-"""Outages of a real engine: told as differences, once, and survivors are left in peace."""
+"""Outages of real engines: told as differences, once, and survivors are left in peace."""
 
 from __future__ import annotations
 
@@ -8,116 +8,113 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-from tenacity import wait_fixed
 
-from tests.conftest import Docker
-from tests.support.checker import Checked, checked
+from tests.promises.conftest import CONTAINERDS, CRIS, DOCKERS, Subject
+from tests.support.checker import Checked
 from tests.support.engines.control import TIMEOUT, DockerControl
-from tests.support.engines.dockerd import Dockerd
 from tests.support.engines.proxy import Proxy
 from tests.support.followed import eventually
 from tests.support.outage import outage, story
-from whalewatch import EngineUnavailable, Health, Origin, Retry
-
-Engine = tuple[Dockerd, DockerControl]
+from whalewatch import EngineUnavailable, Health, Origin
 
 pytestmark = [pytest.mark.live, pytest.mark.promise(3), pytest.mark.promise(4)]
 
-each_version = pytest.mark.parametrize("version", ["20.10", "26.1"])
+on_docker = pytest.mark.parametrize("subject", DOCKERS, indirect=True)
 
-# So short a heartbeat meets Docker 26.1 while it shuts down: it refuses calls, and then reports its containers' exits.
-QUICK: dict[str, Any] = {"heartbeat": 0.05, "call_timeout": 2.0, "retry": Retry(wait=wait_fixed(0.1), stable_after=0)}
-
-
-@asynccontextmanager
-async def engine_of(make_dockerd: Callable[..., Dockerd], version: str, **options: Any) -> AsyncIterator[Engine]:
-    """A real engine for one test alone, and its driver."""
-    dockerd = await asyncio.to_thread(make_dockerd, version, **options)
-    async with DockerControl(dockerd.socket) as control:
-        yield dockerd, control
+with_survivors = pytest.mark.parametrize(
+    "subject", [*(f"{docker} live-restore" for docker in DOCKERS), *CONTAINERDS, *CRIS], indirect=True
+)
 
 
 @asynccontextmanager
-async def away(engine: Engine, leave: Callable[[], None]) -> AsyncIterator[tuple[Checked, Callable[[], Any]]]:
-    """Watch an engine under supervision, take it away, and let the block bring it back by `outage`."""
-    dockerd, control = engine
-    async with checked(dockerd.address, control, **QUICK) as check:
+async def away(subject: Subject, leave: Callable[[], None]) -> AsyncIterator[Checked]:
+    """Watch an engine under supervision, and take it away."""
+    async with subject.checked() as check:
         await check.settled()
-        await control.aclose()
+        await subject.control.aclose()
         await asyncio.to_thread(leave)
-        yield check, lambda: asyncio.to_thread(dockerd.start)
+        yield check
 
 
-@each_version
-async def test_engine_with_live_restore_is_killed(make_dockerd: Callable[..., Dockerd], version: str) -> None:
-    async with engine_of(make_dockerd, version, live_restore=True) as (dockerd, control):
-        ids = [await control.run(name) for name in ("survivor", "paused", "victim")]
-        ids.append(await control.run("phoenix", restart="always"))
-        await control.pause(ids[1])
-        pids = [(await control.inspect(id))["State"]["Pid"] for id in ids[2:]]
-        async with away((dockerd, control), dockerd.kill) as (check, back):
-            async with outage(check) as one:
-                for pid in pids:
-                    os.kill(pid, signal.SIGKILL)  # Docker never tells of these deaths
-                await eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))  # shims know by then
-                await back()
-            assert story(one.told) == [("exited", "phoenix"), ("exited", "victim"), ("started", "phoenix")]
-            assert all(event.exit_code is None for event in one.told)
-            await control.kill(ids[0])  # and all is as before
-            await check.expect(ids[0], "exited")
-            assert check.of(ids[0])[0].origin is Origin.ENGINE
+async def run_survivors(subject: Subject) -> tuple[str, str]:
+    """Run a container, and one that is paused if the engine can do that."""
+    survivor, paused = await subject.run("survivor"), await subject.run(f"{subject.elsewhere}paused")
+    if subject.pauses:
+        await subject.pause(paused)
+    return survivor, paused
 
 
-@each_version
-async def test_engine_with_live_restore_is_restarted(make_dockerd: Callable[..., Dockerd], version: str) -> None:
-    async with engine_of(make_dockerd, version, live_restore=True) as (dockerd, control):
-        ids = [await control.run(name) for name in ("survivor", "paused")]
-        await control.pause(ids[1])
-        async with away((dockerd, control), dockerd.stop) as (check, back):
-            async with outage(check) as one:
-                assert not dockerd.socket.exists()
-                assert isinstance(check.watcher.status.error, EngineUnavailable)
-                await back()
-            assert one.told == []
-            await check.expect(await control.run("newcomer"), "started")
+@with_survivors
+async def test_engine_is_killed(subject: Subject) -> None:
+    survivor, paused = await run_survivors(subject)
+    pids = await subject.run_mortals()
+    async with away(subject, subject.engine.kill) as check:
+        async with outage(check) as one:
+            for pid in pids.values():
+                os.kill(pid, signal.SIGKILL)  # Docker never tells of these deaths
+            await eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids.values()))  # shims know then
+            signals = check.watcher.stats.signals
+            await asyncio.to_thread(subject.engine.start)
+        happened = [*(("exited", name) for name in pids), *(("started", name) for name in pids if name == "phoenix")]
+        assert story(one.told) == sorted(happened)
+        assert {event.exit_code for event in one.told} == {subject.kept_code}
+        if subject.kept_code is not None:  # and is told once more, now
+            await eventually(lambda: check.watcher.stats.signals >= signals + len(pids))
+        if subject.pauses:
+            await subject.unpause(paused)
+            await check.expect(paused, "unpaused")
+            happened.append(("unpaused", f"{subject.elsewhere}paused"))
+        await subject.kill(survivor)  # and all is as before
+        (exited,) = await check.expect(survivor, "exited")
+        assert (exited.origin, exited.exit_code) == (Origin.ENGINE, subject.told_code)
+        ids = {event.container.id for event in check.fold.events}
+        assert story(event for id in ids for event in check.of(id)) == sorted([*happened, ("exited", "survivor")])
 
 
-@each_version
+@with_survivors
+async def test_engine_is_restarted(subject: Subject) -> None:
+    await run_survivors(subject)
+    before = subject.engine.pid
+    async with away(subject, subject.engine.stop) as check:
+        async with outage(check) as one:
+            assert isinstance(check.watcher.status.error, EngineUnavailable)
+            await asyncio.to_thread(subject.engine.start)
+        assert one.told == []
+        assert check.watcher.engine.pid == subject.engine.pid != before
+        await check.expect(await subject.run("newcomer"), "started")
+
+
+@on_docker
 @pytest.mark.parametrize("killed", [True, False], ids=["killed", "restarted"])
-async def test_engine_without_live_restore_is_away(
-    make_dockerd: Callable[..., Dockerd], version: str, killed: bool
-) -> None:
-    async with engine_of(make_dockerd, version) as (dockerd, control):
-        ids = [await control.run(name, stop_signal="SIGKILL") for name in ("one", "other")]
-        ids.append(await control.run("phoenix", stop_signal="SIGKILL", restart="always"))
-        async with away((dockerd, control), dockerd.kill if killed else dockerd.stop) as (check, back):
-            async with outage(check) as one:
-                told = {id: [(e.type.value, e.origin) for e in check.of(id)] for id in ids}
-                assert told == {id: [] if killed else [("exited", Origin.ENGINE)] for id in ids}, (
-                    "or told before it goes"
-                )
-                assert killed or not check.fold.alive
-                await back()  # which ends what a killed one has left
-            exits = [("exited", name) for name in ("one", "other", "phoenix")] if killed else []
-            assert story(one.told) == [*exits, ("started", "phoenix")]
-            if killed:
-                exited, started = one.of(ids[-1])
-                assert exited.container.pid != started.container.pid
+async def test_engine_without_live_restore_is_away(subject: Subject, killed: bool) -> None:
+    control = subject.control
+    ids = [await control.run(name, stop_signal="SIGKILL") for name in ("one", "other")]
+    ids.append(await control.run("phoenix", stop_signal="SIGKILL", restart="always"))
+    async with away(subject, subject.engine.kill if killed else subject.engine.stop) as check:
+        async with outage(check) as one:
+            told = {id: [(e.type.value, e.origin) for e in check.of(id)] for id in ids}
+            assert told == {id: [] if killed else [("exited", Origin.ENGINE)] for id in ids}, "or told before it goes"
+            assert killed or not (check.fold.alive or subject.engine.socket.exists())
+            await asyncio.to_thread(subject.engine.start)  # which ends what a killed one has left
+        exits = [("exited", name) for name in ("one", "other", "phoenix")] if killed else []
+        assert story(one.told) == [*exits, ("started", "phoenix")]
+        if killed:
+            exited, started = one.of(ids[-1])
+            assert exited.container.pid != started.container.pid
 
 
-@pytest.mark.parametrize("docker", ["20.10", "26.1"], indirect=True)
-async def test_everything_that_happened_out_of_sight_is_told_once(docker: Docker) -> None:
-    control = docker.control
+@on_docker
+async def test_everything_that_happened_out_of_sight_is_told_once(subject: Subject) -> None:
+    control = subject.control
     early = ("survivor", "restarted", "reborn", "to-pause", "to-thaw", "old", "left", "right", "both", "last")
     async with asyncio.TaskGroup() as runs:
         for name in early:
             runs.create_task(control.run(name))
         runs.create_task(control.run("healthy", health="test ! -e /sick"))
     await control.pause("to-thaw")
-    async with Proxy(Path(control.path)) as proxy, checked(proxy.address, control, **QUICK) as check:
+    async with Proxy(subject.engine.socket) as proxy, subject.checked(proxy.address) as check:
         sick = (await control.inspect("healthy"))["Id"]
         await check.until(lambda: check.fold.alive[sick].health is Health.HEALTHY)
         await check.settled()

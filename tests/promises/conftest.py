@@ -1,0 +1,203 @@
+"""Real engines of every kind, each for one test alone, driven and watched in the same terms."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import pytest
+from tenacity import wait_fixed
+
+from tests.support.checker import Checked, supervised
+from tests.support.containerd_checker import CheckedContainerd
+from tests.support.cri_checker import CheckedCRI
+from tests.support.engines.containerd import Containerd
+from tests.support.engines.containerd_control import ContainerdControl
+from tests.support.engines.control import DockerControl
+from tests.support.engines.cri_control import CRIControl
+from tests.support.engines.dockerd import Dockerd
+from whalewatch import Retry, Watcher, containerd, cri, moby
+
+DOCKERS = ("docker 20.10", "docker 26.1")
+CONTAINERDS = ("containerd 1.6", "containerd 1.7")
+CRIS = ("cri 1.6 native", "cri 1.6 poll", "cri 1.7 native", "cri 1.7 pod-events", "cri 1.7 poll")
+
+
+def noticing(heartbeat: float, call_timeout: float) -> dict[str, Any]:
+    """Options with which it is soon noticed that an engine is lost, and that it is back."""
+    return {"heartbeat": heartbeat, "call_timeout": call_timeout, "retry": Retry(wait_fixed(0.1), stable_after=0)}
+
+
+class Subject(ABC):
+    """A real engine, its driver, and what watches and checks it.
+
+    Attributes:
+        quick: options of watchers for outages, and `hasty` for hangs.
+        connecting: the calls that a new connection makes, in their order, where a test has to know.
+        inspecting: the calls that the start of a container causes, likewise.
+        elsewhere: what the names of containers in another namespace begin with.
+        pauses: whether it can pause containers.
+        told_code: the exit code that is told of a container that is killed.
+        kept_code: the same of one that was killed while the engine was away.
+    """
+
+    kind: str
+    quick = noticing(1.0, 2.0)
+    hasty = quick
+    connecting: tuple[str, ...] = ()
+    inspecting: tuple[str, ...] = ()
+    elsewhere = ""
+    pauses = True
+    told_code: int | None = 137
+    kept_code: int | None = None
+
+    def __init__(self, engine: Dockerd | Containerd, control: Any) -> None:
+        self.engine = engine
+        self.control = control
+
+    @abstractmethod
+    def watch(self, address: str, **options: Any) -> Watcher: ...
+    @abstractmethod
+    def check(self, watcher: Watcher) -> Checked: ...
+
+    def checked(self, address: str | None = None, **options: Any) -> AbstractAsyncContextManager[Checked]:
+        """Watch the engine under supervision, at its address or another; with `quick` unless options are given."""
+        return supervised(self.check(self.watch(address or self.engine.address, **(options or self.quick))))
+
+    @abstractmethod
+    async def run(self, name: str) -> str:
+        """Run a container, and return its id."""
+
+    @abstractmethod
+    async def run_mortals(self) -> dict[str, int]:
+        """Run all that is to be killed while the engine is away, and return the PIDs by name."""
+
+    async def kill(self, id: str) -> None:
+        await self.control.kill(id)
+
+    async def pause(self, id: str) -> None:
+        await self.control.pause(id)
+
+    async def unpause(self, id: str) -> None:
+        await self.control.unpause(id)
+
+
+class DockerSubject(Subject):
+    """Docker, whose restart policies start what was killed meanwhile."""
+
+    kind = "docker"
+    # So short a heartbeat meets 26.1 while it shuts down: it refuses calls, and then reports its containers' exits.
+    quick = noticing(0.05, 2.0)
+    hasty = noticing(0.5, 1.0)
+    connecting = ("info", "events", "list", "inspect")
+    inspecting = ("inspect",)
+
+    def watch(self, address: str, **options: Any) -> Watcher:
+        return moby.watch(address, **options)
+
+    def check(self, watcher: Watcher) -> Checked:
+        return Checked(watcher, self.control)
+
+    async def run(self, name: str) -> str:
+        return str(await self.control.run(name))
+
+    async def run_mortals(self) -> dict[str, int]:
+        await self.control.run("victim")
+        await self.control.run("phoenix", restart="always")
+        return {name: (await self.control.inspect(name))["State"]["Pid"] for name in ("victim", "phoenix")}
+
+
+class ContainerdSubject(Subject):
+    """containerd, of which the shims of some versions keep exits for it."""
+
+    kind = "containerd"
+    hasty = noticing(0.2, 0.4)
+    connecting = ("version", "introspection", "events", "ping", "namespaces", "tasks", "containers")
+    inspecting = ("task", "container")
+    elsewhere = "other/"
+
+    def __init__(self, engine: Containerd, control: ContainerdControl) -> None:
+        super().__init__(engine, control)
+        self.kept_code = 137 if engine.expected == "1.6" else None
+
+    def watch(self, address: str, **options: Any) -> Watcher:
+        return containerd.watch(address, **options)
+
+    def check(self, watcher: Watcher) -> Checked:
+        return CheckedContainerd(watcher, self.control, ())
+
+    async def run(self, name: str) -> str:
+        await self.control.run(*place(name))
+        return name
+
+    async def run_mortals(self) -> dict[str, int]:
+        return {name: await self.control.run(*place(name)) for name in ("victim", "other/victim")}
+
+    async def kill(self, id: str) -> None:
+        await self.control.kill_and_wait(*place(id))
+
+    async def pause(self, id: str) -> None:
+        await self.control.pause(*place(id))
+
+    async def unpause(self, id: str) -> None:
+        await self.control.resume(*place(id))
+
+
+def place(id: str) -> tuple[str, str]:
+    """An id of containerd's within its namespace, and that namespace."""
+    namespace, _, own = id.rpartition("/")
+    return own, namespace or "default"
+
+
+class CRISubject(Subject):
+    """Each container in a pod of its own."""
+
+    kind = "cri"
+    pauses = False
+
+    def __init__(self, engine: Containerd, control: CRIControl, source: str) -> None:
+        super().__init__(engine, control)
+        self.source: Any = source
+        self.told_code = None if source == "poll" else 137
+
+    def watch(self, address: str, **options: Any) -> Watcher:
+        return cri.watch(address, source=self.source, poll=0.2, **options)
+
+    def check(self, watcher: Watcher) -> Checked:
+        return CheckedCRI(watcher, self.control)
+
+    async def run(self, name: str) -> str:
+        return str(await self.control.run(await self.control.run_pod(f"pod-of-{name}"), name))
+
+    async def run_mortals(self) -> dict[str, int]:
+        doomed = await self.control.run_pod("doomed")
+        await self.control.run(doomed, "widow")
+        ids = {"victim": await self.run("victim"), "doomed": doomed.id}
+        return {name: await self.control.pid(id) for name, id in ids.items()}
+
+    async def kill(self, id: str) -> None:
+        await self.control.stop(id)
+
+
+@pytest.fixture
+async def subject(
+    request: pytest.FixtureRequest, make_dockerd: Callable[..., Dockerd], make_containerd: Callable[..., Containerd]
+) -> AsyncIterator[Subject]:
+    """A real engine for one test alone, such as "docker 26.1 live-restore" or "cri 1.7 poll"."""
+    kind, version, *how = request.param.split()
+    if kind == "docker":
+        dockerd = await asyncio.to_thread(make_dockerd, version, live_restore=how == ["live-restore"])
+        async with DockerControl(dockerd.socket) as docker:
+            yield DockerSubject(dockerd, docker)
+        return
+    engine = await asyncio.to_thread(make_containerd, version, cri=kind == "cri")
+    if kind == "containerd":
+        async with ContainerdControl(engine.socket) as control:
+            yield ContainerdSubject(engine, control)
+        return
+    async with CRIControl(engine.socket) as kubelet:
+        yield CRISubject(engine, kubelet, *how)
+        await kubelet.clean()
