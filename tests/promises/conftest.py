@@ -16,7 +16,7 @@ from tests.support.containerd_checker import CheckedContainerd
 from tests.support.cri_checker import CheckedCRI
 from tests.support.engines.containerd import Containerd
 from tests.support.engines.containerd_control import ContainerdControl
-from tests.support.engines.control import DockerControl
+from tests.support.engines.control import TIMEOUT, DockerControl
 from tests.support.engines.cri_control import CRIControl
 from tests.support.engines.dockerd import Dockerd
 from whalewatch import Retry, Watcher, containerd, cri, moby
@@ -42,6 +42,7 @@ class Subject(ABC):
         pauses: whether it can pause containers.
         told_code: the exit code that is told of a container that is killed.
         kept_code: the same of one that was killed while the engine was away.
+        more: types and names of the events by which `change_more` is told.
     """
 
     kind: str
@@ -53,6 +54,7 @@ class Subject(ABC):
     pauses = True
     told_code: int | None = 137
     kept_code: int | None = None
+    more: tuple[tuple[str, str], ...] = ()
 
     def __init__(self, engine: Dockerd | Containerd, control: Any) -> None:
         self.engine = engine
@@ -84,6 +86,25 @@ class Subject(ABC):
     async def unpause(self, id: str) -> None:
         await self.control.unpause(id)
 
+    async def restart(self, id: str) -> None:
+        """Let a container exit, and start it again under the same id."""
+        await self.control.restart(id)
+
+    async def remove(self, id: str) -> None:
+        await self.control.remove(id)
+
+    async def change(self, id: str) -> None:
+        """Change what an update tells."""
+        await self.control.rename(id, f"{id}-anew")
+
+    async def run_more(self) -> None:
+        """Run containers for `change_more`."""
+        raise NotImplementedError
+
+    async def change_more(self) -> None:
+        """Do what only this engine can do."""
+        raise NotImplementedError
+
 
 class DockerSubject(Subject):
     """Docker, whose restart policies start what was killed meanwhile."""
@@ -94,6 +115,7 @@ class DockerSubject(Subject):
     hasty = noticing(0.5, 1.0)
     connecting = ("info", "events", "list", "inspect")
     inspecting = ("inspect",)
+    more = (("updated", "healthy"), ("updated", "left"), ("updated", "right"))
 
     def watch(self, address: str, **options: Any) -> Watcher:
         return moby.watch(address, **options)
@@ -109,6 +131,18 @@ class DockerSubject(Subject):
         await self.control.run("phoenix", restart="always")
         return {name: (await self.control.inspect(name))["State"]["Pid"] for name in ("victim", "phoenix")}
 
+    async def run_more(self) -> None:
+        await asyncio.gather(self.run("left"), self.run("right"))
+        await self.control.run("healthy", health="test ! -e /sick")
+
+    async def change_more(self) -> None:
+        for former, name in (("left", "between"), ("right", "left"), ("between", "right")):
+            await self.control.rename(former, name)
+        await self.control.exec("healthy", ["touch", "/sick"])
+        async with asyncio.timeout(TIMEOUT):
+            while (await self.control.inspect("healthy"))["State"]["Health"]["Status"] != "unhealthy":  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0.01)
+
 
 class ContainerdSubject(Subject):
     """containerd, of which the shims of some versions keep exits for it."""
@@ -118,6 +152,7 @@ class ContainerdSubject(Subject):
     connecting = ("version", "introspection", "events", "ping", "namespaces", "tasks", "containers")
     inspecting = ("task", "container")
     elsewhere = "other/"
+    more = (("exited", "old/doomed"), ("started", "kept/new"), ("started", "young/new"))
 
     def __init__(self, engine: Containerd, control: ContainerdControl) -> None:
         super().__init__(engine, control)
@@ -144,6 +179,27 @@ class ContainerdSubject(Subject):
 
     async def unpause(self, id: str) -> None:
         await self.control.resume(*place(id))
+
+    async def restart(self, id: str) -> None:
+        await self.kill(id)
+        await self.control.rerun(*place(id))
+
+    async def remove(self, id: str) -> None:
+        await self.control.remove(*place(id))
+
+    async def change(self, id: str) -> None:
+        await self.control.update_labels(id, {"a": "1"})
+
+    async def run_more(self) -> None:
+        await asyncio.gather(self.run("old/doomed"), self.run("kept/survivor"))
+
+    async def change_more(self) -> None:
+        await self.control.namespace_create("young")
+        await asyncio.gather(self.run("young/new"), self.run("kept/new"))
+        await self.remove("old/doomed")
+        await self.control.namespace_delete("old")
+        await self.pause("survivor")  # which nobody is to know
+        await self.unpause("survivor")
 
 
 def place(id: str) -> tuple[str, str]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 
 import attrs
 import pytest
 
-from tests.support.followed import Followed, docker_followed, eventually, followed, picture, truth
+from tests.support.followed import docker_followed, eventually, followed, picture, truth
 from tests.support.scripted import PATIENCE, ScriptedEngine, box, within
 from tests.support.stepping import in_no_time
 from whalewatch import Container, EngineError, ListedContainer, Listing, Origin, SignalType, Watcher, moby
@@ -34,69 +35,27 @@ each_change = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.parametrize("late", [False, True], ids=["while it reads", "just after it has read"])
 @each_change
-async def test_what_the_engine_tells_while_the_audit_reads_is_no_drift(act: Act, types: list[str]) -> None:
-    async with docker_followed("box", audit=0.1) as (fake, follow, (id,)):
-        with fake.faults.pause_at("inspect", id) as gate:
-            await within(gate.reached())
-            signals = follow.stats.signals
-            act(fake, id)
-            fake.run("marker")
-            await follow.until(lambda: "started" in follow.types())
-            assert follow.stats.signals > signals
-            assert follow.types(id) == []
-        await follow.until(lambda: follow.types(id) == types)
-        told_by_the_engine(fake, follow, id)
-
-
-@each_change
-async def test_what_the_engine_tells_just_after_the_audit_has_read_it_is_no_drift(act: Act, types: list[str]) -> None:
+async def test_what_the_engine_tells_about_when_the_audit_reads_is_no_drift(
+    act: Act, types: list[str], late: bool
+) -> None:
     async with docker_followed("box", audit=0.1) as (fake, follow, (id,)):
         # That it leaves its network is told in time, and says nothing of its death.
-        with fake.faults.delay(0.2, match=lambda event: event["Type"] == "container"):
+        with fake.faults.delay(0.2, match=lambda event: event["Type"] == "container") if late else nullcontext():
             with fake.faults.pause_at("inspect", id) as gate:
                 await within(gate.reached())
                 act(fake, id)
+                if not late:
+                    await follow.until_taken(fake.run())
+                    assert follow.types(id) == []
             await follow.until(lambda: follow.types(id) == types)
-        told_by_the_engine(fake, follow, id)
-
-
-def told_by_the_engine(fake: FakeDocker, follow: Followed, id: str) -> None:
-    """Nothing was left for the audit to find."""
-    assert {event.origin for event in follow.news(id)} == {Origin.ENGINE}
-    assert follow.stats.drift == 0
-    assert follow.shows(fake)
-
-
-async def test_what_the_engine_tells_while_the_audit_finds_more_does_not_hide_the_drift() -> None:
-    async with docker_followed("box", audit=0.1) as (fake, follow, (id,)):
-        with fake.faults.pause_at("inspect", id) as gate:
-            await within(gate.reached())
-            with fake.faults.drop():
-                fake.rename(id, "crate")
-            fake.pause(id)
-            fake.run("marker")
-            await follow.until(lambda: "started" in follow.types())
-        await follow.until(lambda: follow.types(id) == ["updated", "paused"])
-        assert [event.origin for event in follow.news(id)] == [Origin.RESYNC, Origin.ENGINE]
-        assert follow.stats.drift == 1
+        assert {event.origin for event in follow.news(id)} == {Origin.ENGINE}
+        assert follow.stats.drift == 0, "nothing was left for the audit to find"
         assert follow.shows(fake)
 
 
 # ---- what the audit does
-
-
-async def test_audit_finds_a_restart_under_the_same_id_that_no_listing_shows() -> None:
-    async with docker_followed(*(f"c{i}" for i in range(5)), audit=0.2) as (fake, follow, ids):
-        with fake.faults.silently():
-            fake.restart(ids[3])
-        await follow.until(lambda: len(follow.news()) >= 2)
-        exited, started = follow.news()
-        assert follow.types(ids[3]) == ["exited", "started"]
-        assert exited.container.pid != started.container.pid
-        assert (exited.revision, exited.last, started.last) == (started.revision, False, True)
-        assert ({exited.origin, started.origin}, follow.stats.drift) == ({Origin.RESYNC}, 1)
-        assert follow.shows(fake)
 
 
 async def test_audit_of_an_engine_that_told_everything_changes_nothing() -> None:
@@ -134,19 +93,6 @@ async def test_audit_reads_anew_only_what_its_listing_leaves_open() -> None:
         await watcher.ready(PATIENCE)
         await engine.until(lambda: engine.calls["inspect"] > 3)
         assert set(engine.inspected) == {"open"}
-
-
-async def test_what_an_audit_finds_does_not_hold_up_what_the_engine_tells() -> None:
-    async with docker_followed(*(f"box-{n}" for n in range(60)), audit=1.0, concurrency=2) as (fake, follow, ids):
-        with fake.faults.silently():
-            for number, id in enumerate(ids):
-                fake.rename(id, f"crate-{number}")
-        await follow.until_stats(lambda stats: stats.drift > 0)
-        began = asyncio.get_running_loop().time()
-        new = fake.run("new")
-        await follow.until(lambda: follow.types(new) == ["started"])
-        # Two at a time, and half a second for each, the others would take a quarter of a minute.
-        assert asyncio.get_running_loop().time() - began < 5.0
 
 
 async def test_start_is_read_before_the_rest_of_what_an_audit_reads_anew() -> None:
@@ -275,14 +221,6 @@ async def test_audit_renews_a_stream_that_has_died_silently_and_misses_nothing()
         assert ({event.origin for event in follow.news()}, follow.stats.drift) == ({Origin.ENGINE}, 0)
 
 
-async def test_without_audit_only_the_confirming_listing_is_made() -> None:
-    async with FakeDocker() as fake, followed(moby.watch(fake.address, audit=None)) as follow:
-        await eventually(lambda: follow.stats.audits == 1)
-        id = fake.run("alone")
-        await follow.until(lambda: follow.types(id) == ["started"])
-        assert (fake.requests["list"], fake.requests["events"]) == (2, 1)
-
-
 async def test_start_that_fell_between_listing_and_subscription_is_found_right_after() -> None:
     engine = ScriptedEngine(box("a"), complete=True)
     engine.listings.append(Listing(containers={"a": ListedContainer(box("a"))}, absence_is_death=True))
@@ -373,16 +311,6 @@ async def test_loss_right_after_an_audit_that_was_due_is_heard_at_once_though_th
         await eventually(lambda: watcher.stats.audits == audits, 3000.0)
         engine.tell(SignalType.LOST)
         await eventually(lambda: watcher.stats.audits > audits, 3.0)
-
-
-@in_no_time
-async def test_restart_of_which_nothing_could_be_read_is_found_by_the_audit_that_the_loss_asks_for() -> None:
-    engine = ScriptedEngine(*(box(f"c{number}") for number in range(5)))
-    async with Watcher(engine, audit=None) as watcher:
-        await watcher.ready()
-        engine.alive["c3"] = box("c3", pid=77, start=50)
-        engine.tell(SignalType.LOST)
-        await watcher.portfolio.wait_for(lambda container: container.pid == 77, 10.0)
 
 
 @in_no_time

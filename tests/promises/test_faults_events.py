@@ -66,7 +66,11 @@ async def all_taken(fake: FakeDocker, follow: Followed) -> None:
     await eventually(lambda: follow.shows(fake))
 
 
-@each_change
+@pytest.mark.parametrize(
+    "change",
+    [*CHANGES.values(), Change("restart", lambda fake: fake.run("box"), FakeDocker.restart, ["exited", "started"])],
+    ids=[*CHANGES, "restart that no listing shows"],
+)
 async def test_lost_event_of_any_kind_is_made_up_for_by_the_audit(change: Change) -> None:
     async with FakeDocker() as fake:
         id, other = change.prepare(fake), fake.run("other")
@@ -75,6 +79,8 @@ async def test_lost_event_of_any_kind_is_made_up_for_by_the_audit(change: Change
                 change.act(fake, id)
             await follow.until(lambda: follow.types(id) == change.types)
             assert {event.origin for event in follow.news()} == {Origin.RESYNC}
+            assert [event.last for event in follow.news()] == [*(False for _ in change.types[1:]), True]
+            assert len({event.revision for event in follow.news()}) == 1
             assert (follow.stats.drift, follow.stats.outages) == (1, 0)
             audits = follow.stats.audits
             await follow.until_stats(lambda stats: stats.audits >= audits + 2)
