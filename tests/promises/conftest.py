@@ -17,7 +17,7 @@ from tests.support.cri_checker import CheckedCRI
 from tests.support.engines.containerd import Containerd
 from tests.support.engines.containerd_control import ContainerdControl
 from tests.support.engines.control import TIMEOUT, DockerControl
-from tests.support.engines.cri_control import CRIControl
+from tests.support.engines.cri_control import CRIControl, Pod
 from tests.support.engines.dockerd import Dockerd
 from whalewatch import Retry, Watcher, containerd, cri, moby
 
@@ -46,6 +46,7 @@ class Subject(ABC):
     """
 
     kind: str
+    source: Any = None
     quick = noticing(1.0, 2.0)
     hasty = quick
     connecting: tuple[str, ...] = ()
@@ -69,16 +70,26 @@ class Subject(ABC):
         """Watch the engine under supervision, at its address or another; with `quick` unless options are given."""
         return supervised(self.check(self.watch(address or self.engine.address, **(options or self.quick))))
 
-    @abstractmethod
+    async def create(self, name: str) -> str:
+        """Create a container, and return what `start` needs to know of it."""
+        return str(await self.control.create(name))
+
+    async def start(self, created: str) -> str:
+        """Start what was created, and return its id."""
+        await self.control.start(created)
+        return created
+
     async def run(self, name: str) -> str:
-        """Run a container, and return its id."""
+        return await self.start(await self.create(name))
 
     @abstractmethod
     async def run_mortals(self) -> dict[str, int]:
         """Run all that is to be killed while the engine is away, and return the PIDs by name."""
 
     async def kill(self, id: str) -> None:
+        """Kill a container, and wait for its end."""
         await self.control.kill(id)
+        await self.control.wait(id)
 
     async def pause(self, id: str) -> None:
         await self.control.pause(id)
@@ -123,9 +134,6 @@ class DockerSubject(Subject):
     def check(self, watcher: Watcher) -> Checked:
         return Checked(watcher, self.control)
 
-    async def run(self, name: str) -> str:
-        return str(await self.control.run(name))
-
     async def run_mortals(self) -> dict[str, int]:
         await self.control.run("victim")
         await self.control.run("phoenix", restart="always")
@@ -164,9 +172,14 @@ class ContainerdSubject(Subject):
     def check(self, watcher: Watcher) -> Checked:
         return CheckedContainerd(watcher, self.control, ())
 
-    async def run(self, name: str) -> str:
-        await self.control.run(*place(name))
+    async def create(self, name: str) -> str:
+        await self.control.create(*place(name))
+        await self.control.task_create(*place(name))
         return name
+
+    async def start(self, created: str) -> str:
+        await self.control.start(*place(created))
+        return created
 
     async def run_mortals(self) -> dict[str, int]:
         return {name: await self.control.run(*place(name)) for name in ("victim", "other/victim")}
@@ -209,24 +222,36 @@ def place(id: str) -> tuple[str, str]:
 
 
 class CRISubject(Subject):
-    """Each container in a pod of its own."""
+    """An engine that speaks the CRI; what has a name such as "pod-1" is a pod, and all else is in a pod "home"."""
 
     kind = "cri"
     pauses = False
 
     def __init__(self, engine: Containerd, control: CRIControl, source: str) -> None:
         super().__init__(engine, control)
-        self.source: Any = source
+        self.source = source
+        self._home: Pod | None = None
+        self._pods: set[str] = set()
         self.told_code = None if source == "poll" else 137
 
     def watch(self, address: str, **options: Any) -> Watcher:
-        return cri.watch(address, source=self.source, poll=0.2, **options)
+        return cri.watch(address, source=self.source, poll=0.1, **options)
 
     def check(self, watcher: Watcher) -> Checked:
         return CheckedCRI(watcher, self.control)
 
-    async def run(self, name: str) -> str:
-        return str(await self.control.run(await self.control.run_pod(f"pod-of-{name}"), name))
+    async def create(self, name: str) -> str:
+        if name.startswith("pod-"):
+            return name
+        self._home = self._home or await self.control.run_pod("home")
+        return str(await self.control.create(self._home, name))
+
+    async def start(self, created: str) -> str:
+        if not created.startswith("pod-"):
+            return await super().start(created)
+        pod = await self.control.run_pod(created)
+        self._pods.add(pod.id)
+        return str(pod.id)
 
     async def run_mortals(self) -> dict[str, int]:
         doomed = await self.control.run_pod("doomed")
@@ -235,7 +260,7 @@ class CRISubject(Subject):
         return {name: await self.control.pid(id) for name, id in ids.items()}
 
     async def kill(self, id: str) -> None:
-        await self.control.stop(id)
+        await (self.control.stop_pod(id) if id in self._pods else self.control.stop(id))
 
 
 @pytest.fixture

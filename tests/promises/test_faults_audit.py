@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, nullcontext
 from functools import partial
+from typing import cast
 
 import attrs
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from tests.support.followed import docker_followed, eventually, followed, picture, truth
 from tests.support.scripted import PATIENCE, ScriptedEngine, box, within
 from tests.support.stepping import in_no_time
-from whalewatch import Container, EngineError, ListedContainer, Listing, Origin, SignalType, Watcher, moby
+from whalewatch import Container, EngineError, ListedContainer, Listing, Origin, Signal, SignalType, Watcher, moby
 from whalewatch.testing import FakeDocker
 
 pytestmark = [pytest.mark.promise(3), pytest.mark.promise(6)]
@@ -219,6 +220,29 @@ async def test_audit_renews_a_stream_that_has_died_silently_and_misses_nothing()
         await fake.until(lambda: fake.subscribers == 1)
         assert follow.types() == ["started"] * 10, "told once each, though two streams overlap"
         assert ({event.origin for event in follow.news()}, follow.stats.drift) == ({Origin.ENGINE}, 0)
+
+
+class Lagging(ScriptedEngine):
+    """An engine whose first stream is behind: it brings a start only when there is a second one."""
+
+    async def signals(self) -> AsyncIterator[Signal]:
+        first = self.opened == 0
+        async with aclosing(cast("AsyncGenerator[Signal, None]", super().signals())) as told:
+            async for signal in told:
+                if first and signal.type is SignalType.STARTED:
+                    await self.until(lambda: self.opened == 2)
+                    await asyncio.sleep(0.1)  # that it is on its way
+                yield signal
+
+
+async def test_event_on_its_way_in_the_former_stream_is_taken() -> None:
+    engine = Lagging()
+    async with followed(Watcher(engine, audit=0.2)) as follow:
+        engine.start(box("late"))
+        assert engine.opened == 1
+        await follow.until(lambda: follow.types("late"))
+        assert [event.origin for event in follow.news("late")] == [Origin.ENGINE]
+        assert follow.stats.drift == 0
 
 
 async def test_start_that_fell_between_listing_and_subscription_is_found_right_after() -> None:

@@ -4,197 +4,60 @@ from __future__ import annotations
 
 import asyncio
 import random
-from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from typing import Any
 
+import attrs
 import grpc.aio
 import pytest
 
-from tests.conftest import ContainerdUnderTest, CRIUnderTest, Docker
-from tests.promises.conftest import place
-from tests.support.checker import Checked
-from tests.support.containerd_checker import CheckedContainerd
-from tests.support.cri_checker import CheckedCRI
+from tests.promises.conftest import CONTAINERDS, CRIS, DOCKERS, Subject
 from tests.support.engines.control import ControlError
-from tests.support.engines.cri_control import Pod
 from tests.support.fold import Fold
-from whalewatch import EventType, Origin, Watcher, moby
-from whalewatch import containerd as native
-from whalewatch import cri as engines
+from whalewatch import EventType, Origin
 
 pytestmark = [pytest.mark.promise(1), pytest.mark.live]
-
-PATIENCE = 60.0
-"""Seconds that anything may take: fifty watchers on a busy machine need some."""
 
 REFUSALS = (ControlError, grpc.aio.AioRpcError)
 """What an engine under load answers to this and that."""
 
-Acts = list[Callable[[], Awaitable[object]]]
+NAMES = {"docker": ("race-{}", "race-{}"), "containerd": ("race", "space-{}/race"), "cri": ("race-{}", "pod-{}")}
+"""What is started in turns: with containerd in a namespace of its own, and with the CRI a pod."""
 
 
-class Engine(ABC):
-    """What a race needs of an engine.
+@attrs.frozen
+class Size:
+    """How large a race is.
 
     Attributes:
-        rounds: of a start and an end each, with `at_once` watchers around them.
+        rounds: of a start and an end each.
+        at_once: watchers around them.
         spread: seconds around the calls within which they start: so many of them keep a machine busy for as long.
         attempts: how often a busy machine may let all of these come first, or all too late.
-        repairs: how often the listing that confirms a synchronisation may have something to repair, of all.
-        check: tells what the engine says, and what the library says in the same terms.
+        patience: seconds that anything may take: fifty watchers on a busy machine need some; `call_timeout` likewise.
+        repairs: how often the listing that confirms a synchronisation may have something to repair, of all: containerd
+            does not tell when a subscription exists, but that has not been seen in 10,000 watchers.
     """
 
-    rounds, at_once, spread, attempts, repairs = 10, 50, 0.2, 4, 0
-
-    def __init__(self, control: Any, check: Callable[..., Checked]) -> None:
-        self.control = control
-        self.check = check(self.watch(), control)
-
-    @abstractmethod
-    def watch(self) -> Watcher: ...
-
-    def name(self, number: int) -> str:
-        """By which a watcher waits for what was created."""
-        return f"race-{number}"
-
-    async def create(self, number: int) -> str:
-        """Create what is to be started, and return what `start` has to know of it."""
-        return str(await self.control.create(self.name(number)))
-
-    async def start(self, created: str) -> str:
-        """Start it, and return its id."""
-        await self.control.start(created)
-        return created
-
-    @abstractmethod
-    async def end(self, id: str) -> None:
-        """End something, and wait for that."""
-
-    async def remove(self, id: str) -> None:
-        """Remove what has ended."""
-        await self.control.remove(id)
-
-    async def load(self) -> Acts:
-        """Start containers, and return things to do that make the engine tell of them."""
-        return []
+    rounds: int = 10
+    at_once: int = 50
+    spread: float = 0.2
+    attempts: int = 4
+    patience: float = 60.0
+    call_timeout: float = 60.0
+    repairs: int = 0
 
 
-class DockerEngine(Engine):
-    """Docker."""
+OF_CRI = Size(rounds=20, at_once=25, spread=0.1, attempts=1, patience=10.0, call_timeout=5.0, repairs=2)
 
-    def __init__(self, docker: Docker) -> None:
-        self._address = docker.address
-        super().__init__(docker.control, Checked)
-
-    def watch(self) -> Watcher:
-        return moby.watch(self._address, call_timeout=PATIENCE)
-
-    async def end(self, id: str) -> None:
-        await self.control.kill(id)
-        await self.control.wait(id)
-
-    async def load(self) -> Acts:
-        control = self.control
-        busy = [await control.run(f"busy-{i}") for i in range(3)]
-
-        async def pause(id: str) -> None:
-            await control.pause(id)
-            await control.unpause(id)
-
-        return [
-            lambda: pause(busy[0]),
-            lambda: pause(busy[1]),
-            lambda: control.tag("tiny:latest", f"load:{random.randrange(10)}"),
-            lambda: control.exec(busy[2], ["/bin/true"], detach=True),
-        ]
-
-
-class ContainerdEngine(Engine):
-    """containerd; every other container has a namespace of its own.
-
-    It does not tell when a subscription exists, so that a confirming listing may have to find what was missed before;
-    that has not been seen in 10,000 watchers.
-    """
-
-    repairs = 2
-
-    def __init__(self, containerd: ContainerdUnderTest) -> None:
-        self._address = containerd.address
-        super().__init__(containerd.control, partial(CheckedContainerd, ignored=()))
-
-    def watch(self) -> Watcher:
-        return native.watch(self._address, call_timeout=PATIENCE)
-
-    def name(self, number: int) -> str:
-        return f"space-{number}/race" if number % 2 else "race"
-
-    async def create(self, number: int) -> str:
-        await self.control.create(*place(self.name(number)))
-        await self.control.task_create(*place(self.name(number)))
-        return self.name(number)
-
-    async def start(self, created: str) -> str:
-        await self.control.start(*place(created))
-        return created
-
-    async def end(self, id: str) -> None:
-        await self.control.kill_and_wait(*place(id))
-
-    async def remove(self, id: str) -> None:
-        await self.control.remove(*place(id))
-
-    async def load(self) -> Acts:
-        control = self.control
-        for number in range(3):
-            await control.run(f"busy-{number}")
-
-        async def pause(id: str) -> None:
-            await control.pause(id)
-            await control.resume(id)
-
-        return [
-            lambda: pause("busy-0"),
-            lambda: control.update_labels("busy-0", {"load": str(random.randrange(10))}),
-            lambda: control.update_labels("busy-1", {"load": str(random.randrange(10))}),
-            lambda: control.exec("busy-2", "probe"),
-        ]
-
-
-class CRIEngine(Engine):
-    """An engine that speaks the CRI; every other thing is a pod."""
-
-    rounds, spread, attempts = 20, 0.1, 1
-
-    def __init__(self, cri: CRIUnderTest, source: Any) -> None:
-        self._address, self._source = cri.address, source
-        self.at_once, self.repairs = (5, 0) if source == "poll" else (25, 2)
-        self._home: Pod | None = None
-        self._pods: set[str] = set()
-        super().__init__(cri.control, CheckedCRI)
-
-    def watch(self) -> Watcher:
-        return engines.watch(self._address, source=self._source, poll=0.1)
-
-    async def create(self, number: int) -> str:
-        self._home = self._home or await self.control.run_pod("home")
-        name = self.name(number)
-        return name if number % 2 else str(await self.control.create(self._home, name))
-
-    async def start(self, created: str) -> str:
-        if not created.startswith("race-"):
-            return await super().start(created)
-        pod = await self.control.run_pod(created)
-        self._pods.add(pod.id)
-        return str(pod.id)
-
-    async def end(self, id: str) -> None:
-        await (self.control.stop_pod(id) if id in self._pods else self.control.stop(id))
-
-    async def remove(self, id: str) -> None:
-        """Leave it: its name is not used again."""
+SIZES = {
+    "docker": Size(),
+    "containerd": Size(repairs=2),
+    "native": OF_CRI,
+    "poll": attrs.evolve(OF_CRI, at_once=5, repairs=0),
+}
+"""By kind of engine, or by the source that is had of its CRI."""
 
 
 class Race:
@@ -205,8 +68,10 @@ class Race:
             present attempt.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self._size = SIZES[subject.source or subject.kind]
+        self._check = subject.check(subject.watch(subject.engine.address))  # tells the truth, and does not watch
         self._dice = random.Random()
         self._later = 0.0  # seconds that starts and ends wait for watchers, which a busy machine holds up
         self.told = {True: 0, False: 0}
@@ -214,52 +79,57 @@ class Race:
 
     async def run(self) -> None:
         """Let what each round starts end in the next, until some watchers have come first and some too late."""
-        engine = self._engine
-        dying = await engine.start(await engine.create(0))
-        for attempt in range(engine.attempts):
+        size = self._size
+        dying = await self._subject.run(self._name(0))
+        for attempt in range(size.attempts):
             self.told = {True: 0, False: 0}
             self._drift = 0
-            for number in range(1, engine.rounds + 1):
-                dying = await self._round(attempt * engine.rounds + number, dying)
-            assert self._drift <= engine.repairs, "only the audit found it"
+            for number in range(1, size.rounds + 1):
+                dying = await self._round(self._name(attempt * size.rounds + number), dying)
+            assert self._drift <= size.repairs, "only the audit found it"
             if all(self.told.values()):
                 return
         raise AssertionError("some are to come first and some too late; else it was no race")
 
-    async def _round(self, number: int, dying: str) -> str:
+    def _name(self, number: int) -> str:
+        return NAMES[self._subject.kind][number % 2].format(number)
+
+    async def _round(self, coming: str, dying: str) -> str:
         """Start something while another ends, and return its id."""
-        created, told, spread = await self._engine.create(number), self.told[True], self._engine.spread
+        created, told, spread = await self._subject.create(coming), self.told[True], self._size.spread
         async with asyncio.TaskGroup() as group:
             happened = group.create_task(self._happen(created, dying))
-            for _ in range(self._engine.at_once):
-                group.create_task(self._watch(self._engine.name(number), dying, happened))
-        await self._engine.remove(dying)
+            for _ in range(self._size.at_once):
+                group.create_task(self._watch(coming, dying, happened))
+        if self._subject.kind != "cri":  # where no name is used again
+            await self._subject.remove(dying)
         self._later = self._later + spread if self.told[True] == told else max(0.0, self._later - spread)
         return str(happened.result()["id"])
 
     async def _happen(self, created: str, dying: str) -> dict[str, Any]:
         """Start the one and end the other, and return what the engine then says of the one."""
-        spread = self._engine.spread
+        spread = self._size.spread
         await asyncio.sleep(self._later + self._dice.uniform(0, spread / 2))  # engines take some time for it, too
         async with asyncio.TaskGroup() as group:
-            started = group.create_task(self._engine.start(created))
-            group.create_task(self._engine.end(dying))
-        alive = await self._engine.check.truth()
+            started = group.create_task(self._subject.start(created))
+            group.create_task(self._subject.kill(dying))
+        alive = await self._check.truth()
         assert dying not in alive
         return alive[started.result()]
 
     async def _watch(self, coming: str, dying: str, happened: asyncio.Task[dict[str, Any]]) -> None:
         """Start a watcher after a while; everything that it publishes is folded and checked at once."""
-        await asyncio.sleep(self._dice.uniform(0, self._engine.spread))  # the random instant that this test is about
-        watcher = self._engine.watch()
+        await asyncio.sleep(self._dice.uniform(0, self._size.spread))  # the random instant that this test is about
+        patience = self._size.patience
+        watcher = self._subject.watch(self._subject.engine.address, call_timeout=self._size.call_timeout)
         fold = Fold()
         reader = fold.subscriber(watcher._feed)
         async with watcher:
-            await watcher.ready(PATIENCE)
+            await watcher.ready(patience)
             portfolio = watcher.portfolio
-            container = await portfolio.wait_for(coming, PATIENCE)
-            await portfolio.wait_gone(dying, PATIENCE)
-            assert self._engine.check.seen(container) == await happened
+            container = await portfolio.wait_for(coming, patience)
+            await portfolio.wait_gone(dying, patience)
+            assert self._check.seen(container) == await happened
             # Had one been missed at first, or come back from a stale listing, it would show now.
             await watcher.engine.ping()
             assert portfolio.snapshot().container(container.id) == container
@@ -275,17 +145,51 @@ class Race:
         del reader
 
 
+async def docker_load(control: Any) -> list[Callable[[], Awaitable[object]]]:
+    """Start containers, and return things to do that make Docker tell of them and of others."""
+    busy = [await control.run(f"busy-{i}") for i in range(3)]
+
+    async def pause(id: str) -> None:
+        await control.pause(id)
+        await control.unpause(id)
+
+    return [
+        lambda: pause(busy[0]),
+        lambda: pause(busy[1]),
+        lambda: control.tag("tiny:latest", f"load:{random.randrange(10)}"),
+        lambda: control.exec(busy[2], ["/bin/true"], detach=True),
+    ]
+
+
+async def containerd_load(control: Any) -> list[Callable[[], Awaitable[object]]]:
+    """Start containers, and return things to do that make containerd tell of them."""
+    for number in range(3):
+        await control.run(f"busy-{number}")
+
+    async def pause(id: str) -> None:
+        await control.pause(id)
+        await control.resume(id)
+
+    return [
+        lambda: pause("busy-0"),
+        lambda: control.update_labels("busy-0", {"load": str(random.randrange(10))}),
+        lambda: control.update_labels("busy-1", {"load": str(random.randrange(10))}),
+        lambda: control.exec("busy-2", "probe"),
+    ]
+
+
 @asynccontextmanager
-async def event_load(engine: Engine) -> AsyncIterator[None]:
+async def event_load(subject: Subject) -> AsyncIterator[None]:
     """Keep the engine telling of other containers, of executions in them and of other things."""
 
-    async def forever(load: Callable[[], Awaitable[object]]) -> None:
+    async def forever(act: Callable[[], Awaitable[object]]) -> None:
         while True:
             with suppress(*REFUSALS):
-                await load()
+                await act()
             await asyncio.sleep(0.02)  # some hundred events a second; more, and the engine does nothing else
 
-    tasks = [asyncio.create_task(forever(load)) for load in await engine.load()]
+    load = docker_load if subject.kind == "docker" else containerd_load
+    tasks = [asyncio.create_task(forever(act)) for act in await load(subject.control)]
     try:
         yield
         for task in tasks:
@@ -296,30 +200,14 @@ async def event_load(engine: Engine) -> AsyncIterator[None]:
         await asyncio.wait(tasks)
 
 
-async def race(engine: Engine, *, load: bool = False) -> None:
-    if not load:
-        await Race(engine).run()
-        return
-    async with event_load(engine):
-        await Race(engine).run()
+@pytest.mark.parametrize(
+    "subject", [*DOCKERS, *CONTAINERDS, *(cri for cri in CRIS if "events" not in cri)], indirect=True
+)
+async def test_no_start_is_missed_and_no_end(subject: Subject) -> None:
+    await Race(subject).run()
 
 
-under_load = pytest.mark.parametrize("load", [False, True], ids=["quiet", "under event load"])
-
-
-@under_load
-@pytest.mark.parametrize("docker", ["20.10", "26.1"], indirect=True)
-async def test_no_start_in_docker_is_missed_and_no_death(docker: Docker, load: bool) -> None:
-    await race(DockerEngine(docker), load=load)
-
-
-@under_load
-@pytest.mark.parametrize("containerd", ["1.6", "1.7"], indirect=True)
-async def test_no_start_in_containerd_is_missed_and_no_death(containerd: ContainerdUnderTest, load: bool) -> None:
-    await race(ContainerdEngine(containerd), load=load)
-
-
-@pytest.mark.parametrize("source", ["native", "poll"])
-@pytest.mark.parametrize("cri", ["1.6", "1.7"], indirect=True)
-async def test_no_start_in_the_cri_is_missed_and_no_end(cri: CRIUnderTest, source: str) -> None:
-    await race(CRIEngine(cri, source))
+@pytest.mark.parametrize("subject", [*DOCKERS, *CONTAINERDS], indirect=True)
+async def test_no_start_is_missed_and_no_end_under_event_load(subject: Subject) -> None:
+    async with event_load(subject):
+        await Race(subject).run()

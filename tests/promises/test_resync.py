@@ -4,49 +4,37 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from tests.support.followed import AT_ONCE, docker_followed, eventually, followed, picture
 from tests.support.scripted import ScriptedEngine, box, turns
-from whalewatch import (
-    EngineTimeout,
-    ListedContainer,
-    Listing,
-    Origin,
-    Watcher,
-    WatchState,
-    moby,
-)
+from whalewatch import EngineTimeout, ListedContainer, Listing, Origin, Watcher, WatchState, moby
 from whalewatch.testing import FakeDocker
 
 pytestmark = pytest.mark.promise(3)
 
 
 async def test_engine_that_hangs_is_noticed_told_and_forgiven() -> None:
-    async with docker_followed("kept", "doomed", heartbeat=0.8, call_timeout=1.2, retry=AT_ONCE) as (
-        fake,
-        follow,
-        (kept, doomed),
-    ):
-        watcher = follow.watcher
+    options: dict[str, Any] = {"heartbeat": 0.8, "call_timeout": 1.2, "retry": AT_ONCE}
+    async with docker_followed("kept", "doomed", **options) as (fake, follow, (kept, doomed)):
         begun = asyncio.get_running_loop().time()
         with fake.faults.freeze():
             await follow.until(lambda: follow.states[-1].error is not None)
             assert asyncio.get_running_loop().time() - begun < 6.0
-            error = watcher.status.error
+            error = follow.watcher.status.error
             assert isinstance(error, EngineTimeout)
             assert fake.address in str(error)
-            snapshot = watcher.portfolio.snapshot()
-            assert not snapshot.synced
-            assert set(picture(snapshot)) == {kept, doomed}, "the old picture stays readable"
+            assert not follow.snapshot.synced
+            assert set(picture(follow.snapshot)) == {kept, doomed}, "the old picture stays readable"
             fake.kill(doomed)
             born = fake.run("born")
         await follow.until(lambda: follow.shows(fake))
-        assert (follow.types(kept), follow.types(doomed)) == ([], ["exited"])
-        assert (follow.types(born), watcher.status) == (["started"], follow.states[-1])
-        assert (follow.states[-1].state, follow.states[-1].error) == (WatchState.SYNCED, None)
-        assert watcher.stats.outages == 1
+        assert [follow.types(id) for id in (kept, doomed, born)] == [[], ["exited"], ["started"]]
+        status = follow.states[-1]
+        assert (status, status.state, status.error) == (follow.watcher.status, WatchState.SYNCED, None)
+        assert follow.stats.outages == 1
 
 
 async def test_hang_of_an_engine_that_has_nothing_to_tell_is_noticed_by_the_heartbeat() -> None:

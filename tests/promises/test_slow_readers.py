@@ -6,16 +6,16 @@ import asyncio
 import itertools
 import json
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.promises.conftest import DOCKERS, Subject
 from tests.support.checker import PATIENCE, checked
 from tests.support.engines.control import DockerControl
-from tests.support.engines.dockerd import Dockerd
 from tests.support.fold import Fold
 
 pytestmark = [pytest.mark.live, pytest.mark.promise(5)]
@@ -88,47 +88,44 @@ async def tags(events: AsyncIterator[dict[str, Any]]) -> int:
     return count
 
 
-@pytest.mark.parametrize("version", ["20.10", "26.1"])
-async def test_neither_foreign_nor_own_slow_readers_hold_up_a_watcher(
-    make_dockerd: Callable[..., Dockerd], version: str
-) -> None:
-    dockerd = await asyncio.to_thread(make_dockerd, version)
-    async with DockerControl(dockerd.socket) as control:
-        boxes = await asyncio.gather(*(control.run(f"box-of-{number}") for number in range(BOXES)))
-        async with (
-            checked(dockerd.address, control) as check,
-            stalled(dockerd.socket) as unread,
-            control.events() as foreign,
-        ):
-            idle = check.watcher.events(buffer=BUFFER)
-            fold = Fold()
-            fold.take(await anext(idle))
-            counting = asyncio.create_task(tags(foreign))
-            load = asyncio.create_task(many_events(control, boxes))
-            probe = await control.run("probe")
-            await check.expect(probe, "started")
-            assert not load.done()
-            await load
-            await check.settled()
-            assert check.watcher.stats.outages == 0
-            assert check.watcher.stats.signals >= RENAMES
+@pytest.mark.parametrize("subject", DOCKERS, indirect=True)
+async def test_neither_foreign_nor_own_slow_readers_hold_up_a_watcher(subject: Subject) -> None:
+    engine, control = subject.engine, subject.control
+    boxes = await asyncio.gather(*(control.run(f"box-of-{number}") for number in range(BOXES)))
+    async with (
+        checked(engine.address, control) as check,
+        stalled(engine.socket) as unread,
+        control.events() as foreign,
+    ):
+        idle = check.watcher.events(buffer=BUFFER)
+        fold = Fold()
+        fold.take(await anext(idle))
+        counting = asyncio.create_task(tags(foreign))
+        load = asyncio.create_task(many_events(control, boxes))
+        probe = await control.run("probe")
+        await check.expect(probe, "started")
+        assert not load.done()
+        await load
+        await check.settled()
+        assert check.watcher.stats.outages == 0
+        assert check.watcher.stats.signals >= RENAMES
 
-            # The control experiment: whoever reads is told everything, whoever does not loses much of it.
-            marking = asyncio.create_task(_mark(control))
-            async with asyncio.timeout(60):
-                told, lost = await counting, TAGS - await tags(unread)
-            marking.cancel()
-            await asyncio.wait({marking})
-            assert told == TAGS
-            assert lost > 0
+        # The control experiment: whoever reads is told everything, whoever does not loses much of it.
+        marking = asyncio.create_task(_mark(control))
+        async with asyncio.timeout(60):
+            told, lost = await counting, TAGS - await tags(unread)
+        marking.cancel()
+        await asyncio.wait({marking})
+        assert told == TAGS
+        assert lost > 0
 
-            # And what our own idle reader has not read became the difference.
-            assert idle.stats.collapses > 0
-            assert idle.stats.pending <= BUFFER + BOXES + 1
-            async with asyncio.timeout(PATIENCE), idle:
-                while fold.revision < check.fold.revision:
-                    fold.take(await anext(idle))
-            assert fold.alive == check.fold.alive
+        # And what our own idle reader has not read became the difference.
+        assert idle.stats.collapses > 0
+        assert idle.stats.pending <= BUFFER + BOXES + 1
+        async with asyncio.timeout(PATIENCE), idle:
+            while fold.revision < check.fold.revision:
+                fold.take(await anext(idle))
+        assert fold.alive == check.fold.alive
 
 
 async def _mark(control: DockerControl) -> None:

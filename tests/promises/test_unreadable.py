@@ -139,6 +139,11 @@ async def test_start_waits_for_none_of_many_that_hang() -> None:
         assert watcher.stats.unresolved == 200
 
 
+def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was told at level WARNING of containers that cannot be read."""
+    return [r.getMessage() for r in caplog.records if r.levelname == "WARNING" and "cannot read" in r.msg]
+
+
 async def test_inspect_that_fails_once_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
     async with FakeDocker() as fake, followed(moby.watch(fake.address, audit=None)) as follow:
         with fake.faults.fail("inspect", count=1):
@@ -148,22 +153,18 @@ async def test_inspect_that_fails_once_is_no_news(caplog: pytest.LogCaptureFixtu
 
 
 async def test_container_that_keeps_failing_is_tried_less_and_less_often(caplog: pytest.LogCaptureFixture) -> None:
-    async with FakeDocker() as fake:
-        good, bad = fake.run("good"), fake.run("bad")
-        loop = asyncio.get_running_loop()
-        async with followed(moby.watch(fake.address, audit=None)) as follow:
-            with fake.faults.fail("inspect", id=bad):
-                read = fake.requests["inspect"]
-                begun = loop.time()
-                fake.rename(bad, "worse")
-                await eventually(lambda: fake.requests["inspect"] == read + 3)
-                waited = loop.time() - begun
-                assert waited > 0.75 * (0.5 + 1.0), "half a second, then a whole one, jittered"
-                assert (follow.stats.unresolved, follow.types()) == (1, [])
-            await follow.until(lambda: follow.types(bad) == ["updated"])
-            await eventually(lambda: follow.stats.unresolved == 0)
-            assert (follow.types(good), follow.stats.outages, follow.stats.syncs) == ([], 0, 1)
-            assert follow.shows(fake)
+    loop = asyncio.get_running_loop()
+    async with docker_followed("good", "bad", audit=None) as (fake, follow, (good, bad)):
+        with fake.faults.fail("inspect", id=bad):
+            read, begun = fake.requests["inspect"], loop.time()
+            fake.rename(bad, "worse")
+            await eventually(lambda: fake.requests["inspect"] == read + 3)
+            assert loop.time() - begun > 0.75 * (0.5 + 1.0), "half a second, then a whole one, jittered"
+            assert (follow.stats.unresolved, follow.types()) == (1, [])
+        await follow.until(lambda: follow.types(bad) == ["updated"])
+        await eventually(lambda: follow.stats.unresolved == 0)
+        assert (follow.types(good), follow.stats.outages, follow.stats.syncs) == ([], 0, 1)
+        assert follow.shows(fake)
     told = [record for record in caplog.records if "cannot read" in record.getMessage()]
     assert [record.levelname for record in told if record.levelname != "DEBUG"] == ["WARNING"], "it is told once"
 
@@ -185,9 +186,9 @@ async def test_few_of_many_containers_that_cannot_be_read_are_warned_about_and_o
         with engine.fail("inspect c7"):
             engine.rename("c7", "new")
             await asyncio.sleep(10.0)
-    warned = [r.getMessage() for r in caplog.records if r.levelname == "WARNING" and "cannot read" in r.msg]
-    assert (len(warned), len(set(warned[:8]))) == (8 + 1, 8)
-    assert warned[8].startswith("cannot read container 'c7'")
+    told = warned(caplog)
+    assert (len(told), len(set(told[:8]))) == (8 + 1, 8)
+    assert told[8].startswith("cannot read container 'c7'")
 
 
 @in_no_time
@@ -203,6 +204,6 @@ async def test_containers_that_an_outage_took_do_not_keep_others_from_being_warn
             engine.end(lost_engine())
             await asyncio.sleep(10.0)
             assert watcher.stats.unresolved == 1
-    warned = [r.getMessage() for r in caplog.records if r.levelname == "WARNING" and "cannot read" in r.msg]
-    assert len(warned) == 8 + 1
-    assert warned[8].startswith("cannot read container 'new'")
+    told = warned(caplog)
+    assert len(told) == 8 + 1
+    assert told[8].startswith("cannot read container 'new'")
