@@ -57,7 +57,8 @@ async def test_cuts_are_a_matter_of_the_watcher_alone(
         told = [record.levelno for record in caplog.records if "trying again" in record.message]
         assert told == [logging.WARNING, *[logging.DEBUG] * (CUTS - 1)]
         warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-        assert len(warnings) == 1, warnings
+        # A cut may hit the listing of a namespace, which is told by itself.
+        assert len([warning for warning in warnings if "cannot list" not in warning]) == 1, warnings
         (started,) = await check.expect(await subject.run("newcomer"), "started")
         assert started.origin is Origin.ENGINE
 

@@ -193,8 +193,7 @@ async def test_restart_told_without_times_while_the_audit_reads_is_told_once() -
             engine.alive["box"] = box("box", pid=2, start=None)
             engine.tell(SignalType.EXITED, "box")
             engine.tell(SignalType.STARTED, "box")
-            engine.alive["marker"] = box("marker")
-            engine.tell(SignalType.STARTED, "marker")
+            engine.start(box("marker"))
             await follow.until(lambda: follow.types("marker") == ["started"])
         await follow.until(lambda: len(follow.types("box")) >= 2)
         audits = follow.stats.audits
