@@ -93,10 +93,7 @@ async def test_containers_that_cannot_be_read_keep_their_last_known_state_and_de
             assert follow.shows(fake)
 
 
-ANSWERS = pytest.mark.parametrize("after", [False, True], ids=["read after it", "read before it"])
-
-
-@ANSWERS
+@pytest.mark.parametrize("after", [False, True], ids=["read after it", "read before it"])
 async def test_inspect_that_is_answered_after_death_and_restart_were_told(after: bool) -> None:
     async with docker_followed("box", audit=None) as (fake, follow, (id,)):
         pid = fake.container(id).pid
@@ -115,23 +112,6 @@ async def test_inspect_that_is_answered_after_death_and_restart_were_told(after:
         assert exited.timestamp < started.timestamp
         assert {exited.origin, started.origin} == {Origin.ENGINE}
         assert follow.shows(fake)
-
-
-@ANSWERS
-async def test_inspect_that_is_answered_after_a_whole_life_was_told(after: bool) -> None:
-    """Of a container that was not known: it starts, dies, starts and dies again, while the first inspect is held."""
-    async with FakeDocker() as fake, followed(moby.watch(fake.address, audit=None, concurrency=2)) as follow:
-        with (fake.faults.pause_after if after else fake.faults.pause_at)("inspect", "box") as gate:
-            id = fake.run("box")
-            await within(gate.reached())
-            fake.kill(id)
-            fake.start(id)
-            fake.kill(id)
-            await follow.until_taken(fake.run())
-        await follow.until_taken(fake.run())
-        await eventually(lambda: follow.stats.calls["inspect"] == fake.requests["inspect"])
-        assert follow.types(id) == (["started", "exited"] if after else [])
-        await follow.until(lambda: follow.shows(fake))
 
 
 # ---- listings

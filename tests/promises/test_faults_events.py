@@ -1,4 +1,4 @@
-"""Events that the engine loses, tells twice, late, or in the wrong order."""
+"""Events that the engine loses, tells twice or late; for those in the wrong order see `test_reconcile_properties`."""
 
 from __future__ import annotations
 
@@ -118,31 +118,6 @@ async def test_late_event_is_told_with_its_own_time(change: Change) -> None:
         (later,) = (e for e in follow.news() if e.container.name == "later")
         assert event.timestamp < later.timestamp
         assert follow.stats.drift == 0
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "types"),
-    [
-        ("start", FakeDocker.kill, []),
-        ("die", FakeDocker.start, ["exited", "started"]),
-        ("pause", FakeDocker.unpause, []),
-        ("unpause", FakeDocker.pause, []),
-        ("rename", lambda fake, box: fake.rename(box, "chest"), ["updated"]),
-        ("health", lambda fake, box: fake.set_health(box, "unhealthy"), ["updated"]),
-    ],
-    ids=CHANGES,
-)
-async def test_two_events_in_the_wrong_order_lead_to_the_truth(
-    first: str, second: Callable[[FakeDocker, str], object], types: list[str]
-) -> None:
-    change = CHANGES[first]
-    async with docker_followed(change.prepare, **CALM) as (fake, follow, (id,)):
-        swapped = telling("start", "die", "pause", "unpause", "rename", "health_status")
-        with fake.faults.reorder(2, lambda event: event["Actor"]["ID"] == id and swapped(event)):
-            change.act(fake, id)
-            second(fake, id)
-        await all_taken(fake, follow)
-        assert (follow.types(id), follow.stats.drift) == (types, 0)
 
 
 async def test_removal_stands_in_for_a_death_that_was_lost() -> None:

@@ -128,22 +128,6 @@ async def test_garbage_changes_nothing_and_is_told_in_one_clean_line(
     assert sum(record.levelno >= logging.WARNING for record in caplog.records) == lost
 
 
-async def test_events_between_garbage_and_in_pieces_are_all_told() -> None:
-    dice = Random(3)
-    async with FakeDocker() as fake, followed(moby.watch(fake.address)) as follow:
-        ids = []
-        for _ in range(100):
-            noise = dice.randbytes(dice.randrange(300)).replace(b"\n", b"").strip()
-            fake.emit_raw(noise + b"x\n")
-            ids.append(fake.run())
-            if dice.random() < 0.3:
-                fake.kill(ids[-1])
-        await follow.until(lambda: follow.stats.lost == 100)
-        await follow.until_taken(fake.run())
-        await follow.until(lambda: follow.shows(fake))
-        assert follow.stats.outages == 0
-
-
 async def test_event_that_comes_byte_by_byte_is_understood() -> None:
     async with FakeDocker() as fake, followed(moby.watch(fake.address, audit=None)) as follow:
         with fake.faults.silently():
