@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from typing import Any
 
 import grpc
 import pytest
 
-from tests.support.checker import Checked
-from tests.support.followed import eventually
+from tests.support.followed import Followed, eventually, followed
 from tests.support.outage import lost
 from whalewatch import (
     AddressError,
+    Container,
     EngineError,
     EngineTimeout,
     EngineUnavailable,
@@ -32,11 +33,6 @@ from whalewatch.cri import native, pod_events, polling
 from whalewatch.cri.records import Records
 from whalewatch.testing import FakeContainerd, FakeCRI
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from whalewatch import Container, Watcher
-
 PATIENCE = 10.0
 """Seconds after which something that should have come is missing."""
 
@@ -46,20 +42,9 @@ BACKLOG = 1000
 QUICK: dict[str, Any] = {"poll": 0.05, "retry": Retry(stable_after=0)}
 
 
-@asynccontextmanager
-async def following(engine: FakeCRI, **options: Any) -> AsyncIterator[Checked]:
-    """Watch under supervision, and be in sync."""
-    async with cri.watch(engine.address, **QUICK | options) as watcher:
-        check = Checked(watcher)
-        reader = asyncio.create_task(check.read())
-        try:
-            await watcher.ready(PATIENCE)
-            yield check
-        finally:
-            reader.cancel()
-            await asyncio.wait({reader})
-        if not reader.cancelled():
-            reader.result()
+def following(engine: FakeCRI, **options: Any) -> AbstractAsyncContextManager[Followed]:
+    """Watch, fold all events, and be in sync."""
+    return followed(cri.watch(engine.address, **QUICK | options))
 
 
 @asynccontextmanager
@@ -90,24 +75,17 @@ def bare(engine: FakeCRI) -> str:
     return engine.run_pod("bare", infra=False)
 
 
-def asked(engine: FakeCRI, *kinds: str) -> int:
-    """How often these calls were made."""
-    return sum(engine.requests[kind] for kind in kinds)
+def story(follow: Followed) -> list[tuple[str, str]]:
+    return [(e.type.value, e.container.id) for e in follow.fold.events]
 
 
-async def outages(watcher: Watcher, count: int, meanwhile: Callable[[], None] = lambda: None) -> None:
-    """Wait until the engine was lost so often, and do something again and again before."""
-
-    def lost() -> bool:
-        if watcher.stats.outages < count:
-            meanwhile()
-        return watcher.stats.outages == count
-
-    await eventually(lost)
+def pids(follow: Followed) -> dict[str, int | None]:
+    return {container.id: container.pid for container in follow.snapshot}
 
 
-def story(check: Checked) -> list[tuple[str, str]]:
-    return [(e.type.value, e.container.id) for e in check.fold.events]
+def logged(caplog: pytest.LogCaptureFixture, words: str) -> list[int]:
+    """The levels of what was logged with these words."""
+    return [record.levelno for record in caplog.records if words in record.getMessage()]
 
 
 # ---- the choice of the source
@@ -135,161 +113,116 @@ async def test_source_is_chosen_to_fit_the_engine(
         if refused:
             engine.faults.fail("events", events, "not implemented")
         pod = engine.run_pod("shop")
-        async with following(engine) as check:
-            assert check.watcher.status.source == source
-            c1 = engine.run(pod, "web")
-            await check.until(lambda: ("started", c1) in story(check))
-            assert check.watcher.stats.outages == 0
-            assert check.watcher.status.state is WatchState.SYNCED
-    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
-    told = [r for r in caplog.records if "listing every" in r.getMessage()]
-    assert [r.levelno for r in told] == ([logging.INFO] if source == "poll" else [])
+        async with following(engine) as follow:
+            assert follow.watcher.status.source == source
+            await follow.until_taken(engine.run(pod, "web"))
+            assert (follow.stats.outages, follow.watcher.status.state) == (0, WatchState.SYNCED)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert logged(caplog, "listing every") == ([logging.INFO] if source == "poll" else [])
 
 
 async def test_missing_pod_events_are_told_once_and_looked_for_again(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "whalewatch.cri")
-    async with FakeCRI(pod_events="ended") as engine, connected(engine) as adapter:
+    async with FakeCRI(pod_events="ended") as engine, connected(engine, poll=0.01) as adapter:
         for events in ("ended", "unimplemented", "ended"):  # whatever the engine says about it
             engine._state.events.mode = events
             await adapter.connect()
             assert adapter.source == "poll"
+            polls = adapter.signals()
+            await anext(polls)
+            with engine.faults.fail("pod_list", "INTERNAL"), pytest.raises(EngineError, match="INTERNAL"):
+                await anext(polls)
+            assert adapter._empty_streams == 0, "a poll that fails says nothing of pod events"
         assert len(caplog.records) == 1
         engine._state.events.mode = "broadcast"
         await adapter.connect()
         assert adapter.source == "pod-events"
 
 
-async def test_stream_that_keeps_ending_late_without_an_event_is_given_up_for_polling(engine: FakeCRI) -> None:
-    async with following(engine) as check:
-        watcher = check.watcher
-        for _ in range(2):
-            await engine.until(lambda: engine.subscribers)
-            async for status in watcher.status_changes():
-                if status.state is WatchState.SYNCED:
-                    break
-            engine.faults.end_streams()
-            await engine.until(lambda: not engine.subscribers)
-        async with asyncio.timeout(PATIENCE):
-            async for status in watcher.status_changes():
-                if status.state is WatchState.SYNCED and status.source == "poll":
-                    break
-        pod = engine.run_pod("shop")
-        await check.until(lambda: story(check) == [("started", pod)])
-        assert watcher.stats.outages == 2
-
-
-async def test_connections_that_are_lost_do_not_speak_against_pod_events(engine: FakeCRI) -> None:
-    adapter = cri.CRIEngine(engine.address)
-    for _ in range(4):
-        await adapter.connect()
-        assert adapter.source == "pod-events"
-        stream = adapter.signals()
-        await anext(stream)
-        await engine.faults.restart()
-        with pytest.raises(EngineUnavailable):
-            await anext(stream)
-    await adapter.close()
-
-
-@pytest.mark.parametrize("refusal", ["UNIMPLEMENTED", "UNKNOWN", "PERMISSION_DENIED"])
-async def test_stream_that_keeps_being_refused_late_is_given_up_for_polling(
-    engine: FakeCRI, refusal: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("status", ["OK", "UNIMPLEMENTED", "UNKNOWN", "PERMISSION_DENIED"])
+async def test_stream_that_keeps_ending_late_without_an_event_is_given_up_for_polling(
+    engine: FakeCRI, status: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "whalewatch.cri")
-    monkeypatch.setattr(pod_events, "PROBE_TIMEOUT", 0.0)  # no engine is as fast as that
-    late = engine.faults.pause_at("events")
-    engine.faults.fail("events", refusal)
-    async with following(engine) as check:
-        watcher = check.watcher
-        for lost in (1, 2):
-            await eventually(lambda: watcher.status.state is WatchState.SYNCED)
+    async with following(engine) as follow:
+        watcher = follow.watcher
+        for outages in (1, 2):
+            await engine.until(lambda: engine.subscribers == 1)
+            await watcher.portfolio.in_sync(PATIENCE)
             assert watcher.status.source == "pod-events"
-            await outages(watcher, lost, lambda: late.step(late.held))
+            engine.faults.end_streams(status)
+            await eventually(lambda: watcher.stats.outages == outages)  # noqa: B023 - awaited at once
         await watcher.portfolio.in_sync(PATIENCE)
         assert watcher.status.source == "poll"
-        pod = engine.run_pod("shop")
-        await check.until(lambda: story(check) == [("started", pod)])
+        await follow.until_taken(engine.run_pod("shop"))
         assert watcher.stats.outages == 2
-        late.undo()
-    assert len([r for r in caplog.records if "listing every" in r.getMessage()]) == 1
+    assert len(logged(caplog, "listing every")) == 1
 
 
-async def test_end_of_two_streams_that_overlap_speaks_once_against_pod_events(engine: FakeCRI) -> None:
-    adapter = cri.CRIEngine(engine.address)
-    for source in ("pod-events", "pod-events", "poll", "pod-events"):  # which have another chance
-        await adapter.connect()
-        assert adapter.source == source
-        if source == "poll":
-            continue
-        streams = [adapter.signals(), adapter.signals()]
-        for stream in streams:
-            await anext(stream)
-        await eventually(lambda: engine.subscribers == 2)
-        engine.faults.end_streams()
-        for stream in streams:
-            assert await anext(stream, None) is None
-    await adapter.close()
-
-
-async def test_restarts_of_an_engine_that_is_idle_do_not_speak_against_its_pod_events(
-    engine: FakeCRI,
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("end", "stable_after", "sources"),
+    [
+        # Pod events that were given up have another chance.
+        pytest.param("end", 60.0, ["pod-events", "pod-events", "poll", "pod-events"], id="ended by the engine"),
+        pytest.param("end", 0.0, ["pod-events"] * 5, id="ended long after an idle engine began"),
+        pytest.param("restart", 60.0, ["pod-events"] * 4, id="lost"),
+    ],
+)
+async def test_end_of_empty_streams_that_overlap_speaks_once_against_pod_events(
+    engine: FakeCRI, monkeypatch: pytest.MonkeyPatch, end: str, stable_after: float, sources: list[str]
 ) -> None:
-    monkeypatch.setattr("whalewatch.cri.engine.STABLE_AFTER", 0.0)
-    async with following(engine) as check:
-        watcher = check.watcher
-        for restarts in range(1, 5):
-            await eventually(lambda: engine.subscribers == 1)
-            await watcher.portfolio.in_sync(PATIENCE)
-            engine.faults.end_streams()
-            await outages(watcher, restarts)
-        await watcher.portfolio.in_sync(PATIENCE)
-        assert watcher.status.source == "pod-events"
+    monkeypatch.setattr("whalewatch.cri.engine.STABLE_AFTER", stable_after)
+    async with connected(engine) as adapter:
+        for source in sources:
+            await adapter.connect()
+            assert adapter.source == source
+            if source == "poll":
+                continue
+            streams = [adapter.signals(), adapter.signals()]
+            for stream in streams:
+                await anext(stream)
+            await eventually(lambda: engine.subscribers == 2)
+            await engine.faults.restart() if end == "restart" else engine.faults.end_streams()
+            for stream in streams:
+                with pytest.raises(EngineUnavailable) if end == "restart" else nullcontext():
+                    assert await anext(stream, None) is None
 
 
 @pytest.mark.parametrize("refusal", ["UNIMPLEMENTED", "PERMISSION_DENIED", "UNAUTHENTICATED"])
 async def test_containerd_that_lets_nobody_but_the_cri_through_is_polled(containerd: Containerd, refusal: str) -> None:
     containerd.native.faults.fail("server", refusal)
-    async with following(containerd) as check:
-        assert check.watcher.status.source == "poll"
-        assert {c.id for c in check.watcher.portfolio.snapshot()} == {containerd.pod, containerd.web}
-    adapter = cri.CRIEngine(containerd.address, source="native")
+    async with following(containerd) as follow:
+        assert follow.watcher.status.source == "poll"
+        assert pids(follow).keys() == {containerd.pod, containerd.web}
     with pytest.raises(UnsupportedEngine, match="needs containerd's own API"):
-        await adapter.connect()
-    await adapter.close()
+        await cri.CRIEngine(containerd.address, source="native").connect()
 
 
 @pytest.mark.parametrize(
     ("events", "fault", "source", "error", "why"),
     [
-        ("broadcast", (), "native", UnsupportedEngine, "needs containerd's own API"),
-        ("ended", (), "pod-events", UnsupportedEngine, "ends at once"),
-        ("unimplemented", (), "pod-events", UnsupportedEngine, "does not know this call"),
-        ("broadcast", ("version", "UNAVAILABLE"), None, EngineUnavailable, "told to fail"),
-        ("broadcast", ("events", "UNAVAILABLE"), None, EngineUnavailable, "told to fail"),
-        (
-            "broadcast",
-            ("version", "UNIMPLEMENTED"),
-            None,
-            UnsupportedEngine,
-            r"the CRI \(runtime.v1\).*disabled_plugins",
-        ),
+        ("broadcast", "", "native", UnsupportedEngine, "needs containerd's own API"),
+        ("ended", "", "pod-events", UnsupportedEngine, "ends at once"),
+        ("unimplemented", "", "pod-events", UnsupportedEngine, "does not know this call"),
+        ("broadcast", "version UNAVAILABLE", None, EngineUnavailable, "told to fail"),
+        ("broadcast", "events UNAVAILABLE", None, EngineUnavailable, "told to fail"),
+        ("broadcast", "version UNIMPLEMENTED", None, UnsupportedEngine, r"the CRI \(runtime.v1\).*disabled_plugins"),
     ],
 )
 async def test_engine_that_cannot_be_followed_so_is_refused_with_a_reason(
-    events: Any, fault: tuple[str, str], source: Any, error: type[EngineError], why: str
+    events: Any, fault: str, source: Any, error: type[EngineError], why: str
 ) -> None:
     async with FakeCRI(pod_events=events) as engine:
         if fault:
-            engine.faults.fail(*fault)
+            engine.faults.fail(*fault.split())
         adapter = cri.CRIEngine(engine.address, source=source)
         with pytest.raises(error, match=why):
             await adapter.connect()
         assert adapter.source == (source or "")
         await adapter.close()
         engine.faults.clear()
-        async with following(engine, source="poll") as check:
-            assert check.watcher.status.source == "poll"
+        async with following(engine, source="poll") as follow:
+            assert follow.watcher.status.source == "poll"
 
 
 def test_addresses_and_options_that_make_no_sense_are_refused() -> None:
@@ -307,16 +240,14 @@ async def test_engine_tells_of_itself() -> None:
     async with FakeCRI(version="v1.28.4") as engine:
         adapter = cri.CRIEngine(engine.address)
         assert (adapter.source, adapter.pid, adapter.runtime, adapter.client) == ("", None, None, None)
-        assert (await adapter.version(), await adapter.id()) == ("1.28.4", "cri-o")
-        assert adapter.runtime == "cri-o"
-        with pytest.raises(EngineUnavailable, match="not connected"):
-            await adapter.listing()
-        with pytest.raises(EngineUnavailable, match="not connected"):
-            await adapter.ping()
+        assert (await adapter.version(), await adapter.id(), adapter.runtime) == ("1.28.4", "cri-o", "cri-o")
+        for ask in (adapter.listing, adapter.ping):
+            with pytest.raises(EngineUnavailable, match="not connected"):
+                await ask()
         await adapter.close()
 
 
-# ---- what both sources have in common
+# ---- what the sources have in common
 
 
 BOTH = pytest.mark.parametrize("source", ["pod-events", "poll"])
@@ -334,27 +265,11 @@ async def test_one_status_is_asked_of_each_that_runs_which_the_application_may_p
     pod = engine.run_pod("shop")
     ids = [engine.run(pod, f"c{number}") for number in range(5)]
     engine.exit(ids[4])
-    async with following(engine, source=source, poll=60, pack=pack) as check:
-        await engine.until(lambda: asked(engine, "container_list", "pod_list") == 4)  # and again to confirm
-        packed = {c.id: c.rucksack for c in check.watcher.portfolio.snapshot()}
+    async with following(engine, source=source, audit=0.1, pack=pack) as follow:
+        packed = {c.id: c.rucksack for c in follow.snapshot}
         assert packed == {pod: ("", 5001)} | {id: (pod, 5002 + number) for number, id in enumerate(ids[:4])}
+        await eventually(lambda: follow.stats.audits > 2 and engine.requests["container_list"] > 8)
         assert (engine.requests["container_status"], engine.requests["pod_status"]) == (4, 1)
-
-
-@pytest.mark.slow
-@BOTH
-async def test_audits_find_nothing_new_and_ask_for_no_status(engine: FakeCRI, source: str) -> None:
-    pod = engine.run_pod("shop")
-    engine.run(pod, "c1")
-    async with following(engine, source=source, audit=0.1) as check:
-        before = asked(engine, "container_status", "pod_status")
-        c2 = engine.run(pod, "c2")
-        await engine.until(lambda: engine.requests["container_list"] > 8)
-        engine.exit(c2)
-        await check.until(lambda: ("exited", c2) in story(check))
-        await engine.until(lambda: engine.requests["container_list"] > 16)
-        assert check.watcher.stats.drift == 0
-        assert asked(engine, "container_status", "pod_status") == before + 1
 
 
 INFOS = [
@@ -365,35 +280,37 @@ INFOS = [
 
 
 @BOTH
-async def test_container_without_a_pid_is_alive_told_once_and_counted(
+async def test_of_what_tells_no_pid_containers_are_alive_and_counted_and_sandboxes_are_not(
     engine: FakeCRI, source: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pod = bare(engine)
-    ids = [engine.run(pod, f"c{number}") for number in range(len(INFOS))]
-    for id, info in zip(ids, INFOS, strict=True):
+    pods = [engine.run_pod("shop", uid=f"u{number}") for number in range(len(INFOS))]
+    ids = [engine.run(pod, "web") for pod in pods]
+    for pod, id, info in zip(pods, ids, INFOS, strict=True):
+        engine.faults.tell_info(info, pod)
         engine.faults.tell_info(info, id)
-    sound = engine.run(pod, "sound")
-    async with following(engine, source=source) as check:
-        alive = {c.id: c.pid for c in check.watcher.portfolio.snapshot()}
-        assert alive == dict.fromkeys(ids) | {sound: engine.containers[sound].pid}
-        adapter = check.watcher.engine
+    sound = engine.run(bare(engine), "sound")
+    async with following(engine, source=source) as follow:
+        assert pids(follow) == dict.fromkeys(ids) | {sound: engine.containers[sound].pid}
+        found = await follow.watcher.portfolio.pod("u1")
+        assert found is not None
+        assert (found.sandbox, found.name, found.container_names) == (None, "shop", ("web",))
+        adapter = follow.watcher.engine
         assert isinstance(adapter, cri.CRIEngine)
-        assert adapter.without_pid == len(INFOS)
+        assert (adapter.without_pid, follow.stats.unresolved) == (len(INFOS), 0)
         engine.exit(ids[0])
-        await check.until(lambda: ("exited", ids[0]) in story(check))
-    warned = [r.getMessage() for r in caplog.records if "no PID" in r.getMessage()]
-    assert len(warned) == 1
+        await follow.until(lambda: ("exited", ids[0]) in story(follow))
+    assert len(logged(caplog, "no PID")) == len(caplog.records) == 1
 
 
 @BOTH
 async def test_pid_that_is_told_late_is_found_by_an_audit(engine: FakeCRI, source: str) -> None:
     c1 = engine.run(bare(engine), "c1")
     untold = engine.faults.tell_info(None, c1)
-    async with following(engine, source=source, audit=0.1) as check:
-        assert pids(check) == {c1: None}
+    async with following(engine, source=source, audit=0.1) as follow:
+        assert pids(follow) == {c1: None}
         untold.undo()
-        await check.until(lambda: story(check)[-1:] == [("updated", c1)])
-        assert pids(check) == {c1: engine.containers[c1].pid}
+        await follow.until(lambda: follow.types(c1) == ["updated"])
+        assert pids(follow) == {c1: engine.containers[c1].pid}
 
 
 @EACH
@@ -417,67 +334,46 @@ async def test_what_has_exited_is_forgotten(containerd: Containerd, source: str)
         await signals.aclose()  # type: ignore[attr-defined]
 
 
-@BOTH
-async def test_sandbox_without_a_pid_is_not_in_the_picture(
-    engine: FakeCRI, source: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    pods = [engine.run_pod("shop", uid=f"u{number}") for number in range(len(INFOS))]
-    for id, info in zip(pods, INFOS, strict=True):
-        engine.faults.tell_info(info, id)
-    c1 = engine.run(pods[1], "web")
-    async with following(engine, source=source) as check:
-        assert [c.id for c in check.watcher.portfolio.snapshot()] == [c1]
-        pod = await check.watcher.portfolio.pod("u1")
-        assert pod is not None
-        assert (pod.sandbox, pod.name, pod.container_names) == (None, "shop", ("web",))
-        assert check.watcher.stats.unresolved == 0
-    assert not caplog.records
-
-
 @pytest.mark.slow
 @BOTH
 async def test_container_in_an_unknown_state_keeps_what_is_known(engine: FakeCRI, source: str) -> None:
     pod = bare(engine)
     c1 = engine.run(pod, "c1")
     engine.faults.unknown(engine.run(pod, "never"))
-    async with following(engine, source=source, audit=0.1) as check:
+    async with following(engine, source=source, audit=0.1) as follow:
         unknown = engine.faults.unknown(c1)
         looks = engine.requests["container_list"]
         await engine.until(lambda: engine.requests["container_list"] > looks + 6)
-        assert [c.id for c in check.watcher.portfolio.snapshot()] == [c1]
-        assert check.watcher.stats.unresolved >= 1
-        assert check.watcher.stats.outages == 0
+        assert pids(follow).keys() == {c1}
+        assert follow.stats.unresolved >= 1
+        assert follow.stats.outages == 0
         unknown.undo()
         engine.exit(c1, 1)
-        await check.until(lambda: story(check)[-1:] == [("exited", c1)])
+        await follow.until(lambda: follow.types(c1) == ["exited"])
 
 
 @BOTH
-async def test_status_of_something_else_is_not_believed(engine: FakeCRI, source: str) -> None:
+async def test_answers_are_believed_as_far_as_they_are_about_what_was_asked(engine: FakeCRI, source: str) -> None:
     other = wire.ListContainersResponse(containers=[wire.Container(id=b"other", state=wire.CONTAINER_RUNNING)])
     status = wire.ContainerStatusResponse(status=wire.ContainerStatus(id=b"other", state=wire.CONTAINER_RUNNING))
-    c1 = engine.run(bare(engine), "")
+    pod = engine.run_pod("shop")
+    c1, c2 = engine.run(pod, ""), engine.run(pod, "c2")
     async with connected(engine, source) as adapter:
-        engine.faults.garble("container_list", other.SerializeToString(), id="c2")
-        assert await adapter.inspect("c2") is None, "there is none of that id"
-        await adapter.listing()
+        engine.faults.garble("container_list", other.SerializeToString(), id="c3")
+        assert [await adapter.inspect(id) for id in (c1[:32], pod[:32], "nothing", "c3")] == [None] * 4
+        assert (await adapter.listing()).containers.keys() == {pod, c1, c2}
         engine.faults.garble("container_status", status.SerializeToString(), id=c1)
         with pytest.raises(ProtocolViolation, match=f"asked about {c1}, it answers about 'other'"):
             await adapter.inspect(c1)
-
-
-@BOTH
-async def test_what_has_stopped_since_it_was_listed_is_gone_and_so_is_a_part_of_an_id(
-    engine: FakeCRI, source: str
-) -> None:
-    pod = engine.run_pod("shop")
-    c1 = engine.run(pod, "c1")
-    async with connected(engine, source) as adapter:
-        assert [await adapter.inspect(id) for id in (c1[:32], pod[:32], "nothing")] == [None] * 3
-        assert (await adapter.listing()).containers.keys() == {pod, c1}
+        engine.faults.clear()
+        with engine.faults.fail("container_status", "UNKNOWN", "as told"):
+            with pytest.raises(EngineError, match="as told"):
+                await adapter.inspect(c1)
+            engine.remove(c1)
+            assert await adapter.inspect(c1) is None, "an engine may say so in its own way"
         engine.stop_pod(pod)
         engine.faults.tell_info('{"pid": 7}')  # as it was
-        assert [await adapter.inspect(id) for id in (c1, pod)] == [None] * 2
+        assert [await adapter.inspect(id) for id in (c2, pod)] == [None] * 2, "they have stopped since they were listed"
 
 
 @BOTH
@@ -487,190 +383,158 @@ async def test_container_that_cannot_be_read_is_unresolved_and_like_hostile_text
     pod = engine.run_pod("shop")
     c1, c2 = engine.run(pod, "c1"), engine.run(pod, "c2", labels={b"\xff": b"\xfe\x1b[2J"})
     engine.faults.fail("container_status", "INTERNAL", id=c1)
-    async with following(engine, source=source) as check:
-        assert {c.id for c in check.watcher.portfolio.snapshot()} == {pod, c2}
-        assert check.watcher.stats.unresolved == 1
+    async with following(engine, source=source) as follow:
+        assert pids(follow).keys() == {pod, c2}
+        assert follow.stats.unresolved == 1
         engine.faults.clear()
-        await check.until(lambda: ("started", c1) in story(check))
-        assert check.watcher.stats.unresolved == 0
-        assert check.fold.alive[c2].labels["\ufffd"] == "\ufffd\x1b[2J"
+        await follow.until(lambda: ("started", c1) in story(follow))
+        assert follow.stats.unresolved == 0
+        assert follow.fold.alive[c2].labels["\ufffd"] == "\ufffd\x1b[2J"
 
 
 @EACH
-async def test_what_has_no_id_is_not_there(containerd: Containerd, source: str) -> None:
+async def test_listing_that_is_refused_is_no_empty_one_and_one_of_what_has_no_id_is(
+    containerd: Containerd, source: str
+) -> None:
     running = wire.Container(state=wire.CONTAINER_RUNNING)
     task = containerd_pb2.Task(pid=7, status=containerd_pb2.RUNNING)
-    containerd.faults.garble("container_list", wire.ListContainersResponse(containers=[running]).SerializeToString())
-    containerd.faults.garble("pod_list", wire.ListPodSandboxResponse(items=[wire.PodSandbox()]).SerializeToString())
-    containerd.native.faults.garble("task_list", containerd_pb2.ListTasksResponse(tasks=[task]).SerializeToString())
     async with connected(containerd, source) as adapter:
+        for kind in ("container_list", "pod_list"):
+            with containerd.faults.fail(kind, "NOT_FOUND"), pytest.raises(EngineError, match="not found"):
+                await adapter.listing()
+        for faults, kind, listed in (
+            (containerd.faults, "container_list", wire.ListContainersResponse(containers=[running])),
+            (containerd.faults, "pod_list", wire.ListPodSandboxResponse(items=[wire.PodSandbox()])),
+            (containerd.native.faults, "task_list", containerd_pb2.ListTasksResponse(tasks=[task])),
+        ):
+            faults.garble(kind, listed.SerializeToString())
         assert (await adapter.listing()).containers == {}
-
-
-@EACH
-@pytest.mark.parametrize("kind", ["container_list", "pod_list"])
-async def test_listing_that_is_refused_is_never_an_empty_one(containerd: Containerd, kind: str, source: str) -> None:
-    async with connected(containerd, source) as adapter:
-        containerd.faults.fail(kind, "NOT_FOUND")
-        with pytest.raises(EngineError, match="not found"):
-            await adapter.listing()
 
 
 @BOTH
 async def test_new_connection_reads_everything_anew(engine: FakeCRI, source: str) -> None:
     c1 = engine.run(bare(engine), "c1")
-    adapter = cri.CRIEngine(engine.address, source=source)  # type: ignore[arg-type]
-    for pid in (engine.containers[c1].pid, 6000):
-        await adapter.connect()
-        assert (await adapter.listing()).containers[c1].container is None
-        found = await adapter.inspect(c1)
-        assert found is not None
-        assert found.pid == pid
-        assert (await adapter.listing()).containers[c1].container == found
-        engine.faults.tell_info(b'{"pid": 6000}', c1)
-    await adapter.close()
+    async with connected(engine, source) as adapter:
+        for pid in (engine.containers[c1].pid, 6000):
+            await adapter.connect()
+            assert (await adapter.listing()).containers[c1].container is None
+            found = await adapter.inspect(c1)
+            assert found is not None
+            assert found.pid == pid
+            assert (await adapter.listing()).containers[c1].container == found
+            engine.faults.tell_info(b'{"pid": 6000}', c1)
 
 
 # ---- pod events
 
 
-async def test_backlog_costs_nothing_and_changes_nothing(engine: FakeCRI) -> None:
-    with engine.faults.silently():
-        c1 = engine.run(bare(engine), "c1")
-    for number in range(BACKLOG - 1):
-        engine.tell("STARTED", f"old{number}", timestamp=10**9 + number)
-    engine.tell("STOPPED", c1, timestamp=10**9)
-    async with following(engine, source=None) as check:
-        assert [c.id for c in check.watcher.portfolio.snapshot()] == [c1]
-        assert engine.requests["container_status"] == 1
-
-
-async def test_backlog_of_a_stream_that_was_not_tried_out_is_stale_too() -> None:
-    """On containerd the first stream is the one that is followed."""
-    async with FakeCRI(runtime="containerd", version="2.1.0") as engine:
+@pytest.mark.parametrize(
+    ("runtime", "version", "source"),
+    # On containerd the first stream is the one that is followed.
+    [("cri-o", "1.32.1", None), ("containerd", "2.1.0", "pod-events")],
+)
+async def test_backlog_costs_nothing_and_changes_nothing(runtime: str, version: str, source: Any) -> None:
+    async with FakeCRI(runtime=runtime, version=version) as engine:
         with engine.faults.silently():
             pod = bare(engine)
             c1 = engine.run(pod, "c1")
-        for number in range(300):
+        for number in range(BACKLOG - 1):
             engine.tell("STARTED", f"old{number}", timestamp=10**9 + number)
-        async with following(engine, source="pod-events") as check:
+        engine.tell("STOPPED", c1, timestamp=10**9)
+        async with following(engine, source=source) as follow:
+            assert (list(pids(follow)), engine.requests["container_status"]) == ([c1], 1)
             c2 = engine.run(pod, "c2")
-            await check.until(lambda: ("started", c2) in story(check))
-            assert check.watcher.stats.signals == 1
-            assert engine.requests["container_status"] == 2
-            assert check.watcher.stats.calls.get("container", 0) <= 1, "nobody asks for what was before"
-            assert check.types(c1) == []
+            await follow.until_taken(c2)
+            assert (follow.stats.signals, engine.requests["container_status"]) == (1, 2)
+            assert follow.stats.calls.get("container", 0) <= 1, "nobody asks for what was before"
+            assert story(follow) == [("started", c1), ("started", c2)]
 
 
-async def test_events_that_look_old_because_the_clock_was_set_back_are_heeded(engine: FakeCRI) -> None:
-    async with following(engine) as check:
-        c1 = engine.run(bare(engine), "c1")
-        await check.until(lambda: ("started", c1) in story(check))
-        with engine.faults.silently():
-            engine.exit(c1)
-        engine.tell("STOPPED", c1, timestamp=10**9)
-        await check.until(lambda: story(check)[-1:] == [("exited", c1)])
-
-
-async def test_what_looks_old_long_after_the_beginning_is_no_backlog(
-    engine: FakeCRI, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("newer", [True, False], ids=["behind a newer event", "long after the beginning"])
+async def test_events_that_look_old_because_the_clock_was_set_back_are_no_backlog(
+    engine: FakeCRI, monkeypatch: pytest.MonkeyPatch, newer: bool
 ) -> None:
-    monkeypatch.setattr(pod_events, "BACKLOG_TIMEOUT", -1.0)
-    c1 = engine.run(bare(engine), "c1")
-    async with following(engine, audit=None) as check:
+    pod = bare(engine)
+    c1 = engine.run(pod, "c1")
+    if not newer:
+        monkeypatch.setattr(pod_events, "BACKLOG_TIMEOUT", -1.0)
+    async with following(engine, audit=None) as follow:
         await engine.until(lambda: engine.requests["pod_list"] == 2)  # all is confirmed
+        if newer:
+            await follow.until_taken(engine.run(pod, "newer"))
         with engine.faults.silently():
             engine.exit(c1)
         engine.tell("STOPPED", c1, timestamp=10**9)
-        await check.until(lambda: story(check)[-1:] == [("exited", c1)])
-        assert check.fold.events[-1].origin is Origin.ENGINE
+        await follow.until(lambda: follow.types(c1) == ["exited"])
+        assert follow.fold.events[-1].origin is Origin.ENGINE
 
 
 async def test_garbage_on_the_stream_is_told_once_and_repaired(
     engine: FakeCRI, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with following(engine) as check:
+    async with following(engine) as follow:
         for garbage in (b"\xff\xff", b"", b"\x0a\x05ab"):
             engine.publish(garbage)
         pod = bare(engine)
-        c1 = engine.run(pod, "c1")
-        await check.until(lambda: ("started", c1) in story(check))
-        assert check.watcher.stats.lost == 3
-        assert check.watcher.stats.outages == 0
+        await follow.until_taken(engine.run(pod, "c1"))
+        assert (follow.stats.lost, follow.stats.outages) == (3, 0)
         with engine.faults.silently():
             c2 = engine.run(pod, "c2")
         engine.publish(b"\xff\xff\xff")
-        await check.until(lambda: ("started", c2) in story(check))
-        assert check.watcher.stats.drift == 1
-    assert len([r for r in caplog.records if "makes no sense" in r.getMessage()]) == 1
+        await follow.until_taken(c2)
+        assert follow.stats.drift == 1
+    assert len(logged(caplog, "makes no sense")) == 1
 
 
 async def test_event_told_twice_costs_one_inspect(engine: FakeCRI) -> None:
-    async with following(engine) as check:
+    async with following(engine) as follow:
         pod = bare(engine)
-        c1 = engine.run(pod, "c1")
-        await check.until(lambda: ("started", c1) in story(check))
+        await follow.until_taken(engine.run(pod, "c1"))
         with engine.faults.silently():
             c2 = engine.run(pod, "c2")
         now = time.time_ns()
         engine.tell("STARTED", c2, timestamp=now)
-        await check.until(lambda: ("started", c2) in story(check))
+        await follow.until_taken(c2)
         engine.tell("STARTED", c2, timestamp=now)
-        marker = engine.run(pod, "marker")
-        await check.until(lambda: ("started", marker) in story(check))
+        await follow.until_taken(engine.run(pod, "marker"))
         assert engine.requests["container_status"] == 3
 
 
 async def test_deletion_stands_in_for_a_stop_that_is_lost_and_a_late_one_tells_its_exit_code(engine: FakeCRI) -> None:
     pod = bare(engine)
     c1, c2 = engine.run(pod, "c1"), engine.run(pod, "c2")
-    async with following(engine, audit=None) as check:
+    async with following(engine, audit=None) as follow:
         await engine.until(lambda: engine.requests["pod_list"] == 2)  # all is confirmed
         with engine.faults.drop(lambda event: event.type == "STOPPED"):
             engine.remove(c1)
-        await check.until(lambda: story(check)[-1:] == [("exited", c1)])
-        assert check.fold.events[-1].origin is Origin.ENGINE
+        await follow.until(lambda: follow.types(c1) == ["exited"])
+        assert follow.fold.events[-1].origin is Origin.ENGINE
         with engine.faults.reorder(2):
             engine.exit(c2, 5)
             engine.remove(c2)
-        await check.until(lambda: story(check)[-1:] == [("exited", c2)])
-        assert check.fold.events[-1].exit_code == 5
+        await follow.until(lambda: follow.types(c2) == ["exited"])
+        assert follow.fold.events[-1].exit_code == 5
 
 
 async def test_start_of_a_sandbox_is_read_as_such(engine: FakeCRI) -> None:
-    async with following(engine) as check:
-        pod = engine.run_pod("shop")
-        await check.until(lambda: story(check) == [("started", pod)])
-        calls = check.watcher.stats.calls
+    async with following(engine) as follow:
+        await follow.until_taken(engine.run_pod("shop"))
+        calls = follow.stats.calls
         assert (calls.get("container", 0), calls["sandbox"], calls["sandbox-status"]) == (0, 1, 1)
 
 
 async def test_engine_that_serves_its_events_once_is_read_by_one_stream_only(caplog: pytest.LogCaptureFixture) -> None:
     """A containerd 1.7 notices that a reader has gone when it has lost an event to it."""
     engine = FakeCRI(runtime="containerd", version="1.7.24", pod_events="shared")
-    async with engine, following(engine, source="pod-events", audit=0.1) as check:
+    async with engine, following(engine, source="pod-events", audit=0.1) as follow:
         await engine.until(lambda: engine.requests["container_list"] > 6)
         pod = bare(engine)
         for number in range(5):
-            id = engine.run(pod, f"c{number}")
-            await check.until(lambda started=("started", id): started in story(check))  # type: ignore[misc]
-        assert check.watcher.stats.audits > 3
-        assert check.watcher.stats.drift == 0
-        assert engine.requests["events"] == 1
-    warned = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert len(warned) == 1
-    assert "takes events from a kubelet" in warned[0]
-
-
-async def test_engine_that_says_in_its_own_way_that_there_is_no_such_container_is_understood(engine: FakeCRI) -> None:
-    c1 = engine.run(bare(engine), "c1")
-    async with connected(engine) as adapter:
-        await adapter.listing()
-        engine.faults.fail("container_status", "UNKNOWN", "as told")
-        with pytest.raises(EngineError, match="as told"):
-            await adapter.inspect(c1)
-        engine.remove(c1)
-        assert await adapter.inspect(c1) is None
+            await follow.until_taken(engine.run(pod, f"c{number}"))
+        assert follow.stats.audits > 3
+        assert (follow.stats.drift, engine.requests["events"]) == (0, 1)
+    assert logged(caplog, "takes events from a kubelet") == [logging.WARNING]
+    assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1
 
 
 # ---- containerd's own events
@@ -700,6 +564,12 @@ class Containerd(FakeCRI):
         """Run a task, of what is to the CRI a "container", a "sandbox", or "" for none of its own; return its PID."""
         return self.native.run(id, NAMESPACE, labels={"io.cri-containerd.kind": kind} if kind else {})
 
+    def run_task(self, name: str) -> str:
+        """Run a container with its task, and return its id."""
+        id = self.run(self.pod, name)
+        self.pids[id] = self.task(id)
+        return id
+
     def task_of_late_pod(self, uid: str) -> tuple[str, Callable[[], object]]:
         """Run the task of a sandbox that the CRI does not know before the second value is called."""
         id = self.run_pod("late", uid=uid)
@@ -717,27 +587,22 @@ class _Either(grpc.GenericRpcHandler):
         return next((handler for handler in found if handler is not None), None)
 
 
-def pids(check: Checked) -> dict[str, int | None]:
-    return {container.id: container.pid for container in check.watcher.portfolio.snapshot()}
-
-
 async def test_containerds_own_api_is_preferred_and_no_status_is_asked(containerd: Containerd) -> None:
     server = containerd_pb2.ServerResponse(uuid=b"uuid", pid=7)
     containerd.native.faults.garble("server", server.SerializeToString())
-    async with following(containerd) as check:
-        assert (check.watcher.status.source, pids(check)) == ("native", containerd.pids)
-        adapter = check.watcher.engine
+    async with following(containerd) as follow:
+        assert (follow.watcher.status.source, pids(follow)) == ("native", containerd.pids)
+        adapter = follow.watcher.engine
         assert (await adapter.id(), adapter.pid) == ("uuid", 7)
-        c2 = containerd.run(containerd.pod, "c2")
-        containerd.task(c2)
-        await check.until(lambda: ("started", c2) in story(check))
+        c2 = containerd.run_task("c2")
+        await follow.until_taken(c2)
         containerd.native.pause(c2, NAMESPACE)
-        await check.until(lambda: ("paused", c2) in story(check))
-        assert check.fold.alive[c2].paused
+        await follow.until(lambda: follow.types(c2) == ["started", "paused"])
+        assert follow.fold.alive[c2].paused
         containerd.native.exit(c2, 5, namespace=NAMESPACE)
-        await check.until(lambda: ("exited", c2) in story(check))
-        assert check.fold.events[-1].exit_code == 5
-        assert asked(containerd, "container_status", "pod_status", "events") == 0
+        await follow.until(lambda: follow.types(c2) == ["started", "paused", "exited"])
+        assert follow.fold.events[-1].exit_code == 5
+        assert containerd.requests.keys() & {"container_status", "pod_status", "events"} == set()
         assert (containerd.native.requests["task_list"], containerd.native.requests["task_get"]) == (2, 1)
 
 
@@ -750,38 +615,38 @@ async def test_task_without_a_pid_is_as_with_the_other_sources(
     def task(id: str) -> containerd_pb2.Task:
         return containerd_pb2.Task(id=id.encode(), pid=nonsense, status=containerd_pb2.RUNNING)
 
+    def read(id: str) -> None:
+        response = containerd_pb2.GetTaskResponse(process=task(id))
+        containerd.native.faults.garble("task_get", response.SerializeToString(), id=id)
+
     listed = containerd_pb2.ListTasksResponse(tasks=[task(containerd.pod), task(containerd.web)])
     containerd.native.faults.garble("task_list", listed.SerializeToString())
-    read = containerd_pb2.GetTaskResponse(process=task(containerd.pod))
-    containerd.native.faults.garble("task_get", read.SerializeToString(), id=containerd.pod)
-    async with following(containerd) as check:
-        assert pids(check) == {containerd.web: None}
-        (pod,) = await check.watcher.portfolio.pods()
+    read(containerd.pod)
+    async with following(containerd) as follow:
+        assert pids(follow) == {containerd.web: None}
+        (pod,) = await follow.watcher.portfolio.pods()
         assert (pod.sandbox, pod.container_names) == (None, ("web",))
         c2 = containerd.run(containerd.pod, "c2")
-        read = containerd_pb2.GetTaskResponse(process=task(c2))
-        containerd.native.faults.garble("task_get", read.SerializeToString(), id=c2)
+        read(c2)
         containerd.task(c2)
-        await check.until(lambda: ("started", c2) in story(check))
-        assert pids(check)[c2] is None
-        adapter = check.watcher.engine
+        await follow.until_taken(c2)
+        assert pids(follow)[c2] is None
+        adapter = follow.watcher.engine
         assert isinstance(adapter, cri.CRIEngine)
         assert adapter.without_pid >= 2
-    assert len([r for r in caplog.records if "no PID" in r.getMessage()]) == 1
+    assert len(logged(caplog, "no PID")) == 1
 
 
 async def test_state_that_the_cri_shows_does_not_decide_about_life(containerd: Containerd) -> None:
     """A shim tells of a start before the CRI notes it, and the CRI notes an exit only when it is told."""
     c1 = containerd.create(containerd.pod, "c1")
     alive = containerd.pids | {c1: containerd.task(c1)}
-    dead = containerd.run(containerd.pod, "dead")
-    containerd.task(dead)
-    containerd.native.exit(dead, namespace=NAMESPACE)
-    async with following(containerd) as check:
-        assert pids(check) == alive
+    containerd.native.exit(containerd.run_task("dead"), namespace=NAMESPACE)
+    async with following(containerd) as follow:
+        assert pids(follow) == alive
         c2 = containerd.create(containerd.pod, "c2")
         containerd.task(c2)
-        await check.until(lambda: ("started", c2) in story(check))
+        await follow.until_taken(c2)
 
 
 async def test_sandbox_that_the_cri_learns_late_is_waited_for(containerd: Containerd) -> None:
@@ -804,88 +669,61 @@ async def test_sandbox_that_the_cri_never_learns_is_unresolved(
 ) -> None:
     monkeypatch.setattr(native, "RECORD_DELAYS", (0.01,))
     containerd.task_of_late_pod("u2")
-    async with following(containerd) as check:
-        assert pids(check) == containerd.pids
-        assert check.watcher.stats.unresolved == 1
-        assert check.watcher.stats.outages == 0
+    async with following(containerd) as follow:
+        assert pids(follow) == containerd.pids
+        assert (follow.stats.unresolved, follow.stats.outages) == (1, 0)
 
 
 async def test_containers_of_others_in_the_namespace_are_not_seen(containerd: Containerd) -> None:
-    def envelope(namespace: bytes, topic: bytes, event: Any) -> bytes:
+    def publish(namespace: bytes, topic: bytes, event: Any) -> None:
         told = containerd_pb2.Any(
             type_url=f"containerd.events.{type(event).DESCRIPTOR.name}".encode(), value=event.SerializeToString()
         )
         now = containerd_pb2.Timestamp(seconds=int(time.time()))
-        return containerd_pb2.Envelope(timestamp=now, namespace=namespace, topic=topic, event=told).SerializeToString()
+        envelope = containerd_pb2.Envelope(timestamp=now, namespace=namespace, topic=topic, event=told)
+        containerd.native.publish(envelope.SerializeToString())
 
     containerd.task("foreign", "")
-    async with following(containerd) as check:
+    web = containerd.web.encode()
+    async with following(containerd) as follow:
         containerd.task("another", "")
-        start = containerd_pb2.TaskStart(container_id=b"c9", pid=1)
-        containerd.native.publish(envelope(b"moby", b"/tasks/start", start))
-        web = containerd.web.encode()
+        publish(b"moby", b"/tasks/start", containerd_pb2.TaskStart(container_id=b"c9", pid=1))
         end = containerd_pb2.TaskExit(container_id=web, id=web, pid=containerd.pids[containerd.web])
-        containerd.native.publish(envelope(b"moby", b"/tasks/exit", end))
-        paused = containerd_pb2.TaskPaused(container_id=web)
-        containerd.native.publish(envelope(NAMESPACE.encode(), b"/tasks/oom", paused))
-        marker = containerd.run(containerd.pod, "marker")
-        alive = containerd.pids | {marker: containerd.task(marker)}
-        await check.until(lambda: ("started", marker) in story(check))
-        assert pids(check) == alive
-        assert check.watcher.stats.lost == check.watcher.stats.unresolved == 0
+        publish(b"moby", b"/tasks/exit", end)
+        publish(NAMESPACE.encode(), b"/tasks/oom", containerd_pb2.TaskPaused(container_id=web))
+        await follow.until_taken(containerd.run_task("marker"))
+        assert pids(follow) == containerd.pids
+        assert follow.stats.lost == follow.stats.unresolved == 0
 
 
-async def test_task_whose_shim_is_silent_keeps_what_is_known(containerd: Containerd) -> None:
-    async with following(containerd, audit=0.1) as check:
-        tasks = containerd.native._state.tasks
-        containerd.native.faults.hang_shim(containerd.web, NAMESPACE, timeout=0)
+async def test_task_whose_shim_is_silent_keeps_what_is_known_also_through_an_outage(containerd: Containerd) -> None:
+    faults, tasks = containerd.native.faults, containerd.native._state.tasks
+    async with following(containerd, audit=0.1) as follow:
+        faults.hang_shim(containerd.web, NAMESPACE, timeout=0)  # its state is unknown, as containerd 1 tells it
         former = tasks.pop((NAMESPACE, containerd.pod))  # left out, as containerd 2 does
-        containerd.native.faults.fail("task_get", "DEADLINE_EXCEEDED")
+        faults.fail("task_get", "DEADLINE_EXCEEDED", id=containerd.pod)
         looks = containerd.native.requests["task_list"]
         await containerd.native.until(lambda: containerd.native.requests["task_list"] > looks + 3)
-        assert pids(check) == containerd.pids
-        assert check.watcher.stats.unresolved == 2
-        containerd.native.faults.clear()
-        tasks[NAMESPACE, containerd.pod] = former
-        containerd.native.exit(containerd.web, namespace=NAMESPACE)
-        await check.until(lambda: ("exited", containerd.web) in story(check))
-        assert pids(check) == {containerd.pod: containerd.pids[containerd.pod]}
-
-
-async def test_task_of_which_a_silent_shim_leaves_the_state_unknown_is_not_taken_for_dead(
-    containerd: Containerd,
-) -> None:
-    unknown = containerd_pb2.GetTaskResponse(process=containerd_pb2.Task(status=containerd_pb2.UNKNOWN))
-    async with connected(containerd) as adapter:
-        containerd.native.faults.garble("task_get", unknown.SerializeToString(), id=containerd.web)
+        assert (pids(follow), follow.stats.unresolved) == (containerd.pids, 2)
         with pytest.raises(EngineTimeout, match=f"the shim of {containerd.web} does not answer"):
-            await adapter.inspect(containerd.web)
-
-
-async def test_task_that_is_left_out_of_the_listing_of_an_outage_is_not_taken_for_dead(containerd: Containerd) -> None:
-    async with following(containerd) as check:
-        tasks = containerd.native._state.tasks
-        former = tasks.pop((NAMESPACE, containerd.pod))  # as containerd 2 does while a shim is silent
-        containerd.native.faults.fail("task_get", "DEADLINE_EXCEEDED", id=containerd.pod)
+            await follow.watcher.engine.inspect(containerd.web)
         containerd.faults.cut_streams()
-        await eventually(lambda: check.watcher.stats.syncs == 2)
-        assert pids(check) == containerd.pids
-        assert story(check) == [("started", containerd.pod), ("started", containerd.web)]
-        containerd.native.faults.clear()
+        await eventually(lambda: follow.stats.syncs == 2)
+        assert (pids(follow), follow.types()) == (containerd.pids, [])
+        faults.clear()
         tasks[NAMESPACE, containerd.pod] = former
-        await eventually(lambda: check.watcher.stats.unresolved == 0)
-        assert pids(check) == containerd.pids
+        await eventually(lambda: follow.stats.unresolved == 0)
+        containerd.native.exit(containerd.web, namespace=NAMESPACE)
+        await follow.until(lambda: follow.types() == ["exited"])
+        assert pids(follow) == {containerd.pod: containerd.pids[containerd.pod]}
 
 
 async def test_garbage_among_the_events_of_containerd_is_repaired_once(containerd: Containerd) -> None:
-    async with following(containerd) as check:
+    async with following(containerd) as follow:
         for _ in range(2):
             containerd.native.publish(b"\xff\xff\xff")
-        c1 = containerd.run(containerd.pod, "c1")
-        containerd.task(c1)
-        await check.until(lambda: ("started", c1) in story(check))
-        assert check.watcher.stats.lost == 1
-        assert check.watcher.stats.outages == 0
+        await follow.until_taken(containerd.run_task("c1"))
+        assert (follow.stats.lost, follow.stats.outages) == (1, 0)
 
 
 # ---- polling
@@ -896,58 +734,45 @@ async def test_poll_that_fails_or_hangs_while_other_calls_are_answered_is_an_out
 ) -> None:
     monkeypatch.setattr(polling, "POLL_TIMEOUT", 0.2)
     c1 = engine.run(bare(engine), "c1")
-    async with following(engine, source="poll") as check:
+    async with following(engine, source="poll") as follow:
         with engine.faults.fail("pod_list", "INTERNAL"):
-            await lost(check.watcher, EngineError)
+            await lost(follow.watcher, EngineError)
             engine.remove(c1)
-        await check.until(lambda: story(check)[-1:] == [("exited", c1)])
-        assert check.fold.events[-1].origin is Origin.RESYNC
+        await follow.until(lambda: follow.types(c1) == ["exited"])
+        assert follow.fold.events[-1].origin is Origin.RESYNC
         with engine.faults.hang("container_list"):
-            await lost(check.watcher, EngineTimeout)
-        await check.watcher.portfolio.in_sync(PATIENCE)
-
-
-async def test_poll_that_fails_says_nothing_of_pod_events() -> None:
-    async with FakeCRI(pod_events="ended") as engine:
-        adapter = cri.CRIEngine(engine.address, poll=0.01)
-        for _ in range(2):
-            await adapter.connect()
-            signals = adapter.signals()
-            await anext(signals)
-            with engine.faults.fail("pod_list", "INTERNAL"), pytest.raises(EngineError, match="INTERNAL"):
-                await anext(signals)
-            assert adapter._empty_streams == 0
-        await adapter.close()
+            await lost(follow.watcher, EngineTimeout)
+        await follow.watcher.portfolio.in_sync(PATIENCE)
 
 
 async def test_differences_are_told_once_a_change_of_what_runs_as_an_update(engine: FakeCRI) -> None:
     pod = bare(engine)
-    async with following(engine, source="poll") as check:
+    async with following(engine, source="poll") as follow:
         c1 = engine.run(pod, "c1")
-        await check.until(lambda: ("started", c1) in story(check))
+        await follow.until_taken(c1)
         labels = [wire.Entry(key=b"a", value=b"b")]
         changed = wire.Container(id=c1.encode(), state=wire.CONTAINER_RUNNING, labels=labels)
         listing = wire.ListContainersResponse(containers=[changed])
         with engine.faults.garble("container_list", listing.SerializeToString()):
-            await check.until(lambda: story(check)[-1:] == [("updated", c1)])
-            assert check.fold.alive[c1].labels["a"] == "b"
+            await follow.until(lambda: follow.types(c1) == ["started", "updated"])
+            assert follow.fold.alive[c1].labels["a"] == "b"
             engine.exit(c1)
-        await check.until(lambda: ("exited", c1) in story(check))
+        await follow.until(lambda: follow.types(c1) == ["started", "updated", "exited"])
         looks = engine.requests["pod_list"]
         await engine.until(lambda: engine.requests["pod_list"] > looks + 3)
-        assert check.watcher.stats.signals == 3
+        assert follow.stats.signals == 3
 
 
 async def test_container_of_a_pod_that_is_no_longer_listed_keeps_the_labels_of_its_pod(engine: FakeCRI) -> None:
     pod = engine.run_pod("shop", uid="u1")
     c1 = engine.run(pod, "c1")
-    async with following(engine, source="poll") as check:
+    async with following(engine, source="poll") as follow:
         engine.faults.garble("pod_list", b"")
-        await check.until(lambda: ("exited", pod) in story(check))
+        await follow.until(lambda: follow.types(pod) == ["exited"])
         looks = engine.requests["pod_list"]
         await engine.until(lambda: engine.requests["pod_list"] > looks + 3)
-        assert check.fold.alive[c1].labels["io.kubernetes.pod.uid"] == "u1"
-        assert ("updated", c1) not in story(check)
+        assert follow.fold.alive[c1].labels["io.kubernetes.pod.uid"] == "u1"
+        assert follow.types(c1) == []
 
 
 async def test_looks_never_overlap() -> None:
@@ -969,7 +794,8 @@ async def test_looks_never_overlap() -> None:
     await asyncio.gather(*(records.refresh() for _ in range(3)))
 
 
-async def test_what_happens_between_the_first_listing_and_the_first_poll_is_told(engine: FakeCRI) -> None:
+@pytest.mark.parametrize("taken_over", [False, True], ids=["by one stream", "by one that takes over"])
+async def test_what_happens_after_the_first_listing_is_told(engine: FakeCRI, taken_over: bool) -> None:
     pod = bare(engine)
     c1 = engine.run(pod, "c1")
     async with connected(engine, source="poll", poll=0.05) as adapter:
@@ -978,23 +804,11 @@ async def test_what_happens_between_the_first_listing_and_the_first_poll_is_told
         await adapter.listing()
         engine.exit(c1)
         c2 = engine.run(pod, "c2")
+        if taken_over:
+            former, signals = signals, adapter.signals()
+            await anext(signals)
+            await former.aclose()  # type: ignore[attr-defined]
         async with asyncio.timeout(PATIENCE):
-            told = {(s.type.value, s.id) for s in [await anext(signals), await anext(signals)]}
+            told = {(signal.type.value, signal.id) for signal in [await anext(signals), await anext(signals)]}
         assert told == {("exited", c1), ("started", c2)}
         await signals.aclose()  # type: ignore[attr-defined]
-
-
-async def test_stream_that_takes_over_leaves_out_no_difference(engine: FakeCRI) -> None:
-    pod = bare(engine)
-    async with connected(engine, source="poll", poll=0.05) as adapter:
-        former = adapter.signals()
-        await anext(former)
-        await adapter.listing()
-        c1 = engine.run(pod, "c1")
-        latter = adapter.signals()
-        await anext(latter)
-        await former.aclose()  # type: ignore[attr-defined]
-        async with asyncio.timeout(PATIENCE):
-            signal = await anext(latter)
-        assert (signal.type.value, signal.id) == ("started", c1)
-        await latter.aclose()  # type: ignore[attr-defined]
