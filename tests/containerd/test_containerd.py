@@ -7,12 +7,13 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import pytest
 
 from tests.support.containerd_checker import checked
 from tests.support.engines.containerd_control import ContainerdControl
 from tests.support.followed import eventually
-from whalewatch import Container, Dead, EventType, Origin
+from whalewatch import Container, Dead, EngineUnavailable, EventType, Origin
 from whalewatch.containerd import ContainerdEngine, Inspection, watch
 
 if TYPE_CHECKING:
@@ -109,44 +110,31 @@ async def test_every_operation_is_followed_by_its_events(containerd: ContainerdU
 
 
 @pytest.mark.parametrize("exec_id", ["probe", "web"])
-async def test_exit_of_a_process_executed_in_a_container_leaves_it_in_the_picture_without_an_event(
+async def test_exit_of_a_process_executed_in_a_container_is_no_event_of_it(
     containerd: ContainerdUnderTest, exec_id: str
 ) -> None:
     control = containerd.control
-    pid = await control.run("web")
+    pid = await run_and_tell(control, "web")
     async with checked(containerd.address, control) as check:
         (before,) = check.watcher.portfolio.snapshot()
+        signals = check.watcher.stats.signals
         async with control.events('topic=="/tasks/exit"') as exits:
-            assert await control.exec("web", exec_id) == 0
-            async with asyncio.timeout(PATIENCE):
-                told = await anext(exits)
-        assert (told.event.container_id, told.event.id) == ("web", exec_id)
-        assert told.event.pid != pid
-        await control.run("later")  # whose start is told after that exit
-        await check.expect("later", "started")
-        assert check.of("web") == []
-        assert check.watcher.portfolio.snapshot().container("web") == before
-
+            for _ in range(5):
+                assert await control.exec("web", exec_id) == 0
+                async with asyncio.timeout(PATIENCE):
+                    told = await anext(exits)
+                assert (told.event.container_id, told.event.id) == ("web", exec_id)
+                assert told.event.pid != pid
         await control.pause("web")
-        await check.expect("web", "paused")
+        (paused,) = await check.expect("web", "paused")
+        assert paused.container == attrs.evolve(before, paused=True)
+        if exec_id != "web":  # which is looked into
+            assert (spent(check.watcher, INSPECTS), check.watcher.stats.signals) == ({}, signals + 1)
         await control.resume("web")
         await check.expect("web", "paused", "unpaused")
         await control.kill_and_wait("web")
         *_, exited = await check.expect("web", "paused", "unpaused", "exited")
         assert (exited.origin, exited.exit_code, exited.container.pid) == (Origin.ENGINE, 137, pid)
-
-
-async def test_many_executed_processes_cost_no_call_and_no_event(containerd: ContainerdUnderTest) -> None:
-    control = containerd.control
-    await run_and_tell(control, "web")
-    async with checked(containerd.address, control) as check:
-        before = check.watcher.stats
-        for number in range(5):
-            await control.exec("web", f"probe-{number}")
-        await control.pause("web")
-        await check.expect("web", "paused")
-        assert spent(check.watcher, INSPECTS) == {}
-        assert check.watcher.stats.signals == before.signals + 1
 
 
 async def test_a_failed_process_of_its_own_ends_with_its_exit_code(containerd: ContainerdUnderTest) -> None:
@@ -200,6 +188,8 @@ async def test_containerd_and_its_client_are_known(containerd: ContainerdUnderTe
     engine = ContainerdEngine(containerd.address)
     assert (engine.pid, engine.client, engine.type, engine.source) == (None, None, "containerd", "native")
     id, version = await engine.id(), await engine.version()  # without a watcher
+    with pytest.raises(EngineUnavailable, match=f"containerd engine at {containerd.address}: not connected"):
+        await engine.ping()
     async with watch(containerd.address) as watcher:
         await watcher.ready(PATIENCE)
         assert (await watcher.engine.id(), await watcher.engine.version()) == (id, version)
@@ -209,6 +199,8 @@ async def test_containerd_and_its_client_are_known(containerd: ContainerdUnderTe
         assert watcher.engine.client is not None
         call: Any = watcher.engine.client.unary_unary("/containerd.services.version.v1.Version/Version")
         assert version.encode() in await call(b"")
+    with pytest.raises(EngineUnavailable):
+        await watcher.engine.listing()
     assert watcher.engine.client is None
 
 
@@ -218,18 +210,17 @@ async def test_inspect_of_a_stopped_task_tells_its_exit_code(containerd: Contain
     await control.kill_and_wait("job", "other")
     engine = ContainerdEngine(containerd.address)
     await engine.connect()
-    try:
-        dead = await engine.inspect("other/job")
-        assert isinstance(dead, Dead)
-        assert (dead.container.id, dead.container.pid, dict(dead.container.labels)) == ("other/job", pid, {"a": "1"})
-        assert (dead.exit_code, dead.oom) == (137, None)
-        await control.remove("job", "other")
-        assert await engine.inspect("other/job") is None
-        before = engine.progress
-        await engine.listing()
-        assert engine.progress > before
-    finally:
-        await engine.close()
+    dead = await engine.inspect("other/job")
+    assert isinstance(dead, Dead)
+    assert (dead.container.id, dead.container.pid, dict(dead.container.labels)) == ("other/job", pid, {"a": "1"})
+    assert (dead.exit_code, dead.oom) == (137, None)
+    await control.remove("job", "other")
+    assert await engine.inspect("other/job") is None
+    before = engine.progress
+    await engine.listing()
+    assert engine.progress > before
+    await engine.close()
+    await engine.close()
 
 
 @pytest.mark.promise(8)
