@@ -21,7 +21,8 @@ import attrs
 import pytest
 
 from tests.conftest import Docker
-from tests.support.programs import PATIENCE, Child, child, read_until
+from tests.support.followed import eventually
+from tests.support.programs import Child, child, read_until
 from whalewatch import (
     Container,
     ContainerEvent,
@@ -40,47 +41,22 @@ from whalewatch.cli.command import _JsonLines, _Text, follow, main
 from whalewatch.cli.render import Column, aligned, back, cells, event_line, lost, painted, picture, summary, widths
 from whalewatch.testing import FakeContainerd, FakeCRI, FakeDocker
 
-"""Seconds after which something that should have come is missing: a loaded machine starts processes slowly."""
-
 PROJECT = "com.docker.compose.project"
 
 NOBODY = 65534
 
 
-class Output(io.StringIO):
-    """Standard output within this process, to be waited on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._news = asyncio.Event()
-
-    def write(self, text: str) -> int:
-        self._news.set()
-        return super().write(text)
-
-    @property
-    def lines(self) -> list[str]:
-        return self.getvalue().splitlines()
-
-    @property
-    def documents(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.lines]
-
-    async def until(self, condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(PATIENCE):
-            while not condition():
-                self._news.clear()
-                await self._news.wait()
+def documents(out: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.getvalue().splitlines()]
 
 
 @asynccontextmanager
-async def following(address: str, *, as_json: bool = False) -> AsyncIterator[Output]:
+async def following(address: str, *, as_json: bool = False) -> AsyncIterator[io.StringIO]:
     """Run `whalewatch watch` within this loop."""
-    out, err = Output(), io.StringIO()
-    printer = _JsonLines(out) if as_json else _Text(out)
-    task = asyncio.create_task(follow(moby.watch(address), printer, err))
+    out, err = io.StringIO(), io.StringIO()
+    task = asyncio.create_task(follow(moby.watch(address), (_JsonLines if as_json else _Text)(out), err))
     try:
-        await out.until(lambda: task.done() or ("snapshot" in out.getvalue() if as_json else "now" in out.getvalue()))
+        await eventually(lambda: task.done() or ("snapshot" if as_json else "now") in out.getvalue())
         yield out
         assert not err.getvalue()
     finally:
@@ -106,23 +82,25 @@ async def test_text_shows_the_picture_by_project_and_then_each_event(docker: Doc
     control = docker.control
     web = await control.run("web", labels={PROJECT: "shop"})
     await control.run("alone")
+    await control.run("plain", labels={PROJECT: "\x1b[31mred\nshop", "evil": "\x1b]0;owned\x07"})
     truth = await control.inspect(web)
     async with following(docker.address) as out:
-        first, title, nobody, alone, shop, shown, last = out.lines
+        first, title, nobody, alone, red, plain, shop, shown, last = out.getvalue().splitlines()
         assert first.startswith("Docker engine ")
-        assert first.endswith(f" at {docker.address}: 2 containers in 1 project, revision 1")
+        assert first.endswith(f" at {docker.address}: 3 containers in 2 projects, revision 1")
         assert title.split() == ["NAME", "ID", "PID", "IMAGE", "STATE", "ADDRESSES", "PORTS"]
-        assert (nobody, shop, last) == ("(no project)", "shop", "now following events")
-        assert alone.split()[0] == "alone"
+        headings = ("(no project)", "\\x1b[31mred\\nshop", "shop", "now following events")
+        assert (nobody, red, shop, last) == headings
+        assert (alone.split()[0], plain.split()[0]) == ("alone", "plain")
         assert shown.split()[:5] == ["web", web[:12], str(truth["State"]["Pid"]), "tiny:latest", "running"]
-        assert [line.index(word) for line, word in ((title, "ID"), (shown, web[:12]))] == [title.index("ID")] * 2
+        assert shown.index(web[:12]) == title.index("ID")
         await control.pause(web)
         await control.unpause(web)
         await control.rename(web, "www")
-        await out.until(lambda: "renamed" in out.getvalue())
+        await eventually(lambda: "renamed" in out.getvalue())
         await control.kill(web)
-        await out.until(lambda: "exit code" in out.getvalue())
-        told = [line.split(maxsplit=4) for line in out.lines[7:]]
+        await eventually(lambda: "exit code" in out.getvalue())
+        told = [line.split(maxsplit=4) for line in out.getvalue().splitlines()[9:]]
         # A real engine may tell of a pause twice if it is soon over: see `without_echoes`.
         pauses = [words[1:] for words in told if words[1] in {"paused", "unpaused"}]
         assert pauses[:2] == [["paused", "web", "shop"], ["unpaused", "web", "shop"]]
@@ -132,6 +110,7 @@ async def test_text_shows_the_picture_by_project_and_then_each_event(docker: Doc
             ["exited", "www", "shop", "exit code 137"],
         ]
         assert all(datetime.strptime(words[0], "%H:%M:%S.%f") for words in told)  # noqa: DTZ007 - a local time of day
+        assert all(line.isprintable() for line in out.getvalue().splitlines())
 
 
 async def test_json_lines_hold_every_field(docker: Docker) -> None:
@@ -139,15 +118,12 @@ async def test_json_lines_hold_every_field(docker: Docker) -> None:
     web = await control.run("web", labels={PROJECT: "shop", "tier": "front"}, ports={"80/tcp": None})
     truth = await control.inspect(web)
     async with following(docker.address, as_json=True) as out:
-        (snapshot,) = out.documents
+        (snapshot,) = documents(out)
         assert snapshot.keys() == {"type", "engine", "revision", "as_of", "containers"}
         assert (snapshot["type"], snapshot["revision"]) == ("snapshot", 1)
-        assert datetime.fromisoformat(snapshot["as_of"]).tzinfo is not None
         assert snapshot["engine"].keys() == {"type", "address", "version"}
         assert snapshot["engine"]["address"] == docker.address
         (container,) = snapshot["containers"]
-        started = container.pop("started_at")
-        assert datetime.fromisoformat(started).tzinfo is not None
         assert container == {
             "id": web,
             "name": "web",
@@ -156,6 +132,7 @@ async def test_json_lines_hold_every_field(docker: Docker) -> None:
             "project": "shop",
             "paused": False,
             "image": "tiny:latest",
+            "started_at": container["started_at"],
             "health": None,
             "ports": [{"port": 80, "protocol": "tcp", "host_ip": None, "host_port": None}],
             "addresses": {name: [] for name in truth["NetworkSettings"]["Networks"]},
@@ -163,46 +140,39 @@ async def test_json_lines_hold_every_field(docker: Docker) -> None:
             "engine": docker.address,
         }
         await control.rename(web, "www")
-        await out.until(lambda: len(out.lines) == 2)
+        await eventually(lambda: len(documents(out)) == 2)
         await control.kill(web)
-        await out.until(lambda: len(out.lines) == 3)
-        updated, exited = out.documents[1:]
-        for event in (updated, exited):
-            assert event.keys() == {
-                *("type", "event", "timestamp", "origin", "revision", "last", "exit_code", "container", "previous")
-            }
-            assert (event["type"], event["origin"], event["last"]) == ("event", "engine", True)
-            assert datetime.fromisoformat(event["timestamp"]).tzinfo is not None
-            assert event["container"].keys() == container.keys() | {"started_at"}
-        assert (updated["event"], updated["revision"], updated["exit_code"]) == ("updated", 2, None)
-        assert (updated["previous"]["name"], updated["container"]["name"]) == ("web", "www")
-        assert (exited["event"], exited["revision"], exited["exit_code"]) == ("exited", 3, 137)
-        assert exited["previous"] is None
+        await eventually(lambda: len(documents(out)) == 3)
+        updated, exited = documents(out)[1:]
+        moments = [snapshot["as_of"], container["started_at"], updated.pop("timestamp"), exited.pop("timestamp")]
+        assert all(datetime.fromisoformat(moment).tzinfo is not None for moment in moments)
+        both = {"type": "event", "origin": "engine", "last": True, "container": container | {"name": "www"}}
+        assert updated == both | {"event": "updated", "revision": 2, "exit_code": None, "previous": container}
+        assert exited == both | {"event": "exited", "revision": 3, "exit_code": 137, "previous": None}
 
 
-async def test_text_says_when_the_engine_is_lost_and_back() -> None:
-    async with FakeDocker() as fake, following(fake.address) as out:
+async def test_loss_of_the_engine_and_its_return_are_told() -> None:
+    async with (
+        FakeDocker() as fake,
+        following(fake.address) as text,
+        following(fake.address, as_json=True) as out,
+    ):
         fake.faults.refuse()
-        await out.until(lambda: "engine lost: Docker engine at" in out.getvalue())
+        await eventually(lambda: "engine lost: Docker engine at" in text.getvalue())
+        await eventually(lambda: documents(out)[-1].get("state") == "disconnected")
         fake.run("meanwhile")
         await fake.faults.accept()
-        await out.until(lambda: "engine back: in sync again, 1 container, revision 1" in out.getvalue())
-        *_, started, back_again = out.lines
+        await eventually(lambda: "engine back: in sync again, 1 container, revision 1" in text.getvalue())
+        await eventually(lambda: documents(out)[-1].get("state") == "synced")
+        *_, started, back_again = text.getvalue().splitlines()
         assert "started" in started, "what is back is told before that it is back"
         assert started.endswith("(found afterwards)")
         assert "engine back" in back_again
-
-
-async def test_json_tells_each_status() -> None:
-    async with FakeDocker() as fake, following(fake.address, as_json=True) as out:
-        fake.faults.refuse()
-        await out.until(lambda: any(d.get("state") == "disconnected" for d in out.documents))
-        await fake.faults.accept()
-        await out.until(lambda: any(d.get("state") == "synced" for d in out.documents))
-        told = [document for document in out.documents if document["type"] == "status"]
-        keys = {"type", "state", "since", "attempt", "error", "error_type", "source", "revision"}
+        told = [document for document in documents(out) if document["type"] == "status"]
         for status in told:
-            assert status.keys() == keys
+            assert status.keys() == {
+                *("type", "state", "since", "attempt", "error", "error_type", "source", "revision")
+            }
             assert datetime.fromisoformat(status["since"]).tzinfo is not None
         assert (told[0]["state"], told[0]["error_type"]) == ("disconnected", "EngineUnavailable")
         assert told[0]["error"].startswith("Docker engine at ")
@@ -270,13 +240,6 @@ def test_hostile_text_brings_no_control_characters_into_json() -> None:
     assert len(lines) == 1 + len(EventType) + 1 + 1
     assert all(line.isprintable() and line.isascii() for line in lines)
     assert json.loads(lines[0])["containers"][0]["name"] == EVIL
-
-
-async def test_hostile_labels_of_a_live_engine_reach_no_terminal(docker: Docker) -> None:
-    await docker.control.run("plain", labels={PROJECT: "\x1b[31mred\nshop", "evil": "\x1b]0;owned\x07"})
-    async with following(docker.address) as out:
-        assert "\\x1b[31mred\\nshop" in out.lines
-        assert all(line.isprintable() for line in out.lines)
 
 
 # -- rendering ---------------------------------------------------------------------------------------------------------
@@ -367,17 +330,15 @@ async def test_engine_that_is_not_there_is_told_once_and_at_once_and_fails_when_
     engine: str, dead: bool, tmp_path: Path
 ) -> None:
     path = tmp_path / "none.sock"
+    why = f"no socket at {path}: start the engine, or correct the address"
     if dead:
         with socket.socket(socket.AF_UNIX) as bound:
             bound.bind(str(path))
-    why = f"no socket at {path}: start the engine, or correct the address"
-    async with command(
-        "watch", f"containerd://{path}" if engine == "containerd" else str(path), "--seconds", "2"
-    ) as watch:
-        assert await watch.error_line() == (
-            f"whalewatch: {engine} engine at unix://{path}: "
-            f"{'connection refused: the engine is not running' if dead else why}; trying again\n"
-        )
+        why = "connection refused: the engine is not running"
+    address = f"containerd://{path}" if engine == "containerd" else str(path)
+    async with command("watch", address, "--seconds", "2") as watch:
+        expected = f"whalewatch: {engine} engine at unix://{path}: {why}; trying again\n"
+        assert await watch.error_line() == expected
         assert await watch.ended() == (1, "", ""), "and the same reason is told once"
 
 
@@ -444,6 +405,9 @@ async def test_missing_permission_is_told_with_its_remedy(
 # -- arguments ---------------------------------------------------------------------------------------------------------
 
 
+NO_PATH = "has no absolute path of a socket"
+
+
 @pytest.mark.parametrize(
     ("address", "why"),
     [
@@ -451,24 +415,17 @@ async def test_missing_permission_is_told_with_its_remedy(
         ("ftp://host", "wrong scheme"),
         ("unix://relative", "absolute"),
         ("\x1b[2J", ""),
-        (
-            "containerd://run/x.sock",
-            "has no absolute path of a socket: give an address such as containerd:///run/containerd/containerd.sock",
-        ),
-        ("containerd:", "has no absolute path"),
-        (
-            "cri://run/x.sock",
-            "has no absolute path of a socket: give an address such as cri:///run/containerd/containerd.sock",
-        ),
-        ("cri:", "has no absolute path"),
+        ("containerd://run/x.sock", f"{NO_PATH}: give an address such as containerd:///run/containerd/containerd.sock"),
+        ("containerd:", NO_PATH),
+        ("cri://run/x.sock", f"{NO_PATH}: give an address such as cri:///run/containerd/containerd.sock"),
+        ("cri:", NO_PATH),
         ("containerd:///run/\x1b[2J", "cannot be printed"),
     ],
 )
 def test_an_address_that_cannot_be_used_is_misuse(address: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["watch", address]) == 2
     out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("whalewatch: ")
+    assert (out, err[:12]) == ("", "whalewatch: ")
     assert why in err
     assert err.removesuffix("\n").isprintable()
 
