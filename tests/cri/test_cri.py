@@ -98,6 +98,7 @@ async def test_pods_are_followed_from_start_to_removal(engine: Engine) -> None:
         assert pod.container_names == ("app",)
         found_app = pod.container("app")
         assert found_app is not None
+        assert (found_app.project, found_app.engine) == ("", engine.address)
         assert (found_app.started_at is None) is (engine.source == "native")
         assert app in portfolio.snapshot()
 
@@ -135,18 +136,6 @@ async def test_pods_are_followed_from_start_to_removal(engine: Engine) -> None:
 
 
 @on_all_engines
-async def test_container_that_exits_by_itself_tells_its_exit_code(engine: Engine) -> None:
-    pod = await engine.control.run_pod("job")
-    async with engine.checked() as check:
-        id = await engine.control.run(pod, "once", cmd=["/bin/sh", "-c", "sleep 1; exit 7"])
-        await check.expect(id, "started")
-        if engine.fake is not None:
-            engine.fake.exit(id, 7)
-        events = await check.expect(id, "started", "exited")
-        assert events[-1].exit_code == (None if engine.source == "poll" else 7)
-
-
-@on_all_engines
 async def test_nothing_is_missed_while_pods_come_and_go(engine: Engine) -> None:
     async def churn(worker: int) -> None:
         for turn in range(3):
@@ -169,14 +158,20 @@ async def test_nothing_is_missed_while_pods_come_and_go(engine: Engine) -> None:
 
 
 @on_all_engines
-async def test_audits_find_nothing_new(engine: Engine) -> None:
+async def test_audits_find_nothing_new_and_containers_that_exit_by_themselves_tell_their_code(engine: Engine) -> None:
     async with engine.checked(audit=0.3) as check:
         for turn in range(4):
             pod = await engine.control.run_pod(f"pod-{turn}")
-            id = await engine.control.run(pod, "app")
-            await check.expect(id, "started")
+            app = await engine.control.run(pod, "app")
+            once = await engine.control.run(pod, "once", cmd=["/bin/sh", "-c", "sleep 1; exit 7"])
+            await check.expect(app, "started")
+            await check.expect(once, "started")
+            if engine.fake is not None:
+                engine.fake.exit(once, 7)
+            _, exited = await check.expect(once, "started", "exited")
+            assert exited.exit_code == (None if engine.source == "poll" else 7)
             await engine.control.stop_pod(pod.id)
-            await check.expect(id, "started", "exited")
+            await check.expect(app, "started", "exited")
             await engine.control.remove_pod(pod.id)
         # At the end no audit has found anything to repair.
 

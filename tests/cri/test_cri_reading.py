@@ -73,10 +73,8 @@ def pod(**more: Any) -> wire.PodSandbox:
         *((b'{"pid": %s}' % told, None) for told in (b"true", b'"4711"', b"null", b"[4711]")),
         # Told elsewhere, or not as JSON:
         *((told, None) for told in (b'{"Pid": 4711}', b'{"process": {"pid": 4711}}', b"[4711]", b"4711", b"null")),
-        *(
-            (told, None)
-            for told in (b'{"pid": 4711', b"", b"pid: 4711", b'{"pid": 4711, "x": "\xff"}', b"\xff\xfe\x00")
-        ),
+        *((told, None) for told in (b'{"pid": 4711', b"", b"pid: 4711")),
+        *((told, None) for told in (b'{"pid": 4711, "x": "\xff"}', b"\xff\xfe\x00")),
         # Too deep, or too long:
         (b"[" * 100_000, None),
         (b'{"pid": 4711, "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", None),
@@ -89,8 +87,7 @@ def test_pid_is_read_from_sound_information_only(told: bytes, expected: int | No
 
 
 def test_information_under_another_key_or_none_is_none() -> None:
-    assert verbose([]) == {}
-    assert verbose([wire.Entry(key=b"Info", value=b'{"pid": 1}')]) == {}
+    assert verbose([]) == verbose([wire.Entry(key=b"Info", value=b'{"pid": 1}')]) == {}
     assert pid(verbose([wire.Entry(key=b"config", value=b"{}"), *info(b'{"pid": 1}')])) == 1
 
 
@@ -103,55 +100,32 @@ WEB = {"io.kubernetes.container.name": "web"}
 SANDBOX = {"io.kubernetes.sandbox": ""}
 
 
-def test_container_bears_its_name_and_the_labels_of_its_pod() -> None:
-    labels = pod_labels(sandbox_record(pod()).labels)
-    record = container_record(listed(labels=entries(tier="1"), annotations=entries(hash="2")), labels)
-    read = container(record, "unix:///x", 4711)
-    assert (read.id, read.name, read.pid, read.project, read.engine) == ("c1", "web", 4711, "", "unix:///x")
-    assert read.labels == {"tier": "1", "io.kubernetes.annotation/hash": "2"} | POD | WEB
-
-
-def test_sandbox_bears_the_name_of_its_pod_and_a_mark() -> None:
-    record = sandbox_record(pod(labels=entries(app="shop"), annotations=entries(a="b")))
-    assert (record.name, record.sandbox, record.running, record.image) == ("shop", True, True, "")
-    assert record.labels == {"app": "shop", "io.kubernetes.annotation/a": "b"} | POD | SANDBOX
-
-
 def test_container_cannot_pretend_to_be_in_another_pod_or_a_sandbox() -> None:
     own = {"io.kubernetes.pod.uid": "other", "io.kubernetes.container.name": "other"} | SANDBOX
-    record = container_record(listed(labels=entries(**own)), {"io.kubernetes.pod.uid": "u1"})
-    assert record.labels == {"io.kubernetes.pod.uid": "u1"} | WEB
-    forged = sandbox_record(pod(labels=entries(**own)))
-    assert forged.labels["io.kubernetes.pod.uid"] == "u1"
+    assert container_record(listed(labels=entries(**own)), POD).labels == POD | WEB
+    assert sandbox_record(pod(labels=entries(**own))).labels == own | POD
 
 
 def test_container_of_an_unknown_pod_keeps_what_it_says_of_itself_and_without_a_name_it_has_its_id() -> None:
-    record = container_record(listed(labels=entries(**{"io.kubernetes.pod.uid": "u9"})), {})
-    assert record.labels["io.kubernetes.pod.uid"] == "u9"
+    assert container_record(listed(labels=entries(**POD)), {}).labels == POD | WEB
     nameless = container_record(wire.Container(id=b"c1"), {})
-    assert (nameless.name, dict(nameless.labels)) == ("c1", {})
-    assert sandbox_record(wire.PodSandbox(id=b"s1")).name == "s1"
+    assert (nameless.name, dict(nameless.labels), sandbox_record(wire.PodSandbox(id=b"s1")).name) == ("c1", {}, "s1")
 
 
 def test_labels_tell_what_metadata_leave_out() -> None:
     told = entries(**POD | WEB)
-    container_told = container_record(wire.Container(id=b"c1", labels=told), {})
-    assert (container_told.name, dict(container_told.labels)) == ("web", POD | WEB)
-    pod_told = sandbox_record(wire.PodSandbox(id=b"s1", labels=told))
-    assert (pod_told.name, pod_labels(pod_told.labels)) == ("shop", POD)
+    of_container = container_record(wire.Container(id=b"c1", labels=told), {})
+    assert (of_container.name, dict(of_container.labels)) == ("web", POD | WEB)
+    of_pod = sandbox_record(wire.PodSandbox(id=b"s1", labels=told))
+    assert (of_pod.name, pod_labels(of_pod.labels)) == ("shop", POD)
     partly = sandbox_record(wire.PodSandbox(metadata=wire.PodSandboxMetadata(uid=b"u2"), labels=told))
     assert partly.labels == POD | WEB | {"io.kubernetes.pod.uid": "u2"} | SANDBOX
     assert pod_labels(sandbox_record(wire.PodSandbox(id=b"s1")).labels) == dict.fromkeys(POD, "")
 
 
 def test_only_what_runs_and_only_a_ready_sandbox_is_alive() -> None:
-    states = {
-        0: False,
-        wire.CONTAINER_RUNNING: True,
-        wire.CONTAINER_EXITED: False,
-        wire.CONTAINER_UNKNOWN: None,
-        9: False,
-    }
+    states = {0: False, wire.CONTAINER_RUNNING: True, wire.CONTAINER_EXITED: False, wire.CONTAINER_UNKNOWN: None}
+    states |= {9: False}
     assert {state: container_record(listed(state=state), {}).running for state in states} == states
     states = {0: True, wire.SANDBOX_NOTREADY: False, 9: False}
     assert {state: sandbox_record(pod(state=state)).running for state in states} == states
@@ -167,24 +141,20 @@ def test_image_is_the_one_that_the_user_named_whatever_it_is_named_now() -> None
         assert container(record, "", 1, status=status).image == "sha256:1234"
 
 
-def test_start_is_told_by_a_status_only() -> None:
+def test_times_are_read_to_the_microsecond_and_a_start_is_told_by_a_status_only() -> None:
     record = container_record(listed(), {})
     assert container(record, "", 1).started_at is None
     status = wire.ContainerStatus(started_at=7 * SECOND + 1999)
     assert container(record, "", 1, status=status).started_at == datetime(1970, 1, 1, 0, 0, 7, 1, tzinfo=UTC)
-
-
-def test_no_time_is_none_and_the_last_one_of_the_wire_can_be_read() -> None:
     assert {moment(nothing) for nothing in (0, -1, -6795364578871345152, -(2**63))} == {None}
-    told = moment(2**63 - 1)
-    assert told is not None
-    assert told.year == 2262
+    last = datetime(2262, 4, 11, 23, 47, 16, 854775, tzinfo=UTC)
+    assert moment(2**63 - 1) == last, "the last one of the wire"
 
 
 def test_hostile_text_is_read_with_replacements() -> None:
-    bad = [wire.Entry(key=b"\xffk", value=b"\xfe")]
     named = wire.ContainerMetadata(name=b"w\xff")
-    record = container_record(listed(metadata=named, labels=bad, image=wire.ImageSpec(image=b"\xff")), {})
+    labels = [wire.Entry(key=b"\xffk", value=b"\xfe")]
+    record = container_record(listed(metadata=named, labels=labels, image=wire.ImageSpec(image=b"\xff")), {})
     assert (record.name, record.image, record.labels["\ufffdk"]) == ("w\ufffd", "\ufffd", "\ufffd")
 
 

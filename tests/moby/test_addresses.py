@@ -170,11 +170,6 @@ def test_without_anything_it_is_a_well_known_socket_that_is_there(
         assert default_endpoint(environ, tmp_path).path == path
 
 
-def test_defaults_are_those_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DOCKER_HOST", "tcp://env:1")
-    assert moby.watch().engine.address == "tcp://env:1"
-
-
 def complaint(environ: dict[str, str], home: Path) -> str:
     """What is said of a configuration that cannot be used; a secret is never told."""
     with pytest.raises(AddressError) as caught:
@@ -190,37 +185,17 @@ def test_bad_configuration_says_where_it_is(tmp_path: Path) -> None:
         ({"DOCKER_CONTEXT": "unknown"}, ["unknown", "context"]),
     ):
         assert [word for word in words if word not in complaint(environ, tmp_path)] == []
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", "17", "null", "\xff"])
-def test_configuration_that_makes_no_sense_says_which_file(content: str, tmp_path: Path) -> None:
-    config(tmp_path, content, encoding="latin-1")
-    assert "config.json" in complaint({}, tmp_path)
-
-
-ODD: list[Any] = [
-    {},
-    None,
-    [],
-    {"Host": 7},
-    {"Host": "nonsense"},
-    {"Host": ""},
-    {"Host": "tcp://someone:secret@host:x"},
-]
-
-
-@pytest.mark.parametrize("written", ODD)
-def test_context_that_makes_no_sense_is_named(written: Any, tmp_path: Path) -> None:
-    context(tmp_path / ".docker", "odd", written)
-    assert "odd" in complaint({"DOCKER_CONTEXT": "odd"}, tmp_path)
-
-
-@pytest.mark.parametrize("content", ["{}", "[]", "", '{"Endpoints": null}'])
-def test_context_file_that_makes_no_sense_is_named(content: str, tmp_path: Path) -> None:
-    context(tmp_path / ".docker", "odd", {})
-    (meta,) = (tmp_path / ".docker").rglob("meta.json")
-    meta.write_text(content)
-    assert "meta.json" in complaint({"DOCKER_CONTEXT": "odd"}, tmp_path)
+    for content in ("", "{", "[]", "17", "null", "\xff"):
+        config(tmp_path, content, encoding="latin-1")
+        assert "config.json" in complaint({}, tmp_path)
+    odd: list[Any] = [{}, None, [], *({"Host": host} for host in (7, "nonsense", "", "tcp://someone:secret@host:x"))]
+    for number, written in enumerate(odd):
+        context(tmp_path / ".docker", f"odd{number}", written)
+        assert f"odd{number}" in complaint({"DOCKER_CONTEXT": f"odd{number}"}, tmp_path)
+    for content in ("{}", "[]", "", '{"Endpoints": null}'):
+        for meta in (tmp_path / ".docker").rglob("meta.json"):
+            meta.write_text(content)
+        assert "meta.json" in complaint({"DOCKER_CONTEXT": "odd0"}, tmp_path)
 
 
 def test_user_without_a_home_can_still_name_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,24 +302,21 @@ def told(error: WhalewatchError | None, address: str, expected: type[EngineError
 
 async def test_path_at_which_there_is_no_socket(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no socket")
-    missing = ("no socket", "start the engine", "address")
-    for path, *words in (("/none.sock", *missing), ("/no/such/folder/docker.sock", "no socket"), ("/file",), ("",)):
+    missing, wrong = ("no socket at", "start the engine", "address"), ("is no socket: correct the address",)
+    for path, *words in (("/none.sock", *missing), ("/no/such/folder/docker.sock", "no socket"), ("/file", *wrong)):
         await refused(f"unix://{tmp_path}{path}", EngineUnavailable, *words)
+    await refused(f"unix://{tmp_path}", EngineUnavailable, *wrong)
     await refused(f"unix://{tmp_path}/file/docker.sock", EngineUnavailable, "no socket")
     await refused(f"unix:///{'x' * 150}", EngineUnavailable, "too long")
 
 
-async def test_connection_refused(tmp_path: Path) -> None:
-    dead = socket.socket(socket.AF_UNIX)
-    dead.bind(str(tmp_path / "dead.sock"))
-    dead.close()
+async def test_connection_that_is_refused_and_host_that_does_not_exist(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "dead.sock"))
     await refused(f"unix://{tmp_path}/dead.sock", EngineUnavailable, "refused", "not running")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         await refused(f"tcp://127.0.0.1:{free.getsockname()[1]}", EngineUnavailable, "refused", "not running")
-
-
-async def test_host_that_does_not_exist() -> None:
     await refused("tcp://no-such-host.invalid:2375", EngineUnavailable)
 
 
@@ -375,38 +347,42 @@ def http(status: str, body: bytes = b"", *headers: str) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
 
 
-async def test_what_speaks_no_http() -> None:
-    for said in (b"SSH-2.0-OpenSSH_9.2p1\r\n", b"\x00\xff\x1b[31m" * 50 + b"\r\n\r\n"):
-        async with answering(said) as address:
-            await refused(address, UnsupportedEngine, "HTTP")
+async def test_what_accepts_and_never_answers_or_hangs_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        await refused(f"tcp://127.0.0.1:{mute.getsockname()[1]}", EngineTimeout, "hung", call_timeout=0.2)
     async with answering(b"") as address:
         await refused(address, EngineUnavailable, "lost")
 
 
-async def test_what_accepts_and_never_answers() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as mute:
-        await refused(f"tcp://127.0.0.1:{mute.getsockname()[1]}", EngineTimeout, "hung", call_timeout=0.2)
+API = "Api-Version: 1.45"
+
+TO_TLS = b"Client sent an HTTP request to an HTTPS server.\n"
+"""What Docker's own server says."""
 
 
 @pytest.mark.parametrize(
-    "answer",
+    ("answer", "words"),
     [
-        http("200 OK", b"<html><body>It works!</body></html>", "Content-Type: text/html"),
-        http("200 OK", b"{}"),
-        http("200 OK", b"[]", "Api-Version: 1.45"),
-        http("200 OK", b'{"ID": 7, "ServerVersion": null, "SystemTime": "soon"}', "Api-Version: 1.45"),
-        http("200 OK", b"{}", "Api-Version: nonsense"),
-        http("200 OK", b"[" * 100_000, "Api-Version: 1.45"),
-        http("404 Not Found", b"no such page"),
-        http("405 Method Not Allowed", b""),
-        http("301 Moved Permanently", b"", "Location: https://elsewhere/"),
-        http("307 Temporary Redirect", b"", "Location: /login"),
+        pytest.param(b"SSH-2.0-OpenSSH_9.2p1\r\n", ["HTTP"], id="ssh"),
+        pytest.param(b"\x00\xff\x1b[31m" * 50 + b"\r\n\r\n", ["HTTP"], id="garbage"),
+        pytest.param(http("400 Bad Request", TO_TLS), ["HTTPS", "tls="], id="TLS"),
+        pytest.param(
+            http("200 OK", b"<html><body>It works!</body></html>", "Content-Type: text/html"), [], id="a page"
+        ),
+        pytest.param(http("200 OK", b"{}"), [], id="no version"),
+        pytest.param(http("200 OK", b"[]", API), [], id="a list"),
+        pytest.param(http("200 OK", b'{"ID": 7, "ServerVersion": null, "SystemTime": "soon"}', API), [], id="types"),
+        pytest.param(http("200 OK", b"{}", "Api-Version: nonsense"), [], id="version"),
+        pytest.param(http("200 OK", b"[" * 100_000, API), [], id="deep"),
+        pytest.param(http("404 Not Found", b"no such page"), [], id="404"),
+        pytest.param(http("405 Method Not Allowed", b""), [], id="405"),
+        pytest.param(http("301 Moved Permanently", b"", "Location: https://elsewhere/"), [], id="301"),
+        pytest.param(http("307 Temporary Redirect", b"", "Location: /login"), [], id="307"),
     ],
-    ids=["a page", "no version", "a list", "wrong types", "version", "deep", "404", "405", "301", "307"],
 )
-async def test_what_speaks_http_but_is_no_docker(answer: bytes) -> None:
+async def test_what_is_no_docker(answer: bytes, words: list[str]) -> None:
     async with answering(answer) as address:
-        await refused(address, UnsupportedEngine)
+        await refused(address, UnsupportedEngine, *words)
 
 
 @pytest.mark.parametrize(
@@ -449,33 +425,23 @@ async def test_engine_that_denies_access_or_fails() -> None:
             await refused(address, error, "not you", *words)
 
 
-async def test_engine_whose_api_is_too_old_or_too_new() -> None:
+async def test_engine_of_the_oldest_api_that_is_known_is_watched_and_none_that_is_older_or_too_new() -> None:
     async with FakeDocker(api_version="1.40", version="19.03.15") as fake:
         await refused(fake.address, UnsupportedEngine, "1.40", "1.41", "20.10")
     async with FakeDocker(api_version="1.99", min_api_version="1.90") as fake:
         await refused(fake.address, UnsupportedEngine, "1.90")
-
-
-async def test_engine_of_the_oldest_api_that_is_known_is_watched() -> None:
     async with FakeDocker(api_version="1.41", version="20.10.24") as fake:
         fake.run("alone")
         async with moby.watch(fake.address, retry=None) as watcher:
             assert (await watcher.portfolio.wait_for("alone", PATIENCE)).name == "alone"
 
 
-async def test_plain_http_to_a_tls_port(pki: Path) -> None:
-    async with FakeDocker(host="127.0.0.1", ssl_context=served(pki)) as fake:
-        await refused(fake.tcp_address, EngineUnavailable, "lost")
-    # Docker's own server says what is the matter.
-    async with answering(http("400 Bad Request", b"Client sent an HTTP request to an HTTPS server.\n")) as address:
-        await refused(address, UnsupportedEngine, "HTTPS", "tls=")
-
-
-async def test_tls_to_a_plain_port_or_to_a_server_of_another_certificate(pki: Path) -> None:
+async def test_plain_port_and_tls_port_are_not_taken_for_each_other_nor_is_another_certificate(pki: Path) -> None:
     known, strange = (ssl.create_default_context(cafile=str(pki / name)) for name in ("ca.pem", "other.pem"))
     async with FakeDocker(host="127.0.0.1") as fake:
         await refused(fake.tcp_address, EngineUnavailable, "TLS", tls=known)
     async with FakeDocker(host="127.0.0.1", ssl_context=served(pki)) as fake:
+        await refused(fake.tcp_address, EngineUnavailable, "lost")
         await refused(fake.tcp_address, EngineUnavailable, "TLS", "CA", tls=strange)
         another_host = fake.tcp_address.replace("127.0.0.1", "localhost")
         await refused(another_host, EngineUnavailable, "TLS", tls=known)
@@ -516,16 +482,3 @@ async def test_client_without_the_certificate_that_is_demanded(version: ssl.TLSV
     with demanding(demands) as address:
         tls = ssl.create_default_context(cafile=str(pki / "ca.pem"))
         await refused(address, EngineUnavailable, "TLS", "client certificate", tls=tls)
-
-
-async def test_engine_away_is_found_again_once_it_is_there(tmp_path: Path) -> None:
-    path = tmp_path / "docker.sock"
-    async with moby.watch(f"unix://{path}", retry=Retry(wait=wait_fixed(0.01))) as watcher:
-        async with asyncio.timeout(PATIENCE):
-            async for status in watcher.status_changes():
-                if status.error is not None:
-                    break
-        async with FakeDocker(path) as fake:
-            fake.run("alone")
-            assert (await watcher.portfolio.wait_for("alone", PATIENCE)).name == "alone"
-            assert watcher.status.error is None

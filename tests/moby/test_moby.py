@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import Docker
 from tests.support.checker import checked
-from whalewatch import Container, Dead, Health, Origin, Port, WatchState, moby
+from whalewatch import Container, Dead, Health, Origin, Port, moby
 from whalewatch._core import inspections
 
 PROJECT = "com.docker.compose.project"
@@ -187,39 +187,34 @@ async def test_engine_calls_are_as_few_as_promised(docker: Docker) -> None:
 
 async def test_engine_tells_of_itself(docker: Docker) -> None:
     engine = moby.MobyEngine(docker.address)
-    assert (engine.client, engine.pid) == (None, None)
-    try:
-        info = await docker.control.info()
-        assert await engine.id() == info["ID"]
-        await engine.connect()
-        assert (await engine.version(), engine.address) == (info["ServerVersion"], docker.address)
-        assert engine.type == "docker"
-        pid, client = engine.pid, engine.client
-        assert pid == (docker.dockerd.pid if docker.dockerd else os.getpid())
-        assert isinstance(client, aiodocker.Docker)
-        assert await client.containers.list() == []
-    finally:
-        await engine.close()
-        await engine.close()
+    assert (engine.client, engine.pid, engine.type) == (None, None, "docker")
+    info = await docker.control.info()
+    assert await engine.id() == info["ID"]
+    await engine.connect()
+    pid, client = engine.pid, engine.client
+    assert (await engine.version(), engine.address) == (info["ServerVersion"], docker.address)
+    assert pid == (docker.dockerd.pid if docker.dockerd else os.getpid())
+    assert isinstance(client, aiodocker.Docker)
+    assert await client.containers.list() == []
+    await engine.close()
+    await engine.close()
 
 
 async def test_inspect_of_the_dead_tells_their_last_facts(docker: Docker) -> None:
     created, exited = await docker.control.create("created"), await docker.run_and_exit("exited", 3)
     engine = moby.MobyEngine(docker.address)
     await engine.connect()
-    try:
-        assert await engine.inspect(created) is None, "it has never run"
-        assert await engine.inspect("0" * 64) is None
-        dead = await engine.inspect(exited)
-        assert isinstance(dead, Dead)
-        assert (dead.container.id, dead.container.name, dead.container.pid) == (exited, "exited", None)
-        assert dead.container.started_at is not None
-        assert (dead.exit_code, dead.oom) == (3, False)
-        before = engine.progress
-        await engine.listing()
-        assert engine.progress > before
-    finally:
-        await engine.close()
+    assert await engine.inspect(created) is None, "it has never run"
+    assert await engine.inspect("0" * 64) is None
+    dead = await engine.inspect(exited)
+    assert isinstance(dead, Dead)
+    assert (dead.container.id, dead.container.name, dead.container.pid) == (exited, "exited", None)
+    assert dead.container.started_at is not None
+    assert (dead.exit_code, dead.oom) == (3, False)
+    before = engine.progress
+    await engine.listing()
+    assert engine.progress > before
+    await engine.close()
 
 
 async def test_rucksack_holds_what_the_application_packs(docker: Docker) -> None:
@@ -250,20 +245,15 @@ async def test_labels_cannot_forge_an_exit_code_or_a_name(docker: Docker) -> Non
         assert {e.container.image for e in events} == {"tiny:latest"}
 
 
-async def test_exposed_ports_are_told(docker: Docker) -> None:
+async def test_exposed_ports_are_told_whatever_an_image_calls_a_port(docker: Docker) -> None:
     control = docker.control
     await control.run("serving", ports={"80/tcp": None, "53/udp": None})
-    async with checked(docker.address, control) as check:
-        container = await check.watcher.portfolio.container("serving")
-        assert container is not None
-        assert container.ports == (Port(53, "udp"), Port(80, "tcp"))
-
-
-async def test_container_is_seen_whatever_its_image_calls_a_port(docker: Docker) -> None:
     odd = ("", "/tcp", "x/tcp", "$PORT/tcp", "8080-8090/tcp", "1.5/tcp", "-1/tcp", "80 /tcp", f"{'9' * 20}/tcp")
-    async with checked(docker.address, docker.control) as check:
+    async with checked(docker.address, control) as check:
+        (serving,) = check.watcher.portfolio.snapshot()
+        assert serving.ports == (Port(53, "udp"), Port(80, "tcp"))
         for number, port in enumerate(odd):
-            id = await docker.control.run(f"odd-{number}", ports={port: None, "80/sctp": None})
+            id = await control.run(f"odd-{number}", ports={port: None, "80/sctp": None})
             (started,) = await check.expect(id, "started")
             assert started.container.ports == (Port(80, "sctp"),)
         assert check.watcher.stats.unresolved == 0
@@ -295,17 +285,3 @@ async def test_network_changes_are_updates_with_addresses(docker: Docker) -> Non
             await control.remove(id)
     finally:
         await control.network_remove(network)
-
-
-async def test_leaving_closes_and_says_so(docker: Docker) -> None:
-    async with moby.watch(docker.address) as watcher:
-        await watcher.ready()
-        events = watcher.events()
-        states = [watcher.status.state]
-    states.append(watcher.status.state)
-    assert states == [WatchState.SYNCED, WatchState.CLOSED]
-    assert watcher.status.error is None
-    assert ([event async for event in events], await watcher.portfolio.total()) == ([], 0)
-    assert not watcher.portfolio.snapshot().synced
-    with pytest.raises(RuntimeError, match="one use"):
-        await watcher.run()

@@ -51,20 +51,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-async def test_docker_host_leads_to_the_engine(docker: Docker, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DOCKER_HOST", docker.address)
-    monkeypatch.setenv("DOCKER_CONTEXT", "overruled")
-    assert await version_at(None) == (await docker.control.info())["ServerVersion"]
-
-
-async def test_current_context_leads_to_the_engine(docker: Docker, home: Path) -> None:
+async def test_path_context_and_docker_host_lead_to_the_engine(
+    docker: Docker, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = (await docker.control.info())["ServerVersion"]
+    assert await version_at(docker.address.removeprefix("unix://")) == version
     context(home / ".docker", "mine", {"Host": docker.address, "SkipTLSVerify": False})
     (home / ".docker/config.json").write_text(json.dumps({"currentContext": "mine"}))
-    assert await version_at(None) == (await docker.control.info())["ServerVersion"]
-
-
-async def test_bare_path_leads_to_the_engine(docker: Docker) -> None:
-    assert await version_at(docker.address.removeprefix("unix://"))
+    assert await version_at(None) == version
+    monkeypatch.setenv("DOCKER_CONTEXT", "overruled")
+    monkeypatch.setenv("DOCKER_HOST", docker.address)
+    assert await version_at(None) == version
 
 
 @pytest.mark.live
@@ -258,12 +255,3 @@ async def test_calls_of_the_application_leave_room_for_the_watcher() -> None:
             pings = fake.requests["ping"]
             await fake.until(lambda: fake.requests["ping"] > pings + 1)
             assert (watcher.status.state, watcher.stats.outages) == (WatchState.SYNCED, 0)
-
-
-@pytest.mark.parametrize("kind", ["folder", "file"])
-async def test_path_that_is_no_socket_is_told(tmp_path: Path, kind: str) -> None:
-    other = tmp_path / "s"
-    other.mkdir() if kind == "folder" else other.touch()
-    async with moby.watch(str(other), retry=None) as watcher:
-        with pytest.raises(EngineUnavailable, match=r"/s is no socket: correct the address"):
-            await watcher.ready(PATIENCE)
