@@ -13,7 +13,7 @@ import pytest
 from tests.support.containerd_checker import checked
 from tests.support.engines.containerd_control import ContainerdControl
 from tests.support.followed import eventually
-from whalewatch import Container, Dead, EngineUnavailable, EventType, Origin
+from whalewatch import Container, Dead, EngineUnavailable, Origin
 from whalewatch.containerd import ContainerdEngine, Inspection, watch
 
 if TYPE_CHECKING:
@@ -135,16 +135,6 @@ async def test_exit_of_a_process_executed_in_a_container_is_no_event_of_it(
         await control.kill_and_wait("web")
         *_, exited = await check.expect("web", "paused", "unpaused", "exited")
         assert (exited.origin, exited.exit_code, exited.container.pid) == (Origin.ENGINE, 137, pid)
-
-
-async def test_a_failed_process_of_its_own_ends_with_its_exit_code(containerd: ContainerdUnderTest) -> None:
-    control = containerd.control
-    async with checked(containerd.address, control) as check:
-        await control.run("job", cmd=["/bin/sh", "-c", "exit 3"])
-        await control.wait("job")
-        await check.settled()
-        assert check.types("job") in (["started", "exited"], [])  # it may be gone before anybody looks
-        assert all(event.exit_code == 3 for event in check.of("job")[1:])
 
 
 async def test_namespaces_come_and_go_while_watched(containerd: ContainerdUnderTest) -> None:
@@ -278,36 +268,6 @@ async def test_rucksack_is_packed_from_the_listing_and_from_inspects(containerd:
         await control.pause("late")
         await check.expect("late", "started", "paused")
         assert check.watcher.portfolio.snapshot().container("late").rucksack == "late: RUNNING"  # type: ignore[union-attr]
-
-
-async def test_pictures_stay_right_while_much_happens(containerd: ContainerdUnderTest) -> None:
-    control = containerd.control
-
-    async def live(name: str, namespace: str) -> None:
-        for _ in range(2):
-            await control.run(name, namespace)
-            await control.exec(name, "probe", namespace=namespace)
-            await control.pause(name, namespace)
-            await control.resume(name, namespace)
-            await control.kill_and_wait(name, namespace)
-            await control.rerun(name, namespace)
-            await control.remove(name, namespace)
-
-    async def all_live() -> None:
-        async with asyncio.TaskGroup() as group:
-            for number in range(4):
-                group.create_task(live(f"web{number}", ("default", "other")[number % 2]))
-
-    living = asyncio.create_task(all_live())
-    async with checked(containerd.address, control) as check:
-        await living
-        await check.settled()
-        exits = [e for e in check.fold.events if e.type is EventType.EXITED]
-        assert all(e.exit_code in {137, None} for e in exits)
-        assert check.watcher.stats.lost == 0
-
-
-# ---- shims
 
 
 @pytest.mark.live

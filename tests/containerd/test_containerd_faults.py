@@ -226,9 +226,6 @@ async def test_text_that_is_not_utf8_hides_nothing(fake: FakeContainerd) -> None
         assert (dict(plain.labels), follow.stats.lost) == ({"\ufffd": "\ufffd"}, 0)
 
 
-# ---- shims that hang
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("version", ["1.7.24", "2.1.0"])  # a 2.x leaves them out of its listings
 async def test_hung_shim_keeps_the_last_known_state(version: str) -> None:

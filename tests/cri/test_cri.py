@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.conftest import CRIUnderTest
 from tests.support.cri_checker import CheckedCRI, checked
 from tests.support.engines.containerd import PAUSE_IMAGE, Containerd
 from tests.support.engines.containerd_control import ContainerdControl
 from tests.support.engines.cri_control import CRIControl
 from tests.support.followed import eventually
-from whalewatch import Origin, cri
+from whalewatch import EngineUnavailable, Origin, cri
 from whalewatch.testing import FakeCRI
 
 if TYPE_CHECKING:
@@ -40,24 +42,11 @@ on_all_engines = pytest.mark.parametrize(("kind", "source"), [*FAKE, *REAL])
 
 
 @dataclass(frozen=True)
-class Engine:
-    """An engine for one test alone, and how it is to be watched.
+class Engine(CRIUnderTest):
+    """An engine for one test alone, the source that is asked for, which may be None, and the one that it will be."""
 
-    Attributes:
-        address: where it is.
-        control: its driver.
-        option: the source that is asked for; None lets the library choose.
-        source: the source that it will be.
-        containerd: the real engine, or None.
-        fake: the fake, or None.
-    """
-
-    address: str
-    control: CRIControl
     option: Any
     source: str
-    containerd: Any = None
-    fake: FakeCRI | None = None
 
     def checked(self, **options: Any) -> AbstractAsyncContextManager[CheckedCRI]:
         """Watch it under supervision."""
@@ -65,18 +54,19 @@ class Engine:
 
 
 @pytest.fixture
-async def engine(kind: Any, source: str | None, make_cri: Callable[..., Containerd]) -> AsyncIterator[Engine]:
+async def engine(kind: str, source: str | None, make_cri: Callable[..., Containerd]) -> AsyncIterator[Engine]:
     async with AsyncExitStack() as stack:
         if kind in {"1.6", "1.7"}:
-            containerd = await asyncio.to_thread(make_cri, kind)
-            control = await stack.enter_async_context(CRIControl(containerd.socket))
+            real = await asyncio.to_thread(make_cri, kind)
+            control = await stack.enter_async_context(CRIControl(real.socket))
             stack.push_async_callback(control.clean)
-            yield Engine(containerd.address, control, source, source or "native", containerd)
+            yield Engine(real.address, control, kind, None, real, source, source or "native")
         else:
-            runtime, version = ("containerd", "1.7.24") if kind == "shared" else ("cri-o", "1.32.1")
-            fake = await stack.enter_async_context(FakeCRI(pod_events=kind, runtime=runtime, version=version))
+            runtime, version = ("containerd", "1.7.24") if kind == "shared" else ("cri-o", "v1.32.1")
+            events: Any = kind
+            fake = await stack.enter_async_context(FakeCRI(pod_events=events, runtime=runtime, version=version))
             control = await stack.enter_async_context(CRIControl(fake.path))
-            yield Engine(fake.address, control, source, source or CHOSEN[kind], fake=fake)
+            yield Engine(fake.address, control, kind, fake, None, source, source or CHOSEN[kind])
 
 
 @on_all_engines
@@ -176,16 +166,21 @@ async def test_audits_find_nothing_new_and_containers_that_exit_by_themselves_te
         # At the end no audit has found anything to repair.
 
 
-@on_real_engines
+@on_all_engines
 async def test_engine_tells_of_itself(engine: Engine) -> None:
     adapter = cri.CRIEngine(engine.address, source=engine.option)
+    assert (adapter.source, adapter.pid, adapter.runtime, adapter.client) == (engine.option or "", None, None, None)
+    id = await adapter.id()
+    for ask in (adapter.listing, adapter.ping):
+        with pytest.raises(EngineUnavailable, match="not connected"):
+            await ask()
     await adapter.connect()
-    version = (await engine.control.version())[1].removeprefix("v")
-    assert (adapter.runtime, await adapter.version()) == ("containerd", version)
-    assert (adapter.pid, adapter.source) == (engine.containerd.pid, engine.source)
-    uuid = await adapter.id()
-    assert uuid.count("-") == 4
-    assert await cri.CRIEngine(engine.address).id() == uuid
+    runtime, version = await engine.control.version()
+    assert (adapter.runtime, await adapter.version()) == (runtime, version.removeprefix("v"))
+    pid = engine.engine.pid if engine.engine is not None else os.getpid()
+    assert (adapter.pid, adapter.source) == (pid, engine.source)
+    assert id == await adapter.id() == await cri.CRIEngine(engine.address).id()
+    assert id.count("-") == 4 if engine.engine is not None else id == runtime
     await adapter.close()
     await adapter.close()
 
@@ -193,7 +188,8 @@ async def test_engine_tells_of_itself(engine: Engine) -> None:
 @on_real_engines
 async def test_what_others_do_in_the_namespace_of_the_cri_is_not_seen(engine: Engine) -> None:
     control = engine.control
-    async with ContainerdControl(engine.containerd.socket) as own:
+    assert engine.engine is not None
+    async with ContainerdControl(engine.engine.socket) as own:
         await own.run("before", "k8s.io")
         pod = await control.run_pod("shop")
         web = await control.run(pod, "web")
@@ -234,13 +230,14 @@ async def test_engine_calls_are_as_few_as_promised(engine: Engine) -> None:
 
 @on_real_engines
 async def test_image_is_as_it_was_named_with_every_source(engine: Engine) -> None:
+    assert engine.engine is not None
     pod = await engine.control.run_pod("shop")
     named = await engine.control.run(pod, "named")
     by_digest = (await engine.control.container_status(named)).image_ref
     digested = await engine.control.run(pod, "digested", image=by_digest)
     for other in ("registry.local/a:1", "registry.local/z:1"):  # another name for it
         tag = ["images", "tag", PAUSE_IMAGE, other]
-        await asyncio.to_thread(engine.containerd.ctr, *tag, namespace="k8s.io")
+        await asyncio.to_thread(engine.engine.ctr, *tag, namespace="k8s.io")
     async with engine.checked() as check:
         images = {c.id: c.image for c in check.watcher.portfolio.snapshot()}
         assert images == {pod.id: "", named: PAUSE_IMAGE, digested: by_digest}

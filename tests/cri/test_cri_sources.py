@@ -30,7 +30,6 @@ from whalewatch import (
 from whalewatch._wire import containerd_pb2
 from whalewatch._wire import cri_pb2 as wire
 from whalewatch.cri import native, pod_events, polling
-from whalewatch.cri.records import Records
 from whalewatch.testing import FakeContainerd, FakeCRI
 
 PATIENCE = 10.0
@@ -234,17 +233,6 @@ def test_addresses_and_options_that_make_no_sense_are_refused() -> None:
     for poll in (0, -1, float("nan")):
         with pytest.raises(ValueError, match="poll must be positive"):
             cri.watch("/run/x.sock", poll=poll)
-
-
-async def test_engine_tells_of_itself() -> None:
-    async with FakeCRI(version="v1.28.4") as engine:
-        adapter = cri.CRIEngine(engine.address)
-        assert (adapter.source, adapter.pid, adapter.runtime, adapter.client) == ("", None, None, None)
-        assert (await adapter.version(), await adapter.id(), adapter.runtime) == ("1.28.4", "cri-o", "cri-o")
-        for ask in (adapter.listing, adapter.ping):
-            with pytest.raises(EngineUnavailable, match="not connected"):
-                await ask()
-        await adapter.close()
 
 
 # ---- what the sources have in common
@@ -637,16 +625,21 @@ async def test_task_without_a_pid_is_as_with_the_other_sources(
     assert len(logged(caplog, "no PID")) == 1
 
 
-async def test_state_that_the_cri_shows_does_not_decide_about_life(containerd: Containerd) -> None:
+async def test_state_that_the_cri_shows_does_not_decide_about_life(
+    containerd: Containerd, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A shim tells of a start before the CRI notes it, and the CRI notes an exit only when it is told."""
+    monkeypatch.setattr(native, "RECORD_DELAYS", (0.01,))
     c1 = containerd.create(containerd.pod, "c1")
     alive = containerd.pids | {c1: containerd.task(c1)}
     containerd.native.exit(containerd.run_task("dead"), namespace=NAMESPACE)
+    containerd.task_of_late_pod("u2")  # which it never learns
     async with following(containerd) as follow:
-        assert pids(follow) == alive
+        assert (pids(follow), follow.stats.unresolved) == (alive, 1)
         c2 = containerd.create(containerd.pod, "c2")
         containerd.task(c2)
         await follow.until_taken(c2)
+        assert follow.stats.outages == 0
 
 
 async def test_sandbox_that_the_cri_learns_late_is_waited_for(containerd: Containerd) -> None:
@@ -664,17 +657,9 @@ async def test_sandbox_that_the_cri_learns_late_is_waited_for(containerd: Contai
         assert found.pid == containerd.native.tasks[NAMESPACE, s3].pid
 
 
-async def test_sandbox_that_the_cri_never_learns_is_unresolved(
-    containerd: Containerd, monkeypatch: pytest.MonkeyPatch
+async def test_containers_of_others_in_the_namespace_are_not_seen_and_garbage_does_no_harm(
+    containerd: Containerd,
 ) -> None:
-    monkeypatch.setattr(native, "RECORD_DELAYS", (0.01,))
-    containerd.task_of_late_pod("u2")
-    async with following(containerd) as follow:
-        assert pids(follow) == containerd.pids
-        assert (follow.stats.unresolved, follow.stats.outages) == (1, 0)
-
-
-async def test_containers_of_others_in_the_namespace_are_not_seen(containerd: Containerd) -> None:
     def publish(namespace: bytes, topic: bytes, event: Any) -> None:
         told = containerd_pb2.Any(
             type_url=f"containerd.events.{type(event).DESCRIPTOR.name}".encode(), value=event.SerializeToString()
@@ -694,6 +679,10 @@ async def test_containers_of_others_in_the_namespace_are_not_seen(containerd: Co
         await follow.until_taken(containerd.run_task("marker"))
         assert pids(follow) == containerd.pids
         assert follow.stats.lost == follow.stats.unresolved == 0
+        for _ in range(2):
+            containerd.native.publish(b"\xff\xff\xff")
+        await follow.until_taken(containerd.run_task("next"))
+        assert (follow.stats.lost, follow.stats.outages) == (1, 0)
 
 
 async def test_task_whose_shim_is_silent_keeps_what_is_known_also_through_an_outage(containerd: Containerd) -> None:
@@ -716,14 +705,6 @@ async def test_task_whose_shim_is_silent_keeps_what_is_known_also_through_an_out
         containerd.native.exit(containerd.web, namespace=NAMESPACE)
         await follow.until(lambda: follow.types() == ["exited"])
         assert pids(follow) == {containerd.pod: containerd.pids[containerd.pod]}
-
-
-async def test_garbage_among_the_events_of_containerd_is_repaired_once(containerd: Containerd) -> None:
-    async with following(containerd) as follow:
-        for _ in range(2):
-            containerd.native.publish(b"\xff\xff\xff")
-        await follow.until_taken(containerd.run_task("c1"))
-        assert (follow.stats.lost, follow.stats.outages) == (1, 0)
 
 
 # ---- polling
@@ -775,23 +756,15 @@ async def test_container_of_a_pod_that_is_no_longer_listed_keeps_the_labels_of_i
         assert follow.types(c1) == []
 
 
-async def test_looks_never_overlap() -> None:
-    class Calls:
-        under_way = 0
-
-        async def containers(self) -> list[wire.Container]:
-            assert not self.under_way
-            self.under_way += 1
-            await asyncio.sleep(0)
-            return []
-
-        async def sandboxes(self) -> list[wire.PodSandbox]:
-            await asyncio.sleep(0)
-            self.under_way -= 1
-            return []
-
-    records = Records(Calls())  # type: ignore[arg-type]
-    await asyncio.gather(*(records.refresh() for _ in range(3)))
+async def test_looks_never_overlap(engine: FakeCRI) -> None:
+    async with connected(engine, "poll") as adapter:
+        gate = engine.faults.pause_at("pod_list")
+        looks = [asyncio.create_task(adapter.listing()) for _ in range(3)]
+        for count in (1, 2, 3):
+            await engine.until(lambda: engine.requests["pod_list"] == count)  # noqa: B023 - awaited at once
+            assert (gate.held, engine.requests["container_list"]) == (1, count)
+            gate.step()
+        await asyncio.gather(*looks)
 
 
 @pytest.mark.parametrize("taken_over", [False, True], ids=["by one stream", "by one that takes over"])

@@ -6,7 +6,6 @@ import asyncio
 import os
 from collections.abc import Mapping
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Any
 
 import aiodocker
@@ -91,21 +90,7 @@ async def test_every_operation_is_followed_by_its_events(docker: Docker) -> None
         assert all(e.origin is Origin.ENGINE for e in events)
 
 
-async def test_container_that_exits_by_itself_tells_its_exit_code(docker: Docker) -> None:
-    control = docker.control
-    async with checked(docker.address, control) as check:
-        # It must not be gone before it was read, however late that is.
-        id = await control.run("once", cmd=["/bin/sh", "-c", "until test -e /end; do sleep 0.05; done; exit 7"])
-        (started,) = await check.expect(id, "started")
-        if docker.fake is None:
-            await asyncio.to_thread(Path(f"/proc/{started.container.pid}/root/end").touch)
-        else:
-            docker.fake.exit(id, 7)
-        events = await check.expect(id, "started", "exited")
-        assert events[-1].exit_code == 7
-
-
-async def test_restart_policy_shows_as_exit_and_start(docker: Docker) -> None:
+async def test_exit_by_itself_tells_its_code_and_a_restart_policy_shows_as_exit_and_start(docker: Docker) -> None:
     control = docker.control
     async with checked(docker.address, control) as check:
         if docker.fake is None:
