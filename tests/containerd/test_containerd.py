@@ -5,24 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import attrs
 import pytest
 
+from tests.conftest import PATIENCE, ContainerdUnderTest
 from tests.support.containerd_checker import checked
 from tests.support.engines.containerd_control import ContainerdControl
 from tests.support.followed import eventually
 from whalewatch import Container, Dead, EngineUnavailable, Origin
 from whalewatch.containerd import ContainerdEngine, Inspection, watch
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from tests.conftest import ContainerdUnderTest
-
-PATIENCE = 30.0
-"""Seconds after which something that should have come is missing."""
 
 PROJECT = "com.docker.compose.project"
 
@@ -243,31 +237,25 @@ async def test_calls_are_few(containerd: ContainerdUnderTest) -> None:
 
 
 async def test_rucksack_is_packed_from_the_listing_and_from_inspects(containerd: ContainerdUnderTest) -> None:
+    def pack(container: Container, inspection: Inspection) -> tuple[str, Inspection]:
+        return container.id, inspection
+
     control = containerd.control
-    packed: list[Inspection] = []
-
-    def pack(container: Container, inspection: Inspection) -> str:
-        packed.append(inspection)
-        assert container.id == ("other/" if inspection.namespace == "other" else "") + inspection.id
-        return f"{container.name}: {inspection.status}"
-
-    first = await control.run("web", "other", labels={"a": "1"}, image="tiny:1")
+    pid = await control.run("web", "other", labels={"a": "1"}, image="tiny:1")
     async with checked(containerd.address, control, pack=pack) as check:
         (web,) = check.watcher.portfolio.snapshot()
-        assert web.rucksack == "other/web: RUNNING"
-        seen = packed[0]
-        assert (seen.namespace, seen.id, seen.pid, seen.image) == ("other", "web", first, "tiny:1")
-        assert seen.labels == {"a": "1"}
-        assert seen.runtime == "io.containerd.runc.v2"
+        id, seen = web.rucksack
+        assert (id, seen.namespace, seen.id, seen.pid, seen.image) == ("other/web", "other", "web", pid, "tiny:1")
+        assert (seen.status, seen.labels, seen.runtime) == ("RUNNING", {"a": "1"}, "io.containerd.runc.v2")
         assert seen.spec.startswith(b"{")
-        assert seen.created_at is not None
-        assert seen.updated_at is not None
+        assert None not in {seen.created_at, seen.updated_at}
         await control.run("late")
         (started,) = await check.expect("late", "started")
-        assert started.container.rucksack == "late: RUNNING"
+        id, seen = started.container.rucksack
+        assert (id, seen.namespace, seen.id, seen.status) == ("late", "default", "late", "RUNNING")
         await control.pause("late")
         await check.expect("late", "started", "paused")
-        assert check.watcher.portfolio.snapshot().container("late").rucksack == "late: RUNNING"  # type: ignore[union-attr]
+        assert check.fold.alive["late"].rucksack == (id, seen)
 
 
 @pytest.mark.live

@@ -8,12 +8,14 @@ import json
 import logging
 import socket
 import time
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from tenacity import wait_fixed
 
+from tests.conftest import PATIENCE
 from tests.support.containerd_checker import CheckedContainerd, checked
 from tests.support.engines.containerd_control import ContainerdControl
 from tests.support.followed import eventually, followed
@@ -35,13 +37,15 @@ from whalewatch.containerd import ContainerdEngine, watch
 from whalewatch.containerd.reading import alive, container, filters, moment, signal, split
 from whalewatch.testing import FakeContainerd
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-PATIENCE = 30.0
-"""Seconds after which something that should have come is missing."""
-
 GARBAGE = b"\xff\xff\xff"
+
+ODD_TIMES = (-(2**63), 0, 2**63 - 1)
+
+ODD_TEXT = (
+    *((namespace, b"nobody") for namespace in (b"\xff", b"a\nb", b"")),
+    *((b"default", id) for id in (b"\xfe\x1b", b"a/b", b"x" * 20_000)),
+)
+"""Namespaces and ids of which at least one makes no sense."""
 
 
 @pytest.fixture
@@ -318,52 +322,36 @@ async def test_what_a_late_subscription_missed_is_found_by_the_confirming_listin
         assert ({event.origin for event in told[4:]}, watcher.stats.drift) == ({Origin.RESYNC}, 5)
 
 
-async def test_garbage_on_the_stream_is_counted_told_once_and_does_no_harm(
+async def test_garbage_odd_text_and_odd_times_on_the_stream_are_counted_told_once_and_leave_nothing_behind(
     fake: FakeContainerd, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fake.run("web")
+    pid = fake.run("web")
     async with following(fake) as check:
+        fake.tell("/tasks/unheard-of", "nonsense", GARBAGE)
+        fake.publish(wire.Envelope(topic=b"/tasks/unheard-of").SerializeToString())
+        for seconds in ODD_TIMES:
+            start = wire.TaskStart(container_id=b"nobody", pid=4711)
+            fake.publish(told(b"/tasks/start", start, seconds=seconds))
+        fake.pause("web")
+        await check.expect("web", "paused")
+        assert check.watcher.stats.lost == 0
         fake.publish(GARBAGE)
         fake.tell("/tasks/exit", "containerd.events.TaskExit", GARBAGE)
         fake.tell("/tasks/exit", "containerd.events.TaskStart", b"")
         fake.tell("/tasks/exit", "containerd.events.TaskExit", b"")
         fake.tell("/tasks/start", "", b"")
-        fake.tell("/tasks/unheard-of", "nonsense", GARBAGE)
-        fake.publish(wire.Envelope(topic=b"/tasks/unheard-of").SerializeToString())
-        fake.pause("web")
-        await check.expect("web", "paused")
-        assert check.watcher.stats.lost == 5
+        for namespace, id in ODD_TEXT:
+            for seconds in ODD_TIMES:
+                fake.publish(told(b"/tasks/start", wire.TaskStart(container_id=id, pid=4711), namespace, seconds))
+        fake.exit("web", 3)
+        _, exited = await check.expect("web", "paused", "exited")
+        assert (exited.exit_code, exited.container.pid) == (3, pid)
         audits = check.watcher.stats.audits
         await eventually(lambda: check.watcher.stats.audits > audits)
-    told = [r for r in caplog.records if "makes no sense" in r.message and r.levelname == "WARNING"]
-    assert len(told) == 1
-    assert told[0].message.startswith(f"containerd engine at {fake.address}: ")
-
-
-@pytest.mark.parametrize(
-    ("namespace", "id", "nonsense"),
-    [
-        (b"default", b"nobody", False),
-        (b"\xff", b"nobody", True),
-        (b"a\nb", b"nobody", True),
-        (b"", b"nobody", True),
-        (b"default", b"\xfe\x1b", True),
-        (b"default", b"a/b", True),
-        (b"default", b"x" * 20_000, True),
-    ],
-    ids=["odd times only", "not UTF-8", "control", "no namespace", "id not UTF-8", "slash", "long"],
-)
-async def test_events_with_odd_text_and_times_leave_nothing_behind(
-    fake: FakeContainerd, namespace: bytes, id: bytes, nonsense: bool
-) -> None:
-    pid = fake.run("web")
-    async with following(fake) as check:
-        for seconds in (-(2**63), 0, 2**63 - 1):
-            fake.publish(told(b"/tasks/start", wire.TaskStart(container_id=id, pid=4711), namespace, seconds))
-        fake.exit("web", 3)
-        (exited,) = await check.expect("web", "exited")
-        assert (exited.exit_code, exited.container.pid) == (3, pid)
-        assert (check.watcher.stats.lost, check.watcher.stats.unresolved) == (3 if nonsense else 0, 0)
+        assert (check.watcher.stats.lost, check.watcher.stats.unresolved) == (5 + len(ODD_TEXT) * len(ODD_TIMES), 0)
+    warned = [r for r in caplog.records if "makes no sense" in r.message and r.levelname == "WARNING"]
+    assert len(warned) == 1
+    assert warned[0].message.startswith(f"containerd engine at {fake.address}: ")
 
 
 async def test_exit_that_tells_no_pid_is_not_believed(fake: FakeContainerd) -> None:

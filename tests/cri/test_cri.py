@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -16,14 +17,8 @@ from tests.support.engines.containerd import PAUSE_IMAGE, Containerd
 from tests.support.engines.containerd_control import ContainerdControl
 from tests.support.engines.cri_control import CRIControl
 from tests.support.followed import eventually
-from whalewatch import EngineUnavailable, Origin, cri
+from whalewatch import EngineUnavailable, Origin, WatchState, cri
 from whalewatch.testing import FakeCRI
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-PATIENCE = 15.0
-"""Seconds after which something that should have come is missing."""
 
 REAL = [
     pytest.param(*one, marks=pytest.mark.live)
@@ -140,7 +135,7 @@ async def test_nothing_is_missed_while_pods_come_and_go(engine: Engine) -> None:
     competing = engine.source == "pod-events" and engine.fake is None
     for _ in range(0 if competing else 3):  # each begins at some moment of the churn
         async with engine.checked() as check:
-            await check.watcher.ready(PATIENCE)
+            assert check.watcher.status.state is WatchState.SYNCED
     async with engine.checked() as check:
         await asyncio.gather(*work)
         await check.settled()

@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.followed import Followed, eventually, followed
 from tests.support.outage import lost
+from tests.support.scripted import PATIENCE
 from whalewatch import (
     AddressError,
     Container,
@@ -31,9 +32,6 @@ from whalewatch._wire import containerd_pb2
 from whalewatch._wire import cri_pb2 as wire
 from whalewatch.cri import native, pod_events, polling
 from whalewatch.testing import FakeContainerd, FakeCRI
-
-PATIENCE = 10.0
-"""Seconds after which something that should have come is missing."""
 
 BACKLOG = 1000
 """Events that an engine keeps for the first who asks for them."""
@@ -457,7 +455,7 @@ async def test_events_that_look_old_because_the_clock_was_set_back_are_no_backlo
         assert follow.fold.events[-1].origin is Origin.ENGINE
 
 
-async def test_garbage_on_the_stream_is_told_once_and_repaired(
+async def test_garbage_on_the_stream_is_told_once_and_repaired_and_what_comes_twice_is_read_once(
     engine: FakeCRI, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with following(engine) as follow:
@@ -467,25 +465,17 @@ async def test_garbage_on_the_stream_is_told_once_and_repaired(
         await follow.until_taken(engine.run(pod, "c1"))
         assert (follow.stats.lost, follow.stats.outages) == (3, 0)
         with engine.faults.silently():
-            c2 = engine.run(pod, "c2")
+            c2, c3 = engine.run(pod, "c2"), engine.run(pod, "c3")
+        now = time.time_ns()
+        for _ in range(2):
+            engine.tell("STARTED", c3, timestamp=now)
+            await follow.until_taken(c3)
+        await follow.until_taken(engine.run(pod, "marker"))
+        assert engine.requests["container_status"] == 3
         engine.publish(b"\xff\xff\xff")
         await follow.until_taken(c2)
         assert follow.stats.drift == 1
     assert len(logged(caplog, "makes no sense")) == 1
-
-
-async def test_event_told_twice_costs_one_inspect(engine: FakeCRI) -> None:
-    async with following(engine) as follow:
-        pod = bare(engine)
-        await follow.until_taken(engine.run(pod, "c1"))
-        with engine.faults.silently():
-            c2 = engine.run(pod, "c2")
-        now = time.time_ns()
-        engine.tell("STARTED", c2, timestamp=now)
-        await follow.until_taken(c2)
-        engine.tell("STARTED", c2, timestamp=now)
-        await follow.until_taken(engine.run(pod, "marker"))
-        assert engine.requests["container_status"] == 3
 
 
 async def test_deletion_stands_in_for_a_stop_that_is_lost_and_a_late_one_tells_its_exit_code(engine: FakeCRI) -> None:
@@ -600,23 +590,17 @@ async def test_task_without_a_pid_is_as_with_the_other_sources(
 ) -> None:
     """Its container is alive, which is told once and counted; a sandbox is not."""
 
-    def task(id: str) -> containerd_pb2.Task:
-        return containerd_pb2.Task(id=id.encode(), pid=nonsense, status=containerd_pb2.RUNNING)
+    def spoil(id: str) -> str:
+        containerd.native.tasks[NAMESPACE, id].pid = nonsense
+        return id
 
-    def read(id: str) -> None:
-        response = containerd_pb2.GetTaskResponse(process=task(id))
-        containerd.native.faults.garble("task_get", response.SerializeToString(), id=id)
-
-    listed = containerd_pb2.ListTasksResponse(tasks=[task(containerd.pod), task(containerd.web)])
-    containerd.native.faults.garble("task_list", listed.SerializeToString())
-    read(containerd.pod)
+    spoil(containerd.pod)
+    spoil(containerd.web)
     async with following(containerd) as follow:
         assert pids(follow) == {containerd.web: None}
         (pod,) = await follow.watcher.portfolio.pods()
         assert (pod.sandbox, pod.container_names) == (None, ("web",))
-        c2 = containerd.run(containerd.pod, "c2")
-        read(c2)
-        containerd.task(c2)
+        c2 = spoil(containerd.run_task("c2"))
         await follow.until_taken(c2)
         assert pids(follow)[c2] is None
         adapter = follow.watcher.engine
