@@ -13,13 +13,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from tenacity import wait_fixed
 
 from tests.conftest import PATIENCE
 from tests.support.containerd_checker import CheckedContainerd, checked
 from tests.support.engines.containerd_control import ContainerdControl
-from tests.support.followed import eventually, followed
-from tests.support.outage import lost, story
+from tests.support.followed import AT_ONCE, eventually, followed
 from whalewatch import (
     AddressError,
     Dead,
@@ -27,7 +25,6 @@ from whalewatch import (
     EngineUnavailable,
     Origin,
     ProtocolViolation,
-    Retry,
     SignalType,
     UnsupportedEngine,
     WatchState,
@@ -119,7 +116,7 @@ async def test_failing_namespace_keeps_its_last_known_containers_and_is_warned_a
 
     fake.run("web", "bad")
     fake.run("web")
-    async with following(fake, retry=Retry(wait=wait_fixed(0))) as check:
+    async with following(fake, retry=AT_ONCE) as check:
         watcher = check.watcher
         with fake.faults.fail("task_list", "INTERNAL", namespace="bad"):
             for cuts in range(1, 4):
@@ -230,27 +227,6 @@ async def test_text_that_is_not_utf8_hides_nothing(fake: FakeContainerd) -> None
         assert (dict(plain.labels), follow.stats.lost) == ({"\ufffd": "\ufffd"}, 0)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("version", ["1.7.24", "2.1.0"])  # a 2.x leaves them out of its listings
-async def test_hung_shim_keeps_the_last_known_state(version: str) -> None:
-    async with FakeContainerd(version=version) as fake:
-        fake.run("stuck")
-        fake.run("web")
-        async with following(fake, audit=0.2, call_timeout=2) as check:
-            watcher = check.watcher
-            before = watcher.portfolio.snapshot()
-            with fake.faults.hang_shim("stuck", timeout=0.05):
-                audits = watcher.stats.audits
-                await eventually(lambda: watcher.stats.audits > audits + 2)
-                assert [*watcher.portfolio.snapshot()] == [*before]
-                fake.faults.cut_streams()
-                await eventually(lambda: watcher.stats.syncs == 2)
-                assert [*watcher.portfolio.snapshot()] == [*before]
-                assert watcher.stats.unresolved == 1
-            await eventually(lambda: watcher.stats.unresolved == 0)
-            assert check.of("stuck") == []
-
-
 # ---- events
 
 
@@ -274,18 +250,16 @@ async def test_what_happens_between_subscribing_and_listing_is_told(fake: FakeCo
         fake.run(name)
     for gate_at in ("namespace_list", "task_list", "container_list_stream"):
         gate = fake.faults.pause_after(gate_at)
-        async with watch(fake.address) as watcher:
+        async with followed(watch(fake.address), ready=False) as follow:
             await gate.reached()
             fake.exit("dies")
-            again = fake.restart("restarts")
+            fake.restart("restarts")
             fake.run("comes")
             gate.release()
-            await watcher.ready(PATIENCE)
-            await watcher.portfolio.wait_for("comes", PATIENCE)
-            await watcher.portfolio.wait_gone("dies", PATIENCE)
-            await watcher.portfolio.wait_for(lambda container, pid=again: container.pid == pid, PATIENCE)  # type: ignore[misc]
-            assert {c.id for c in watcher.portfolio.snapshot()} == {"stays", "restarts", "comes"}
-            assert watcher.stats.drift == 0
+            pids = {id: task.pid for (_, id), task in fake.tasks.items() if task.alive}
+            assert pids.keys() == {"stays", "restarts", "comes"}
+            await follow.until(lambda: {one.id: one.pid for one in follow.snapshot} == pids)  # noqa: B023 - awaited at once
+            assert follow.stats.drift == 0
         fake.delete("comes")
         fake.start("dies")
 
@@ -295,7 +269,7 @@ async def test_what_a_late_subscription_missed_is_found_by_the_confirming_listin
         fake.run(name)
     subscription = fake.faults.pause_at("subscribe")
     confirming = fake.faults.pause_at("namespace_list")
-    async with watch(fake.address) as watcher, watcher.events() as events:
+    async with followed(watch(fake.address), ready=False) as follow:
         await confirming.reached()
         confirming.step()
         await confirming.reached()  # the second listing: the first is done, and nobody is subscribed yet
@@ -308,18 +282,11 @@ async def test_what_a_late_subscription_missed_is_found_by_the_confirming_listin
         subscription.release()
         await fake.until(lambda: fake.subscribers == 1)
         confirming.release()
-        async with asyncio.timeout(PATIENCE):
-            told = [await anext(events) for _ in range(10)]
-        assert {event.origin for event in told[:4]} == {Origin.SYNC}
-        assert story(told[4:]) == [
-            ("exited", "dies"),
-            ("exited", "restarts"),
-            ("paused", "pauses"),
-            ("started", "comes"),
-            ("started", "restarts"),
-            ("updated", "relabelled"),
-        ]
-        assert ({event.origin for event in told[4:]}, watcher.stats.drift) == ({Origin.RESYNC}, 5)
+        await follow.until(lambda: len(follow.news()) == 6)
+        told = {id: follow.types(id) for id in ("dies", "pauses", "relabelled", "comes", "restarts")}
+        changes = [["exited"], ["paused"], ["updated"], ["started"], ["exited", "started"]]
+        assert [*told.values()] == changes
+        assert ({event.origin for event in follow.news()}, follow.stats.drift) == ({Origin.RESYNC}, 5)
 
 
 async def test_garbage_odd_text_and_odd_times_on_the_stream_are_counted_told_once_and_leave_nothing_behind(
@@ -431,31 +398,6 @@ async def test_container_removed_beside_its_living_task_and_one_whose_shim_is_ki
         assert exited.exit_code is None
         fake.faults.kill_shim("other")
         await check.expect("other", "exited")
-
-
-# ---- connections
-
-
-@pytest.mark.parametrize("end", ["end", "fail", "cut", "restart"])
-async def test_stream_that_ends_is_followed_by_a_new_one(fake: FakeContainerd, end: str) -> None:
-    fake.run("web")
-    async with following(fake) as check:
-        if end == "restart":
-            await fake.faults.restart()
-        elif end == "cut":
-            fake.faults.cut_streams()
-        else:
-            fake.faults.end_streams("OK" if end == "end" else "UNAVAILABLE")
-        await eventually(lambda: check.watcher.stats.syncs == 2)
-        fake.exit("web", 3)
-        (exited,) = await check.expect("web", "exited")
-        assert exited.origin is Origin.ENGINE
-
-
-async def test_engine_that_is_frozen_while_connecting_is_left_at_once(fake: FakeContainerd) -> None:
-    with fake.faults.freeze():
-        async with watch(fake.address, call_timeout=0.2) as watcher:
-            assert "no answer to connect" in str((await lost(watcher)).error)
 
 
 async def test_something_that_is_no_containerd_is_told(fake: FakeContainerd) -> None:

@@ -200,17 +200,6 @@ def served(pki: Path, *, clients: bool = False) -> ssl.SSLContext:
     return tls
 
 
-@pytest.mark.parametrize("clients", [False, True])
-async def test_docker_tls_verify_uses_the_files_of_docker_cert_path(clients: bool, pki: Path, tmp_path: Path) -> None:
-    async with FakeDocker(host="127.0.0.1", ssl_context=served(pki, clients=clients)) as fake:
-        environ = {"DOCKER_HOST": fake.tcp_address, "DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(pki)}
-        found = default_endpoint(environ, tmp_path)
-        assert found.url.startswith("https://")
-        async with moby.watch(fake.tcp_address, tls=found.tls, retry=None) as watcher:
-            await watcher.ready(PATIENCE)
-            await watcher.portfolio.in_sync()
-
-
 def test_tls_files_are_looked_for_beside_the_configuration_by_default(pki: Path) -> None:
     environ = {"DOCKER_HOST": "tcp://host", "DOCKER_TLS_VERIFY": "1", "DOCKER_CONFIG": str(pki)}
     found = default_endpoint(environ, Path("/nowhere"))
