@@ -16,7 +16,7 @@ from tests.support.containerd_checker import checked
 from tests.support.engines.containerd_control import ContainerdControl
 from tests.support.followed import eventually
 from whalewatch import Container, Dead, EngineUnavailable, Origin
-from whalewatch.containerd import ContainerdEngine, Inspection, watch
+from whalewatch.containerd import ContainerdEngine, Inspection
 
 PROJECT = "com.docker.compose.project"
 
@@ -55,16 +55,12 @@ async def test_initial_picture_is_what_containerd_says(containerd: ContainerdUnd
 
     async with checked(containerd.address, control) as check:
         portfolio = check.watcher.portfolio
-        assert {c.id for c in portfolio.snapshot()} == {"web", "other/web", "other/plain"}
-        assert {c.name for c in portfolio.snapshot()} == {"other/frontend", "other/plain", "shop-web"}
-        web = await portfolio.container("shop-web")
-        assert web is not None
-        assert (web.id, web.project, web.image) == ("web", "shop", "registry.example/web:1")
-        assert await portfolio.container("web") is web
+        plain, frontend, web = sorted(portfolio.snapshot(), key=lambda container: container.id)
+        assert (plain.id, plain.name, plain.paused) == ("other/plain", "other/plain", True)
+        assert (frontend.id, frontend.name, frontend.paused) == ("other/web", "other/frontend", False)
+        assert (web.id, web.name, web.project, web.image) == ("web", "shop-web", "shop", "registry.example/web:1")
+        assert await portfolio.container("shop-web") is await portfolio.container("web") is web
         assert await portfolio.names() == ("shop",)
-        plain = await portfolio.container("other/plain")
-        assert plain is not None
-        assert plain.paused
         assert all(e.origin is Origin.SYNC for e in check.fold.events)
         # What containerd does not tell:
         assert (web.started_at, web.health, web.privileged, web.ports, len(web.addresses)) == (None, None, None, (), 0)
@@ -168,32 +164,21 @@ async def test_ignored_namespaces_are_neither_asked_for_nor_told_of(containerd: 
         await check.expect("moby/late", "exited")
 
 
-async def test_containerd_and_its_client_are_known(containerd: ContainerdUnderTest) -> None:
-    engine = ContainerdEngine(containerd.address)
-    assert (engine.pid, engine.client, engine.type, engine.source) == (None, None, "containerd", "native")
-    id, version = await engine.id(), await engine.version()  # without a watcher
-    with pytest.raises(EngineUnavailable, match=f"containerd engine at {containerd.address}: not connected"):
-        await engine.ping()
-    async with watch(containerd.address) as watcher:
-        await watcher.ready(PATIENCE)
-        assert (await watcher.engine.id(), await watcher.engine.version()) == (id, version)
-        assert version.startswith("1.7" if containerd.kind == "fake" else containerd.kind)
-        assert watcher.engine.pid == (containerd.engine.pid if containerd.engine else os.getpid())
-        assert watcher.status.source == "native"
-        assert watcher.engine.client is not None
-        call: Any = watcher.engine.client.unary_unary("/containerd.services.version.v1.Version/Version")
-        assert version.encode() in await call(b"")
-    with pytest.raises(EngineUnavailable):
-        await watcher.engine.listing()
-    assert watcher.engine.client is None
-
-
-async def test_inspect_of_a_stopped_task_tells_its_exit_code(containerd: ContainerdUnderTest) -> None:
+async def test_containerd_its_client_and_a_stopped_task_are_known(containerd: ContainerdUnderTest) -> None:
     control = containerd.control
     pid = await control.run("job", "other", labels={"a": "1"})
     await control.kill_and_wait("job", "other")
     engine = ContainerdEngine(containerd.address)
+    assert (engine.pid, engine.client, engine.type, engine.source) == (None, None, "containerd", "native")
+    id, version = await engine.id(), await engine.version()  # without a watcher
+    assert version.startswith("1.7" if containerd.kind == "fake" else containerd.kind)
+    with pytest.raises(EngineUnavailable, match=f"containerd engine at {containerd.address}: not connected"):
+        await engine.ping()
     await engine.connect()
+    assert (await engine.id(), await engine.version()) == (id, version)
+    assert engine.pid == (containerd.engine.pid if containerd.engine else os.getpid())
+    client: Any = engine.client
+    assert version.encode() in await client.unary_unary("/containerd.services.version.v1.Version/Version")(b"")
     dead = await engine.inspect("other/job")
     assert isinstance(dead, Dead)
     assert (dead.container.id, dead.container.pid, dict(dead.container.labels)) == ("other/job", pid, {"a": "1"})
@@ -205,6 +190,9 @@ async def test_inspect_of_a_stopped_task_tells_its_exit_code(containerd: Contain
     assert engine.progress > before
     await engine.close()
     await engine.close()
+    assert engine.client is None
+    with pytest.raises(EngineUnavailable):
+        await engine.listing()
 
 
 @pytest.mark.promise(8)

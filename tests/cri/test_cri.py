@@ -79,10 +79,8 @@ async def test_pods_are_followed_from_start_to_removal(engine: Engine) -> None:
         (pod,) = await portfolio.pods()
         assert (pod.name, pod.namespace, pod.uid) == ("early", "prod", early.uid)
         assert pod.sandbox is not None
-        assert (pod.sandbox.id, pod.sandbox.name) == (early.id, "early")
-        assert pod.container_names == ("app",)
-        found_app = pod.container("app")
-        assert found_app is not None
+        assert (pod.sandbox.id, pod.sandbox.name, pod.container_names) == (early.id, "early", ("app",))
+        (found_app,) = pod
         assert (found_app.project, found_app.engine) == ("", engine.address)
         assert (found_app.started_at is None) is (engine.source == "native")
         assert app in portfolio.snapshot()
@@ -95,9 +93,7 @@ async def test_pods_are_followed_from_start_to_removal(engine: Engine) -> None:
         assert started.origin is Origin.ENGINE
         await check.expect(db, "started")
         await check.settled()
-        found = await portfolio.pod(shop.uid)
-        assert found is not None
-        assert found.container_names == ("db", "web")
+        assert {pod.uid: pod.container_names for pod in await portfolio.pods()}[shop.uid] == ("db", "web")
 
         await control.stop(web)
         events = await check.expect(web, "started", "exited")
@@ -105,9 +101,7 @@ async def test_pods_are_followed_from_start_to_removal(engine: Engine) -> None:
         successor = await control.run(shop, "web", attempt=1)
         await check.expect(successor, "started")
         await check.settled()
-        found = await portfolio.pod(shop.uid)
-        assert found is not None
-        assert [c.id for c in found] == [db, successor]
+        assert [c.id for c in await portfolio.pod(shop.uid) or ()] == [db, successor]
 
         await control.remove(web)
         await control.stop_pod(shop.id)
