@@ -1,132 +1,132 @@
-"""What came out of a measurement, and the table that shows it."""
+"""What came out of measurements by turns, and the table that shows it."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+Contender = TypeVar("Contender")
+
+Figures = Mapping[str, float]
+"""What one measurement of one contender has told, by keys."""
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
-    """A sample, told by its middle, its quartiles, and the 99th of a hundred: the greatest of a smaller sample."""
+class Measure:
+    """A figure that contenders tell under this key, times the factor; the target is what is hoped for.
 
-    median: float
-    low: float
-    high: float
-    p99: float
-    count: int
-
-    @classmethod
-    def of(cls, values: Iterable[float]) -> Self:
-        """Describe values; not a number where there are none."""
-        ordered = sorted(value for value in values if not math.isnan(value))
-        if not ordered:
-            return cls(math.nan, math.nan, math.nan, math.nan, 0)
-        low, median, high = statistics.quantiles(ordered, n=4, method="inclusive") if ordered[1:] else ordered * 3
-        return cls(median, low, high, ordered[math.ceil(0.99 * len(ordered)) - 1], len(ordered))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One line of the report: what was measured, ours, what was beside it by turns or at the same time, and the ratios.
-
-    The other program is the peer; the target is what is hoped for, as text; the tail is the 99th of a hundred.
+    `tail` asks for the 99th of a hundred too: the greatest of a smaller sample.
     """
 
-    benchmark: str
+    key: str
     what: str
-    unit: str
-    ours: Spread
-    engine: str = ""
-    beside: Spread | None = None
-    beside_is: str = ""
-    ratio: Spread | None = None
-    peer: Spread | None = None
+    unit: str = ""
+    factor: float = 1.0
     target: str = ""
     tail: bool = False
 
-    @classmethod
-    def of(
-        cls,
-        benchmark: str,
-        what: str,
-        unit: str,
-        ours: Sequence[float],
-        beside: tuple[str, Sequence[float]] = ("", ()),
-        *,
-        engine: str = "",
-        peer: Sequence[float] = (),
-        target: str = "",
-        tail: bool = False,
-    ) -> Self:
-        """Make a row of values, those beside ours measured by turns; of single values there is no ratio."""
-        beside_is, theirs = beside
-        return cls(
-            benchmark=benchmark,
-            what=what,
-            unit=unit,
-            ours=Spread.of(ours),
-            engine=engine,
-            beside=Spread.of(theirs) if theirs else None,
-            beside_is=beside_is,
-            ratio=paired(ours, theirs) if len(theirs) > 1 else None,
-            peer=Spread.of(peer) if peer else None,
-            target=target,
-            tail=tail,
-        )
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the report: ours, what was beside it by turns or at the same time, and another program's."""
+
+    measure: Measure
+    ours: Sequence[float]
+    beside_is: str
+    beside: Sequence[float]
+    peer: Sequence[float]
+    benchmark: str = ""
+    engine: str = ""
+
+    def cells(self) -> list[str]:
+        # There is no ratio of single values.
+        pairs = zip(self.ours, self.beside, strict=True) if len(self.beside) > 1 else ()
+        ratios = [our / their for our, their in pairs if their > 0]
+        return [
+            self.measure.what,
+            self.engine,
+            self._told(self.ours, _quartiles(self.ours, _number)),
+            self._told(self.beside, prefix=f"{self.beside_is} "),
+            f"{_ratio(statistics.median(ratios))}{_quartiles(ratios, _ratio)}" if ratios else "",
+            self.measure.target,
+            self._told(self.peer),
+        ]
+
+    def _told(self, values: Sequence[float], quartiles: str = "", prefix: str = "") -> str:
+        if not values:
+            return ""
+        greatest = sorted(values)[math.ceil(0.99 * len(values)) - 1]
+        tail = f", p99 {_number(greatest)}" if self.measure.tail else ""
+        return f"{prefix}{_number(statistics.median(values))} {self.measure.unit}{quartiles}{tail}"
 
 
-def paired(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
-    """Return the ratios of values that were measured side by side."""
-    return Spread.of(our / their for our, their in zip(ours, theirs, strict=True) if their > 0)
+def rows(
+    measures: Iterable[Measure], took: Mapping[str, Sequence[Figures]], ours: str = "ours", beside: str = ""
+) -> Iterator[Row]:
+    """Make a row of each measure: ours, what was beside it, and the peer where it was measured and tells as much."""
+    for measure in measures:
+        columns = [
+            [one[measure.key] * measure.factor for one in took.get(name, ()) if measure.key in one]
+            for name in (ours, beside, "peer")
+        ]
+        yield Row(measure, columns[0], beside, columns[1], columns[2])
+
+
+def in_turn(names: Iterable[str], rounds: int) -> list[str]:
+    """Return whose turn it is: A B, then B A, so that nothing is measured before all of the other."""
+    order = list(names)
+    return [name for turn in range(rounds) for name in (order if turn % 2 else reversed(order))]
+
+
+def by_turns(
+    what: str, rounds: int, contenders: Mapping[str, Contender], measured: Callable[[Contender], Figures]
+) -> dict[str, list[Figures]]:
+    """Measure contenders by turns, and return what each has told in each round."""
+    took: dict[str, list[Figures]] = {name: [] for name in contenders}
+    for name in in_turn(contenders, rounds):
+        progress(f"{what}, {len(took[name]) + 1} of {rounds}: {name}")
+        took[name].append(measured(contenders[name]))
+    return took
 
 
 def table(rows: Sequence[Row]) -> str:
     """Lay rows out as a Markdown table; the column of the other program is left out if there is none."""
-    with_peer = any(row.peer for row in rows)
-    head = ["measured", "engine", "whalewatch (quartiles)", "beside it", "ratio (quartiles)", "target"]
-    if with_peer:
-        head.append("other program")
-    lines = [head]
-    for row in rows:
-        told = f"{_number(row.ours.median)} {row.unit}{_quartiles(row.ours)}"
-        if row.tail:
-            told += f", p99 {_number(row.ours.p99)}"
-        beside = f"{row.beside_is} {_number(row.beside.median)} {row.unit}" if row.beside else ""
-        if row.tail and row.beside:
-            beside += f", p99 {_number(row.beside.p99)}"
-        ratio = f"{row.ratio.median:.2f}{_quartiles(row.ratio, '.2f')}" if row.ratio else ""
-        line = [row.what, row.engine, told, beside, ratio, row.target]
-        if with_peer:
-            line.append(f"{_number(row.peer.median)} {row.unit}" if row.peer else "")
-        lines.append(line)
-    return laid_out(lines)
+    head = ["measured", "engine", "whalewatch (quartiles)", "beside it", "ratio (quartiles)", "target", "other program"]
+    columns = len(head) if any(row.peer for row in rows) else -1
+    return laid_out([line[:columns] for line in (head, *(row.cells() for row in rows))])
 
 
 def laid_out(lines: list[list[str]]) -> str:
     """Lay cells out as a Markdown table, of which the first line is the head."""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    )
+    return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in lines)
 
 
-def _quartiles(spread: Spread, form: str = "") -> str:
-    if spread.count < 3:
+def progress(what: str) -> None:
+    """Show one line on a terminal, and a line each elsewhere."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{what}")
+    elif what:
+        sys.stderr.write(what.rstrip() + "\n")
+    sys.stderr.flush()
+
+
+def _quartiles(values: Sequence[float], told: Callable[[float], str]) -> str:
+    if len(values) < 3:
         return ""
-    low, high = (format(v, form) if form else _number(v) for v in (spread.low, spread.high))
-    return f" ({low} to {high})"
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return f" ({told(low)} to {told(high)})"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}"
 
 
 def _number(value: float) -> str:
-    if value == 0 or math.isnan(value):
-        return "-" if math.isnan(value) else "0"
-    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
     return f"{value:,.{min(digits, 4)}f}"

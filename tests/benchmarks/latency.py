@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
+import json
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
-from tests.benchmarks import run
 from tests.benchmarks.engine import Target
-from tests.benchmarks.figures import Row
-from tests.support.engines.containerd_control import ContainerdControl
-from tests.support.engines.control import DockerControl
+from tests.benchmarks.figures import Measure, Row, progress, rows
+from tests.benchmarks.processes import Program, measured
 
 PAUSE = 0.01  # seconds between what is done to a container: the engine's own work is not to be in the way
 SECONDS_PER_ROUND = 5.0  # far above anything measured; only another program needs to know
@@ -24,88 +25,69 @@ TYPES = {
     "started": ("STARTED, with its inspect", "inspected", "bare reader and inspect"),
 }
 
-REFERENCE = "0.95 ms: the Go module whalewatcher 2.0.1, measured on another day"
+Latencies = dict[tuple[str, str, int], float]
+"""Milliseconds by type, id and the engine's time in whole microseconds, as whalewatch keeps it."""
 
 
-Key = tuple[str, str, int]
-
-
-def measure(target: Target, rounds: int, peer: run.Peer | None, progress: Callable[[str], None]) -> Iterator[Row]:
+def measure(target: Target, options: argparse.Namespace) -> Iterator[Row]:
     """Let everybody follow the same events at the same time, in two halves: who subscribes first matters a little."""
-    ours: dict[Key, float] = {}
-    bare: dict[Key, float] = {}
-    peers: dict[Key, float] = {}
-    commands = {"ours": ("ours", "events", target.kind, target.socket), "bare": (target.bare, "events", target.socket)}
+    heard: dict[str, Latencies] = {"ours": {}, "bare": {}, "peer": {}}
     for half, names in enumerate((("ours", "bare"), ("bare", "ours")), start=1):
+        programs: dict[str, Program] = {}
         with contextlib.ExitStack() as stack:
-            programs = {}
             for name in names:
-                programs[name] = stack.enter_context(run.program(*commands[name]))
+                programs[name] = stack.enter_context(measured("follow", target, name))
                 programs[name].answer()
-            if peer is not None:
-                other = stack.enter_context(peer.events(target.kind, target.socket, rounds * SECONDS_PER_ROUND))
+            if options.peer:
+                seconds = options.events * SECONDS_PER_ROUND
+                arguments = ("events", target.kind.name, target.socket, f"{seconds:g}")
+                other = stack.enter_context(Program(*arguments, command=options.peer))
                 while "ready" not in other.answer():
                     pass
-            asyncio.run(_churn(target, rounds // 2, f"events, half {half} of 2", progress))
-            heard = {name: _latencies(programs[name].finish()["events"]) for name in names}
-            ours |= heard["ours"]
-            bare |= heard["bare"]
-            if peer is not None:
-                peers |= _matched(other.interrupt(), heard["bare"])
+            asyncio.run(_churn(target, options.events // 2, f"events, half {half} of 2"))
+            now = {name: _latencies(programs[name].finish()["events"]) for name in names}
+            if options.peer:
+                other.terminate()
+                assert other.stdout is not None
+                now["peer"] = _matched([json.loads(line) for line in other.stdout], now["bare"])
+            for name, latencies in now.items():
+                heard[name] |= latencies
     for type_, (shown, beside, beside_is) in TYPES.items():
-        pairs = [
-            (latency, bare[beside, id, told])
-            for (heard_type, id, told), latency in ours.items()
-            if heard_type == type_ and (beside, id, told) in bare
-        ]
-        our, their = [one for one, _ in pairs], [one for _, one in pairs]
-        peers_own = [latency for key, latency in peers.items() if key[0] == type_]
-        yield Row.of(
-            *("latency", f"event latency, {shown}", "ms", our, (beside_is, their)),
-            engine=target.version,
-            peer=peers_own,
-            tail=True,
-        )
+        keys = {key: (beside, *key[1:]) for key in heard["ours"] if key[0] == type_}
+        both = [(ours, bare) for ours, bare in keys.items() if bare in heard["bare"]]
+        took = {
+            "ours": [{"latency": heard["ours"][ours]} for ours, _ in both],
+            beside_is: [{"latency": heard["bare"][bare]} for _, bare in both],
+            "peer": [{"latency": latency} for key, latency in heard["peer"].items() if key[0] == type_],
+        }
+        yield from rows([Measure("latency", f"event latency, {shown}", "ms", tail=True)], took, beside=beside_is)
 
 
-async def _churn(target: Target, rounds: int, what: str, progress: Callable[[str], None]) -> None:
+async def _churn(target: Target, rounds: int, what: str) -> None:
     """Start, freeze, thaw and kill a container, again and again; in containerd it gets a new task for each life."""
     name = f"latency-{random.getrandbits(32):08x}"
-    async with DockerControl(target.socket) as docker, ContainerdControl(target.socket) as native:
-        driver: Any
-        steps: list[Any]
-        ends: list[Any]
-        if target.kind == "moby":
-            container = await docker.create(name)
-            driver, steps, ends = docker, [docker.start, docker.pause, docker.unpause, docker.kill], [docker.wait]
-        else:
-            await native.create(name)
-            container = name
-            driver, steps, ends = (
-                native,
-                [native.start, native.pause, native.resume, native.kill],
-                [native.wait, native.task_delete],
-            )
+    async with target.kind.control(target.socket) as control:
+        await control.create(name)
         for done in range(rounds):
-            if target.kind != "moby":
-                await native.task_create(container)
-            for step in steps:
-                await step(container)
+            for step in target.kind.life:
+                await getattr(control, step)(name)
                 await asyncio.sleep(PAUSE * random.uniform(1, 2))
-            for end in ends:
-                await end(container)
             progress(f"{what}: round {done + 1} of {rounds}")
         await asyncio.sleep(1.0)
-        await driver.remove(container)
+        await control.remove(name)
         await asyncio.sleep(0.5)
 
 
-def _latencies(events: list[tuple[str, str, int, int]]) -> dict[Key, float]:
-    """Return milliseconds by type, id and the engine's time in whole microseconds, as whalewatch keeps it."""
-    return {(type_, id, told // 1000): (now - told) / 1e6 for type_, id, told, now in events}
+def _latencies(events: Sequence[tuple[str, str, int | str, int]]) -> Latencies:
+    """Bare readers are told whole nanoseconds, consumers of ours a time."""
+    found = {}
+    for type_, id, told, now in events:
+        stamp = told // 1000 if isinstance(told, int) else round(datetime.fromisoformat(told).timestamp() * 1e6)
+        found[type_, id, stamp] = (now - stamp * 1000) / 1e6
+    return found
 
 
-def _matched(lines: Sequence[Mapping[str, Any]], known: Mapping[Key, float]) -> dict[Key, float]:
+def _matched(lines: Sequence[Mapping[str, Any]], known: Latencies) -> Latencies:
     """Date events that bear no time of the engine's by those of the bare reader, of the same order and number."""
     keys: dict[tuple[str, str], list[int]] = {}
     for type_, id, told in known:

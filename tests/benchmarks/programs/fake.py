@@ -10,29 +10,26 @@ import asyncio
 import itertools
 import sys
 
-from tests.benchmarks.programs.process import say
+from tests.benchmarks.programs import say
 from whalewatch.testing import FakeDocker
 
 BATCH = 50  # events between looks at whether the reader keeps up
-LAST = "last"  # name of the container whose start tells that this was all
 UNSENT = 200  # events that may wait; a reader of Docker's that falls 1,024 behind loses some
 
 
 async def main(containers: int) -> None:
     async with FakeDocker() as docker:
         ids = [docker.run(f"c{number}", project=f"p{number % 10}") for number in range(containers)]
+        last = docker.create("last")
         say(socket=str(docker.path))
-        last = None
         while line := await asyncio.to_thread(sys.stdin.readline):
-            if last is not None:
-                docker.remove(last, force=True)
             steps = itertools.cycle([*((docker.pause, id) for id in ids), *((docker.unpause, id) for id in ids)])
             for number, (step, id) in enumerate(itertools.islice(steps, int(line)), start=1):
                 step(id)
                 if number % BATCH == 0:
                     await docker.until(lambda: docker.unsent < UNSENT)
                     await asyncio.sleep(0)
-            last = docker.run(LAST)
+            docker.restart(last)
             say(told=int(line))
 
 

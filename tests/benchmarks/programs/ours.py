@@ -1,82 +1,37 @@
-"""whalewatch in a process of its own.
-
-`python -m tests.benchmarks.programs.ours sync|events|watch moby|containerd SOCKET [SECONDS [AUDIT]]`
-"""
+"""whalewatch itself."""
 
 from __future__ import annotations
 
-import asyncio
 import importlib
-import sys
-import time
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Self
 
-from tests.benchmarks.programs.process import main, say, usage
 from whalewatch import Watcher
 
-SETTLING = 2.0  # seconds in which the listing that confirms a synchronisation is made
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+BUFFER = 10_000  # nothing is to collapse: each reader gets each event
 
 
-def watch_of(kind: str) -> Callable[..., Watcher]:
-    """Return what makes watchers of an engine, and load nothing of the others."""
-    watch: Callable[..., Watcher] = importlib.import_module(f"whalewatch.{kind}").watch
-    return watch
+class Contender:
+    """A watcher; entered, it is ready."""
 
+    def __init__(self, kind: str, socket: str, audit: float = 300.0) -> None:
+        self._watcher: Watcher = importlib.import_module(f"whalewatch.{kind}").watch(socket, audit=audit)
 
-async def timed(watch: Callable[..., Watcher], socket: str) -> dict[str, float]:
-    """Enter a watcher until it is ready, and return the seconds it took by the clock and of CPU."""
-    before, cpu = time.perf_counter(), time.process_time()
-    async with watch(socket) as watcher:
-        await watcher.ready()
-        return {
-            "seconds": time.perf_counter() - before,
-            "cpu": time.process_time() - cpu,
-            "containers": watcher.portfolio.snapshot().total(),
-        }
+    async def __aenter__(self) -> Self:
+        await self._watcher.__aenter__()
+        await self._watcher.ready()
+        return self
 
+    async def __aexit__(self, *error: object) -> None:
+        await self._watcher.__aexit__(None, None, None)
 
-async def sync(kind: str, socket: str) -> None:
-    say(**await timed(watch_of(kind), socket))
+    def facts(self) -> dict[str, int]:
+        stats = self._watcher.stats
+        containers = self._watcher.portfolio.snapshot().total()
+        return {"containers": containers, "calls": sum(stats.calls.values()), "audits": stats.audits}
 
-
-async def events(kind: str, socket: str) -> None:
-    """Note when each event arrives, until stdin ends."""
-    noted: list[tuple[str, str, int, int]] = []
-    async with watch_of(kind)(socket) as watcher:
-        subscription = watcher.events(replay=False)
-
-        async def read() -> None:
-            async for event in subscription:
-                now = time.time_ns()
-                told = (event.timestamp - EPOCH) // timedelta(microseconds=1) * 1000
-                noted.append((event.type.value, event.container.id, told, now))
-
-        await watcher.ready()
-        reading = asyncio.create_task(read())
-        await asyncio.sleep(SETTLING)
-        say(ready=True)
-        await asyncio.to_thread(sys.stdin.read)
-        reading.cancel()
-    say(events=noted)
-
-
-async def watch(kind: str, socket: str, seconds: str, audit: str = "300") -> None:
-    async with watch_of(kind)(socket, audit=float(audit)) as watcher:
-        await watcher.ready()
-        say(ready=True)
-        await asyncio.sleep(SETTLING)
-        before, audits = usage(), watcher.stats.audits
-        await asyncio.sleep(float(seconds))
-        say(
-            before=before,
-            after=usage(),
-            containers=await watcher.portfolio.total(),
-            audits=watcher.stats.audits - audits,
-            calls=dict(watcher.stats.calls),
-        )
-
-
-if __name__ == "__main__":
-    main(sync, events, watch)
+    async def events(self) -> AsyncIterator[tuple[str, str, datetime, tuple[str, ...]]]:
+        """Tell type, id, the engine's time, and where to look at the container, which has been done already."""
+        async for event in self._watcher.events(replay=False, buffer=BUFFER):
+            yield event.type.value, event.container.id, event.timestamp, ()
