@@ -46,7 +46,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.json:  # what there is survives an interrupt
             told = {"circumstances": _circumstances(started), "rows": [asdict(row) for row in rows]}
             options.json.write_text(json.dumps(told, indent=1))
-    progress("")
     sys.stdout.write(f"{_circumstances(started)}\n\n{table(rows)}\n\n")
     if not options.peer:
         sys.stdout.write("No other program was given (--peer), so that there is no column of one.\n")
@@ -62,7 +61,7 @@ def _measured(options: argparse.Namespace) -> Iterator[Row]:
             yield from (replace(row, benchmark=name) for row in measure(options))
     for engine_version in options.engine or KINDS if set(wanted) & set(WITH_ENGINE) else ():
         if why := install.missing(engine_version):
-            progress(f"engine {engine_version} is left out: {why}\n")
+            progress(f"engine {engine_version} is left out: {why}")
             continue
         kind = KINDS[engine_version]
         progress(f"engine {engine_version} starts")

@@ -108,12 +108,7 @@ def laid_out(lines: list[list[str]]) -> str:
 
 
 def progress(what: str) -> None:
-    """Show one line on a terminal, and a line each elsewhere."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\x1b[K{what}")
-    elif what:
-        sys.stderr.write(what.rstrip() + "\n")
-    sys.stderr.flush()
+    sys.stderr.write(what + "\n")
 
 
 def _quartiles(values: Sequence[float], told: Callable[[float], str]) -> str:

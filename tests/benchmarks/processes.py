@@ -33,11 +33,6 @@ class Program(subprocess.Popen[str]):
         self.kill()
         super().__exit__(None, None, None)
 
-    def ask(self, line: str) -> None:
-        assert self.stdin is not None
-        self.stdin.write(line + "\n")
-        self.stdin.flush()
-
     def answer(self) -> dict[str, Any]:
         """Return the next line, which must come in time."""
         assert self.stdout is not None

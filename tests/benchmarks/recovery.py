@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     kept = []
     for version in options.engine or VERSIONS:
         if why := install.missing(version):
-            progress(f"Docker {version} is left out: {why}\n")
+            progress(f"Docker {version} is left out: {why}")
             continue
         with Dockerd(version, live_restore=True) as docker:
             measured = asyncio.run(_measured(docker, options.runs, random.Random(f"{version} {seed}")))
@@ -77,11 +77,11 @@ async def _measured(docker: Dockerd, runs: int, dice: random.Random) -> list[tup
     noticed, recovered = [], []
     for run in range(1, runs + 1):
         noticed.append(await _noticed(docker, dice.uniform(0, 2 * HEARTBEAT)))
-        progress(f"Docker {docker.version}: hang {run} of {runs} noticed after {noticed[-1]:.3f} s\n")
+        progress(f"Docker {docker.version}: hang {run} of {runs} noticed after {noticed[-1]:.3f} s")
     for run in range(1, runs + 1):
         outage = dice.uniform(SHORTEST_OUTAGE, LONGEST_OUTAGE)
         recovered.append(await _recovered(docker, outage))
-        progress(f"Docker {docker.version}: outage {run} of {runs}, {outage:.1f} s, over after {recovered[-1]:.3f} s\n")
+        progress(f"Docker {docker.version}: outage {run} of {runs}, {outage:.1f} s, over after {recovered[-1]:.3f} s")
     return [
         ("from SIGSTOP to DISCONNECTED", HEARTBEAT + CALL_TIMEOUT, noticed),
         ("from the engine's first answer to in_sync", RECOVERED, recovered),

@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import time
 from collections.abc import Iterator
-from typing import Any
 
 from tests.benchmarks.engine import CONTAINERD, MOBY, Target
 from tests.benchmarks.figures import Figures, Measure, Row, by_turns, in_turn, progress, rows
 from tests.benchmarks.processes import TIMEOUT, Program, measured
-from tests.benchmarks.programs import contender
+from whalewatch.testing import FakeDocker
 
 IMPORT = """
 import json, sys, time
@@ -29,6 +29,8 @@ IMPORTS = {"whalewatch.moby": ("aiodocker", "aiohttp"), "whalewatch.containerd":
 EVENTS = 5_000
 CONTAINERS = 100
 READERS = (1, 10, 100)
+BATCH = 50  # events between looks at whether the reader keeps up
+UNSENT = 200  # events that may wait; a reader of Docker's that falls 1,024 behind loses some
 
 WARM_UP = 2  # rounds
 
@@ -53,39 +55,28 @@ def imports(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def throughput(options: argparse.Namespace) -> Iterator[Row]:
-    """Let a fake engine in another process tell events, to readers of ours or to a bare reader."""
+    """Tell events of a fake engine, pauses and unpauses, to readers of ours or to a bare reader in another process."""
     contenders = {"one bare reader": ("bare", 1)} | {str(count): ("ours", count) for count in READERS}
-    with Program("-m", "tests.benchmarks.programs.fake", CONTAINERS) as engine:
-        socket = engine.answer()["socket"]
-
-        def read(contender: tuple[str, int]) -> Figures:
-            return asyncio.run(_read(engine, socket, *contender))
-
-        took = by_turns(f"{EVENTS} events", options.rounds, contenders, read)
+    took = by_turns(f"{EVENTS:,} events", options.rounds, contenders, lambda one: asyncio.run(_read(*one)))
     for count in READERS:
         seconds = Measure("seconds", f"{EVENTS:,} events, subscriptions: {count}", "ms", 1e3)
         cpu = Measure("cpu", f"CPU of it, subscriptions: {count}", "ms", 1e3)
         yield from rows((seconds, cpu), took, str(count), "one bare reader")
 
 
-async def _read(engine: Program, socket: str, who: str, readers: int) -> dict[str, float]:
-    async def read_to_the_last(one: Any) -> None:
-        # Not counted: an event that an inspect has read already is rightly not told again.
-        async with contextlib.aclosing(one.events()) as events:
-            async for type_, *_ in events:
-                if type_ == "started":
-                    return
-
-    async with contender(who, "moby", socket) as one:
-        reading = [asyncio.create_task(read_to_the_last(one)) for _ in range(readers)]
-        await asyncio.sleep(0.2)  # until all of them wait, and the confirming listing has been made
-        before, cpu = time.perf_counter(), time.process_time()
-        engine.ask(str(EVENTS))
-        async with asyncio.timeout(TIMEOUT):
-            await asyncio.gather(*reading)
-        took = {"seconds": time.perf_counter() - before, "cpu": time.process_time() - cpu}
-        await asyncio.to_thread(engine.answer)
-        return took
+async def _read(who: str, readers: int) -> Figures:
+    async with FakeDocker() as docker:
+        ids = [docker.run(f"c{number}", project=f"p{number % 10}") for number in range(CONTAINERS)]
+        steps = itertools.cycle([*((docker.pause, id) for id in ids), *((docker.unpause, id) for id in ids)])
+        with measured("read", Target(MOBY, str(docker.path), "fake"), who, readers) as program:
+            await asyncio.to_thread(program.answer)
+            for number, (step, id) in enumerate(itertools.islice(steps, EVENTS)):
+                step(id)
+                if number % BATCH == 0:
+                    await docker.until(lambda: docker.unsent < UNSENT)
+                    await asyncio.sleep(0)
+            docker.run("last")
+            return await asyncio.to_thread(program.answer)
 
 
 def _contenders(target: Target, options: argparse.Namespace) -> dict[str, str]:
@@ -108,14 +99,11 @@ def sync(target: Target, options: argparse.Namespace) -> Iterator[Row]:
             return program.answer()
 
     fresh = by_turns("sync in fresh processes", options.rounds, _contenders(target, options), synced)
-    progress("sync in a warm process")
-    order = in_turn(("ours", "bare"), WARM_UP + options.rounds)
-    with measured("sync", target, *order) as program:
-        told = [(who, program.answer()) for who in order][2 * WARM_UP :]
-    warm = {
-        name: [one for who, one in told if who == whose]
-        for name, whose in (("ours", "ours"), (target.kind.bare, "bare"))
-    }
+    rounds = WARM_UP + options.rounds
+    names = {"ours": "ours", target.kind.bare: "bare"}
+    with measured("sync", target, *in_turn(names.values(), rounds)) as program:
+        warm = by_turns("sync in a warm process", rounds, names, lambda _: program.answer())
+    warm = {name: figures[WARM_UP:] for name, figures in warm.items()}
     for state, took in (("fresh", fresh), ("warm", warm)):
         what = f"initial sync of {took['ours'][0]['containers']:.0f}, {state} process"
         seconds = Measure("seconds", what, "ms", 1e3, "ratio ≤ 1.3")

@@ -1,21 +1,29 @@
 """One or several contenders, "ours" or "bare", in a process of their own.
 
 `python -m tests.benchmarks.programs sync moby|containerd SOCKET WHO...` synchronises for each of them, in this order.
+`python -m tests.benchmarks.programs read moby|containerd SOCKET WHO READERS` reads events to the first start.
 `python -m tests.benchmarks.programs follow moby|containerd SOCKET WHO [AUDIT]` follows events until its stdin ends.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import importlib
+import json
 import sys
 import time
 from typing import Any
 
-from tests.benchmarks.programs import contender, say
-
 PAUSE = 0.1  # seconds, for what a closed connection or an ended process leaves to the engine
 SETTLING = 2.0  # seconds in which the listing that confirms a synchronisation of ours is made
+
+
+def contender(who: str, kind: str, socket: str, **options: float) -> Any:
+    """Make a contender, and load nothing of the other, and of other engines."""
+    module = importlib.import_module(f"tests.benchmarks.programs.{'ours' if who == 'ours' else f'bare_{kind}'}")
+    return module.Contender(kind, socket, **options)
 
 
 async def sync(kind: str, socket: str, *order: str) -> None:
@@ -31,29 +39,48 @@ async def sync(kind: str, socket: str, *order: str) -> None:
             say(seconds=time.perf_counter() - before, cpu=time.process_time() - cpu, **one.facts())
 
 
+async def read(kind: str, socket: str, who: str, readers: str) -> None:
+    """Tell the seconds, by the clock and of CPU, until all readers have read the first start."""
+
+    async def read_to_the_start() -> None:
+        # Not counted: an event that an inspect has read already is rightly not told again.
+        async with contextlib.aclosing(one.events()) as events:
+            async for type_, *_ in events:
+                if type_ == "started":
+                    return
+
+    async with contender(who, kind, socket) as one:
+        reading = [asyncio.create_task(read_to_the_start()) for _ in range(int(readers))]
+        await asyncio.sleep(SETTLING)
+        before, cpu = time.perf_counter(), time.process_time()
+        say(ready=True)
+        await asyncio.gather(*reading)
+        say(seconds=time.perf_counter() - before, cpu=time.process_time() - cpu)
+
+
 async def follow(kind: str, socket: str, who: str, audit: str = "300") -> None:
     """Tell of oneself once all is still; at the end again, with what was told when, and when it came."""
     noted: list[tuple[str, str, object, int]] = []
     inspections: list[asyncio.Task[None]] = []
 
-    async def read(one: Any) -> None:
+    async def note() -> None:
         async for type_, id, told, place in one.events():
             noted.append((type_, id, told, time.time_ns()))
             if type_ == "started" and place:
-                inspections.append(asyncio.create_task(inspect(one, id, told, place)))
+                inspections.append(asyncio.create_task(inspect(id, told, place)))
 
-    async def inspect(one: Any, id: str, told: object, place: tuple[str, ...]) -> None:
+    async def inspect(id: str, told: object, place: tuple[str, ...]) -> None:
         await one.inspect(*place)
         noted.append(("inspected", id, told, time.time_ns()))
 
     async with contender(who, kind, socket, audit=float(audit)) as one:
-        reading = asyncio.create_task(read(one))
+        noting, end = asyncio.create_task(note()), asyncio.create_task(asyncio.to_thread(sys.stdin.read))
         await asyncio.sleep(SETTLING)
         say(**usage(), **one.facts())
-        await asyncio.to_thread(sys.stdin.read)
+        await end
         after = usage() | one.facts()
-        reading.cancel()
-        await asyncio.wait({reading})
+        noting.cancel()
+        await asyncio.wait({noting})
     say(events=noted, **after)
 
 
@@ -61,14 +88,16 @@ def usage() -> dict[str, float]:
     """Return resident and proportional memory in MB, and seconds of CPU and of the clock."""
     with open("/proc/self/smaps_rollup") as lines:  # noqa: PTH123 - pathlib is not to be loaded here
         memory = dict(line.split()[:2] for line in lines)
-    return {
-        "rss": int(memory["Rss:"]) / 1024,
-        "pss": int(memory["Pss:"]) / 1024,
-        "cpu": time.process_time(),
-        "clock": time.monotonic(),
-    }
+    rss, pss = (int(memory[key]) / 1024 for key in ("Rss:", "Pss:"))
+    return {"rss": rss, "pss": pss, "cpu": time.process_time(), "clock": time.monotonic()}
+
+
+def say(**facts: object) -> None:
+    """Tell the process that measures something, as one line of JSON."""
+    sys.stdout.write(json.dumps(facts, default=str) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    _, command, *arguments = sys.argv
-    asyncio.run(sync(*arguments) if command == "sync" else follow(*arguments))
+    commands: Any = {"sync": sync, "read": read, "follow": follow}
+    asyncio.run(commands[sys.argv[1]](*sys.argv[2:]))
