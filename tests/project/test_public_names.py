@@ -46,6 +46,9 @@ SPECIAL = {"__aenter__", "__aexit__", "__aiter__", "__anext__", "__contains__", 
 MADE_BY_THE_LIBRARY = {Portfolio, Snapshot, Subscription}
 """Classes whose instances applications get, and do not make."""
 
+ADAPTERS = (containerd, cri, moby)
+MODULES = (whalewatch, *ADAPTERS)
+
 PINNED = Path(__file__).with_name("public_names.txt")
 """All that users may rely on: one public name a line, with its signature."""
 
@@ -78,43 +81,34 @@ def described(name: str, thing: Any) -> dict[str, str]:
     return made | dict(sorted(members.items()))
 
 
+def qualified(module: Any) -> dict[str, Any]:
+    """The public names of a module as users write them after `from whalewatch import`."""
+    prefix = f"{module.__name__}.".removeprefix("whalewatch.")
+    return {f"{prefix}{name}": getattr(module, name) for name in module.__all__}
+
+
+PUBLIC = {name: thing for module in MODULES for name, thing in qualified(module).items()}
+
+
 def surface() -> list[str]:
-    found: dict[str, str] = {}
-    for name in whalewatch.__all__:
-        found |= described(name, getattr(whalewatch, name))
-    for module in (containerd, cri, moby):
-        for name in module.__all__:
-            found |= described(f"{module.__name__.removeprefix('whalewatch.')}.{name}", getattr(module, name))
-    return [f"{name}: {text}" for name, text in found.items()]
+    found = [described(name, thing) for name, thing in PUBLIC.items()]
+    return [f"{name}: {text}" for one in found for name, text in one.items()]
 
 
 def test_public_names_and_signatures_are_as_pinned() -> None:
     assert surface() == PINNED.read_text(encoding="utf-8").splitlines()
 
 
-def test_public_names_are_sorted_and_there() -> None:
-    for module in (whalewatch, containerd, cri, moby):
-        names: list[str] = module.__all__
-        assert names == sorted(set(names))
-        assert all(hasattr(module, name) for name in names)
-
-
-def test_every_public_name_is_explained() -> None:
-    for module in (whalewatch, containerd, cri, moby):
-        assert module.__doc__
-        names: list[str] = module.__all__
-        for name in names:
-            assert getattr(module, name).__doc__ or not inspect.isclass(getattr(module, name)), name
-
-
-def test_public_names_show_the_module_that_users_import_them_from() -> None:
-    for module in (whalewatch, containerd, cri, moby):
-        for name in module.__all__:
-            thing = getattr(module, name)
-            if inspect.isclass(thing) or inspect.isfunction(thing):
-                assert thing.__module__ == module.__name__, name
-                typing.get_type_hints(thing)
-    assert repr(whalewatch.NotSynced) == "<class 'whalewatch.NotSynced'>"
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_public_names_are_sorted_and_explained_and_show_the_module_that_users_import_them_from(module: Any) -> None:
+    assert module.__doc__
+    assert module.__all__ == sorted(set(module.__all__))
+    for name in module.__all__:
+        thing = getattr(module, name)
+        if inspect.isclass(thing) or inspect.isfunction(thing):
+            assert thing.__doc__, name
+            assert thing.__module__ == module.__name__, name
+            typing.get_type_hints(thing)
 
 
 def test_values_and_errors_survive_pickling() -> None:
@@ -130,30 +124,25 @@ def test_version_is_that_of_the_package() -> None:
         _ = whalewatch.nothing
 
 
-def test_watch_explains_each_of_its_options() -> None:
-    for module in (containerd, cri, moby):
-        arguments = inspect.cleandoc(module.watch.__doc__ or "").partition("Args:\n")[2].partition("\n\n")[0]
-        explained = re.findall(r"^    (\w+): ", arguments, re.MULTILINE)
-        own = [parameter for parameter in inspect.signature(module.watch).parameters if parameter != "options"]
-        assert explained == [*own, *WatcherOptions.__annotations__], module.__name__
+@pytest.mark.parametrize("module", ADAPTERS, ids=lambda module: module.__name__)
+def test_watch_explains_each_of_its_options(module: Any) -> None:
+    arguments = inspect.cleandoc(module.watch.__doc__).partition("Args:\n")[2].partition("\n\n")[0]
+    explained = re.findall(r"^    (\w+): ", arguments, re.MULTILINE)
+    own = [parameter for parameter in inspect.signature(module.watch).parameters if parameter != "options"]
+    assert explained == [*own, *WatcherOptions.__annotations__]
 
 
 def test_adapters_are_engines() -> None:
-    adapters: list[Engine] = [
-        ScriptedEngine(),
-        containerd.ContainerdEngine(),
-        cri.CRIEngine("unix:///run/crio/crio.sock"),
-        moby.MobyEngine("unix:///run/docker.sock"),
-    ]
-    for adapter in adapters:
-        assert all(hasattr(adapter, name) for name in dir(Engine) if not name.startswith("_"))
+    docker, kubernetes = moby.MobyEngine("unix:///run/docker.sock"), cri.CRIEngine("unix:///run/crio/crio.sock")
+    for adapter in (ScriptedEngine(), containerd.ContainerdEngine(), kubernetes, docker):
+        assert [name for name in dir(Engine) if not name.startswith("_") and not hasattr(adapter, name)] == []
 
 
 # ---- what importing loads
 
 
-def loaded_by(statement: str) -> set[str]:
-    """The packages that a new interpreter has loaded after one statement."""
+def fresh(statement: str) -> set[str]:
+    """The packages and modules that a new interpreter has loaded after one statement."""
     program = f"import json, sys\n{statement}\nprint(json.dumps(sorted(sys.modules)))"
     environ = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run([sys.executable, "-c", program], env=environ, check=True, capture_output=True, text=True)
@@ -161,35 +150,31 @@ def loaded_by(statement: str) -> set[str]:
     return {module.partition(".")[0] for module in modules} | set(modules)
 
 
-def test_importing_the_core_loads_no_wire() -> None:
-    loaded = loaded_by("import whalewatch")
-    assert "whalewatch._core.watcher" in loaded
-    assert loaded.isdisjoint({"aiohttp", "aiodocker", "grpc", "google.protobuf"})
-    adapters = {f"whalewatch.{name}" for name in ("moby", "containerd", "cri")}
-    others = {f"whalewatch.{name}" for name in ("_grpc", "_wire", "testing")}
-    assert loaded.isdisjoint(adapters | others)
+HTTP = {"aiohttp", "aiodocker", "yarl"}
+GRPC = {"grpc", "google.protobuf"}
+OURS = {f"whalewatch.{name}" for name in ("moby", "containerd", "cri", "_grpc", "_wire", "testing")}
 
 
-def test_importing_the_docker_adapter_loads_no_grpc_and_no_test_helpers() -> None:
-    loaded = loaded_by("from whalewatch import moby")
-    assert "aiohttp" in loaded
-    assert loaded.isdisjoint({"grpc", "google.protobuf", "asyncssh", "whalewatch.testing", "pytest"})
-
-
-@pytest.mark.parametrize("adapter", ["containerd", "cri"])
-def test_importing_an_adapter_that_speaks_grpc_loads_no_http_client_and_no_test_helpers(adapter: str) -> None:
-    loaded = loaded_by(f"from whalewatch import {adapter}")
-    assert {"grpc", "google.protobuf"} <= loaded
-    assert loaded.isdisjoint({"aiohttp", "aiodocker", "yarl", "asyncssh", "whalewatch.testing", "pytest"})
+@pytest.mark.parametrize(
+    ("statement", "needed", "needless"),
+    [
+        ("import whalewatch", {"whalewatch._core.watcher"}, HTTP | GRPC | OURS),
+        ("from whalewatch import moby", {"aiohttp"}, GRPC | {"whalewatch.testing"}),
+        ("from whalewatch import containerd", GRPC, HTTP | {"whalewatch.testing"}),
+        ("from whalewatch import cri", GRPC, HTTP | {"whalewatch.testing"}),
+    ],
+)
+def test_importing_loads_no_more_than_is_needed(statement: str, needed: set[str], needless: set[str]) -> None:
+    loaded = fresh(statement)
+    assert needed <= loaded
+    assert loaded.isdisjoint(needless | {"asyncssh", "pytest"})
 
 
 def test_importing_changes_no_logging() -> None:
-    program = (
+    fresh(
         "import logging; before = dict(vars(logging.root)); from whalewatch import containerd, cri, moby; "
         "assert vars(logging.root) == before; assert not logging.getLogger('whalewatch').handlers"
     )
-    environ = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    subprocess.run([sys.executable, "-c", program], env=environ, check=True, capture_output=True)
 
 
 # ---- foreign exceptions
@@ -297,8 +282,5 @@ async def fail(connection: Connection, foreign: Exception) -> None:
 
 def test_the_program_for_type_checkers_uses_every_public_name() -> None:
     program = (Path(__file__).parents[1] / "typing" / "program.py").read_text()
-    names = {*whalewatch.__all__, "__version__"}
-    names |= {
-        f"{module.__name__.rpartition('.')[2]}.{name}" for module in (containerd, cri, moby) for name in module.__all__
-    }
+    names = {*PUBLIC, "__version__"}
     assert {name for name in names if not re.search(rf"\b{re.escape(name)}\b", program)} == set()

@@ -11,47 +11,7 @@ import aiodocker
 import grpc.aio
 
 import whalewatch
-from whalewatch import (
-    AddressError,
-    Container,
-    ContainerEvent,
-    Dead,
-    Engine,
-    EngineError,
-    EngineTimeout,
-    EngineUnavailable,
-    EventType,
-    FrozenMapping,
-    Health,
-    IPAddress,
-    ListedContainer,
-    Listing,
-    NotSynced,
-    Origin,
-    Pod,
-    Port,
-    Portfolio,
-    Project,
-    ProtocolViolation,
-    ReportsProgress,
-    Retry,
-    Signal,
-    SignalType,
-    Snapshot,
-    Stats,
-    Status,
-    Subscription,
-    SubscriptionStats,
-    UnsupportedEngine,
-    WatchEnded,
-    Watcher,
-    WatcherOptions,
-    WatchState,
-    WhalewatchError,
-    containerd,
-    cri,
-    moby,
-)
+from whalewatch import containerd, cri, moby
 
 
 class OwnEngine:
@@ -77,96 +37,105 @@ class OwnEngine:
 
     async def close(self) -> None: ...
 
-    async def signals(self) -> AsyncIterator[Signal]:
-        yield Signal(SignalType.SUBSCRIBED)
-        yield Signal(SignalType.STARTED, "a", pid=1, container=Container(id="a", name="a", pid=1))
+    async def signals(self) -> AsyncIterator[whalewatch.Signal]:
+        yield whalewatch.Signal(whalewatch.SignalType.SUBSCRIBED)
+        yield whalewatch.Signal(
+            whalewatch.SignalType.STARTED, "a", pid=1, container=whalewatch.Container(id="a", name="a", pid=1)
+        )
 
-    async def listing(self) -> Listing:
-        listed = ListedContainer(Container(id="a", name="a", pid=1))
-        return Listing(containers={"a": listed}, absence_is_death=True)
+    async def listing(self) -> whalewatch.Listing:
+        listed = whalewatch.ListedContainer(whalewatch.Container(id="a", name="a", pid=1))
+        return whalewatch.Listing(containers={"a": listed}, absence_is_death=True)
 
-    async def inspect(self, id: str, /) -> Container | Dead | None:
-        return Dead(Container(id=id, name=id, pid=None), exit_code=0, oom=False)
+    async def inspect(self, id: str, /) -> whalewatch.Container | whalewatch.Dead | None:
+        return whalewatch.Dead(whalewatch.Container(id=id, name=id, pid=None), exit_code=0, oom=False)
 
 
-def watchers(options: WatcherOptions, tls: ssl.SSLContext) -> None:
-    assert_type(moby.watch("unix:///run/docker.sock", tls=tls, **options), Watcher[moby.MobyEngine])
+def watchers(options: whalewatch.WatcherOptions, tls: ssl.SSLContext) -> None:
+    assert_type(moby.watch("unix:///run/docker.sock", tls=tls, **options), whalewatch.Watcher[moby.MobyEngine])
     assert_type(moby.watch().engine.client, aiodocker.Docker | None)
     assert_type(containerd.watch(ignore=["moby"], heartbeat=5.0).engine.client, grpc.aio.Channel | None)
     assert_type(cri.watch("unix:///run/crio.sock", source="poll", poll=1.0).engine.without_pid, int)
-    assert_type(whalewatch.moby.watch(retry=None), Watcher[moby.MobyEngine])
+    assert_type(whalewatch.moby.watch(retry=None), whalewatch.Watcher[moby.MobyEngine])
     assert_type(whalewatch.__version__, str)
     source: cri.SourceName = "native"
-    engines: list[Engine] = [
+    engines: list[whalewatch.Engine] = [
         moby.MobyEngine(pack=docker_facts),
         containerd.ContainerdEngine(pack=containerd_facts),
         cri.CRIEngine("unix:///run/crio.sock", source=source, pack=cri_facts),
         OwnEngine(),
     ]
-    progress: ReportsProgress = OwnEngine()
+    progress: whalewatch.ReportsProgress = OwnEngine()
     assert_type(progress.progress, int)
-    watched: list[Watcher] = [Watcher(engine, retry=Retry(stable_after=5.0)) for engine in engines]
-    assert_type(watched[0].engine, Engine)
+    watched: list[whalewatch.Watcher] = [
+        whalewatch.Watcher(engine, retry=whalewatch.Retry(stable_after=5.0)) for engine in engines
+    ]
+    assert_type(watched[0].engine, whalewatch.Engine)
 
 
-def docker_facts(container: Container, inspection: Mapping[str, Any]) -> object:
+def docker_facts(container: whalewatch.Container, inspection: Mapping[str, Any]) -> object:
     return inspection["HostConfig"], container.id
 
 
-def containerd_facts(container: Container, inspection: containerd.Inspection) -> bytes:
+def containerd_facts(container: whalewatch.Container, inspection: containerd.Inspection) -> bytes:
     assert_type(inspection.labels, Mapping[str, str])
     return inspection.spec
 
 
-def cri_facts(container: Container, inspection: cri.Inspection) -> str:
+def cri_facts(container: whalewatch.Container, inspection: cri.Inspection) -> str:
     return inspection.runtime_handler
 
 
 packs: tuple[moby.Pack, containerd.Pack, cri.Pack] = (docker_facts, containerd_facts, cri_facts)
 
 
-async def values(portfolio: Portfolio) -> None:
+async def values(portfolio: whalewatch.Portfolio) -> None:
     snapshot = portfolio.snapshot()
-    assert_type(snapshot, Snapshot)
-    assert_type(await portfolio.projects(), tuple[Project, ...])
-    assert_type(await portfolio.pods(), tuple[Pod, ...])
+    assert_type(snapshot, whalewatch.Snapshot)
+    assert_type(await portfolio.projects(), tuple[whalewatch.Project, ...])
+    assert_type(await portfolio.pods(), tuple[whalewatch.Pod, ...])
     for container in snapshot:
-        assert_type(container.labels, FrozenMapping[str])
-        assert_type(container.addresses, FrozenMapping[tuple[IPAddress, ...]])
-        assert_type(container.ports, tuple[Port, ...])
-        assert_type(container.health, Health | None)
+        assert_type(container.labels, whalewatch.FrozenMapping[str])
+        assert_type(container.addresses, whalewatch.FrozenMapping[tuple[whalewatch.IPAddress, ...]])
+        assert_type(container.ports, tuple[whalewatch.Port, ...])
+        assert_type(container.health, whalewatch.Health | None)
         assert_type(container.started_at, datetime | None)
-    assert_type(await portfolio.wait_for(lambda container: container.name == "web", timeout=1.0), Container)
-    assert_type(await portfolio.container("web"), Container | None)
+    assert_type(await portfolio.wait_for(lambda container: container.name == "web", timeout=1.0), whalewatch.Container)
+    assert_type(await portfolio.container("web"), whalewatch.Container | None)
 
 
-async def events(watcher: Watcher) -> None:
-    async with watcher.events(types=[EventType.EXITED], where=lambda event: event.last) as subscription:
-        assert_type(subscription, Subscription)
-        assert_type(subscription.stats, SubscriptionStats)
+async def events(watcher: whalewatch.Watcher) -> None:
+    async with watcher.events(types=[whalewatch.EventType.EXITED], where=lambda event: event.last) as subscription:
+        assert_type(subscription, whalewatch.Subscription)
+        assert_type(subscription.stats, whalewatch.SubscriptionStats)
         async for event in subscription:
-            assert_type(event, ContainerEvent)
+            assert_type(event, whalewatch.ContainerEvent)
             assert_type(event.exit_code, int | None)
-            assert_type(event.origin, Origin)
+            assert_type(event.origin, whalewatch.Origin)
     async for status in watcher.status_changes():
-        assert_type(status, Status)
-        assert_type(status.state, WatchState)
-        assert_type(status.error, WhalewatchError | None)
-    assert_type(watcher.stats, Stats)
+        assert_type(status, whalewatch.Status)
+        assert_type(status.state, whalewatch.WatchState)
+        assert_type(status.error, whalewatch.WhalewatchError | None)
+    assert_type(watcher.stats, whalewatch.Stats)
     assert_type(watcher.stats.calls, Mapping[str, int])
 
 
-async def errors(watcher: Watcher) -> str:
+async def errors(watcher: whalewatch.Watcher) -> str:
     try:
         await watcher.ready(1.0)
-    except NotSynced as error:
+    except whalewatch.NotSynced as error:
         assert_type(error.__cause__, BaseException | None)
         return "late"
-    except (EngineUnavailable, EngineTimeout, UnsupportedEngine, ProtocolViolation):
+    except (
+        whalewatch.EngineUnavailable,
+        whalewatch.EngineTimeout,
+        whalewatch.UnsupportedEngine,
+        whalewatch.ProtocolViolation,
+    ):
         return "which it is"
-    except EngineError:
+    except whalewatch.EngineError:
         return "of the engine"
-    except (AddressError, WatchEnded) as error:
-        base: WhalewatchError = error
+    except (whalewatch.AddressError, whalewatch.WatchEnded) as error:
+        base: whalewatch.WhalewatchError = error
         return str(base)
     return ""
