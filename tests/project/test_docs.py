@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import inspect
 import re
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ import pytest
 import whalewatch
 from whalewatch import containerd, cri, moby
 from whalewatch.testing import ContainerdFaults, CRIFaults, DockerFaults, FakeContainerd, FakeCRI, FakeDocker, Gate
+
+Fake = FakeDocker | FakeContainerd | FakeCRI
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,35 +51,36 @@ SNIPPETS = [
 ]
 
 
-def live_once(fake: FakeDocker | FakeContainerd | FakeCRI, name: str) -> None:
-    """Let a container live and die."""
+def populate(fake: Fake) -> None:
+    """Let some containers live that stay."""
     if isinstance(fake, FakeCRI):
-        pod = fake.run_pod(name)
-        fake.exit(fake.run(pod, "job"), 3)
-        fake.remove_pod(pod)
-        return
-    fake.run(name, project="shop")
-    fake.pause(name)
-    if isinstance(fake, FakeDocker):
-        fake.unpause(name)
-        fake.exit(name, 3)
-        fake.remove(name)
+        fake.run(fake.run_pod("shop", "prod"), "web")
+    elif isinstance(fake, FakeContainerd):
+        fake.run("web")
+        fake.run("job", "batch", project="shop")
     else:
-        fake.resume(name)
-        fake.exit(name, 3)
-        fake.delete(name)
+        fake.run("alone")
+        fake.run("db", project="shop", health="healthy")
 
 
-async def live(fake: FakeDocker | FakeContainerd | FakeCRI, done: asyncio.Event) -> None:
+async def live(fake: Fake, done: asyncio.Event) -> None:
     """Let some containers live and die, until what watches them is done or has seen enough."""
     for number in range(20):
-        live_once(fake, f"job-{number}")
-        try:
+        name = f"job-{number}"
+        if isinstance(fake, FakeCRI):
+            pod = fake.run_pod(name)
+            fake.exit(fake.run(pod, "job"), 3)
+            fake.remove_pod(pod)
+        else:
+            fake.run(name, project="shop")
+            fake.pause(name)
+            (fake.unpause if isinstance(fake, FakeDocker) else fake.resume)(name)
+            fake.exit(name, 3)
+            (fake.remove if isinstance(fake, FakeDocker) else fake.delete)(name)
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.02):
                 await done.wait()
-        except TimeoutError:
-            continue
-        return
+                return
 
 
 async def run(source: str, where: str, names: dict[str, Any]) -> None:
@@ -92,44 +95,21 @@ async def run(source: str, where: str, names: dict[str, Any]) -> None:
             await test()
 
 
-async def engine_of(
-    page: Path, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
-) -> tuple[FakeDocker | FakeContainerd | FakeCRI, whalewatch.Watcher]:
-    """The engine that a page is about, with some containers, and a watcher of it."""
-    if page.name == "containerd.md":
-        containerd_engine = await stack.enter_async_context(FakeContainerd())
-        containerd_engine.run("web")
-        containerd_engine.run("job", "batch", project="shop")
-        return containerd_engine, containerd.watch(containerd_engine.address)
-    if page.name == "cri.md":
-        cri_engine = await stack.enter_async_context(FakeCRI())
-        cri_engine.run(cri_engine.run_pod("shop", "prod"), "web")
-        return cri_engine, cri.watch(cri_engine.address)
-    docker = await stack.enter_async_context(FakeDocker())
-    monkeypatch.setenv("DOCKER_HOST", docker.address)
-    docker.run("alone")
-    docker.run("db", project="shop", health="healthy")
-    return docker, moby.watch()
-
-
 @pytest.mark.parametrize(("page", "line", "source"), SNIPPETS)
 async def test_snippet_runs(
     page: Path, line: int, source: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with AsyncExitStack() as stack:
-        fake, watcher = await engine_of(page, stack, monkeypatch)
+    fake_engine, adapter = {"containerd.md": (FakeContainerd, containerd), "cri.md": (FakeCRI, cri)}.get(
+        page.name, (FakeDocker, moby)
+    )
+    async with fake_engine() as fake:
+        monkeypatch.setenv("DOCKER_HOST", fake.address)
+        populate(fake)
         done = asyncio.Event()
-        exported = {name: getattr(whalewatch, name) for name in whalewatch.__all__}
-        async with watcher:
+        async with adapter.watch(fake.address) as watcher:
             await watcher.ready(PATIENCE)
-            names = {
-                "__name__": "snippet",
-                "asyncio": asyncio,
-                "docker": fake,
-                "watcher": watcher,
-                "fake": fake,
-                **exported,
-            }
+            names = {name: getattr(whalewatch, name) for name in whalewatch.__all__}
+            names |= {"__name__": "snippet", "asyncio": asyncio, "docker": fake, "watcher": watcher, "fake": fake}
             # The lines of a traceback are those of the page.
             task = asyncio.create_task(run("\n" * (line - 1) + source, str(page), names))
             task.add_done_callback(lambda _: done.set())
@@ -153,13 +133,9 @@ def test_the_program_of_the_readme_is_the_example() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_lead_somewhere_and_tests_that_a_page_names_are_there(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         assert target.startswith("https://") or (page.parent / target).exists(), target
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_tests_that_a_page_names_are_there(page: Path) -> None:
     for name in re.findall(r"`(tests/[\w./*]+)", page.read_text()):
         assert list(ROOT.glob(name)), name
 
