@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import importlib.util
 import os
 import pty
+import runpy
 import signal
 import struct
 import termios
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,31 +25,24 @@ from whalewatch.testing import FakeContainerd, FakeCRI, FakeDocker
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
-"""Seconds after which something that should have come is missing: a loaded machine starts processes slowly."""
-
 
 def example(name: str, *arguments: str, **options: Any) -> AbstractAsyncContextManager[Child]:
     return child(str(EXAMPLES / name), *arguments, **options)
 
 
-async def test_docker_prints_what_is_alive_and_what_happens() -> None:
+@pytest.mark.parametrize("as_argument", [False, True])
+async def test_docker_prints_what_is_alive_and_what_happens(as_argument: bool) -> None:
     async with FakeDocker() as fake:
         fake.run("web", project="shop")
         fake.run("alone")
-        async with example("docker.py", DOCKER_HOST=fake.address) as program:
+        arguments, host = ([fake.address], "unix:///nowhere") if as_argument else ([], fake.address)
+        async with example("docker.py", *arguments, DOCKER_HOST=host) as program:
             told = [await program.line() for _ in range(4)]
             assert told[:2] == ["'shop' 'web' 4001\n", "'' 'alone' 4002\n"]
             assert sorted(told[2:]) == ["started 'alone'\n", "started 'web'\n"]
             fake.kill("web")
             assert await program.line() == "exited 'web'\n"
             assert await program.interrupted(signal.SIGINT) == (0, "", "")
-
-
-async def test_docker_takes_an_address() -> None:
-    async with FakeDocker() as fake:
-        fake.run("web")
-        async with example("docker.py", fake.address, DOCKER_HOST="unix:///nowhere") as program:
-            assert await program.line() == "'' 'web' 4001\n"
 
 
 async def test_containerd_prints_what_is_alive_and_what_happens() -> None:
@@ -141,37 +135,22 @@ async def test_demo_draws_frames_on_a_terminal_and_leaves_it_sane() -> None:
 
 @pytest.fixture(scope="module")
 def demo() -> Any:
-    spec = importlib.util.spec_from_file_location("whalewatch_demo", EXAMPLES / "demo.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return SimpleNamespace(**runpy.run_path(str(EXAMPLES / "demo.py")))
 
 
 def a_view(demo: Any, projects: dict[str, int], *, latest: int, **more: Any) -> Any:
     now = datetime.now(UTC)
     containers = [
-        Container(
-            id=f"{project}{number:064d}", name=f"{project}-{number}" * 3, pid=number, project=project, image="x" * 50
-        )
+        Container(id=f"{project}/{number}", name=f"{project}-{number}" * 3, pid=number, project=project, image="x" * 50)
         for project, count in projects.items()
         for number in range(count)
     ]
-    empty = Snapshot(revision=0, as_of=now)
-    return demo.View(
-        **{
-            "engine": "1.2.3",
-            "simulated": True,
-            "status": Status(state=WatchState.SYNCED, since=now),
-            "snapshot": empty._changed([(None, c) for c in containers], revision=1, as_of=now, synced=True),
-            "stats": Stats(calls={}),
-            "events": latest,
-            "latest": [((f"event {number} " + "y" * 300, ""),) for number in range(latest)],
-            "now": now,
-            **more,
-        }
+    synced = Snapshot(revision=0, as_of=now)._changed(
+        [(None, container) for container in containers], revision=1, as_of=now, synced=True
     )
+    defaults = {"status": Status(state=WatchState.SYNCED, since=now), "snapshot": synced, "stats": Stats(calls={})}
+    told = {"events": latest, "latest": [((f"event {number} " + "y" * 300, ""),) for number in range(latest)]}
+    return demo.View(**{"engine": "1.2.3", "simulated": True, "now": now} | defaults | told | more)
 
 
 @pytest.mark.parametrize("projects", [{}, {"": 1}, {"shop": 3, "blog": 40}, {f"p{n}": 20 for n in range(30)}])
@@ -184,19 +163,20 @@ def test_a_frame_fits_every_terminal(demo: Any, projects: dict[str, int], latest
     assert all(cells(painted(line, colour=False, width=width)) <= width for line in lines)
 
 
+def shown(demo: Any, view: Any) -> list[str]:
+    return [painted(line, colour=False, width=80).strip() for line in demo.frame(view, 80, 24)]
+
+
 def test_a_frame_tells_how_many_containers_it_has_no_room_for(demo: Any) -> None:
-    view = a_view(demo, {f"p{n}": 20 for n in range(10)}, latest=0)
-    text = [painted(line, colour=False, width=80).strip() for line in demo.frame(view, 80, 24)]
-    shown = [line for line in text if line.startswith("●")]
+    text = shown(demo, a_view(demo, {f"p{n}": 20 for n in range(10)}, latest=0))
     more = [int(line.split()[1]) for line in text if line.startswith("and ")]
-    assert len(shown) + sum(more) == 200
+    assert sum(line.startswith("●") for line in text) + sum(more) == 200
 
 
 def test_a_frame_shows_why_the_engine_is_lost(demo: Any) -> None:
     now = datetime.now(UTC)
     lost = Status(state=WatchState.DISCONNECTED, since=now, error=EngineUnavailable("gone\x1b[2J"))
-    view = a_view(demo, {}, latest=0, status=lost, snapshot=Snapshot(revision=3, as_of=now))
-    text = [painted(line, colour=False, width=80) for line in demo.frame(view, 80, 24)]
+    text = shown(demo, a_view(demo, {}, latest=0, status=lost, snapshot=Snapshot(revision=3, as_of=now)))
     assert text[1].startswith("engine lost · revision 3, the last known picture")
     assert text[2] == "gone\\x1b[2J"
 
