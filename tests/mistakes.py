@@ -14,8 +14,8 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -62,22 +62,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for one in chosen:
         one.made()  # or the list is out of date, which is told at once
     none = {(*one.tests, one.live): Mistake("no mistake", "", "", "", "", one.tests, one.live) for one in chosen}
+    caught = 0
     with ThreadPoolExecutor(options.jobs) as pool:
         # Where there is no mistake there is nothing to catch.
-        unfit = [(one.tests, why) for one, verdict, why in _judged(pool, none.values()) if verdict != "MISSED"]
-        for tests, why in unfit:
-            sys.stderr.write(f"BROKEN without any mistake: {' '.join(tests)} ({why})\n")
-        caught = 0
-        for done, (mistake, verdict, why) in enumerate(_judged(pool, () if unfit else chosen), start=1):
+        broken = False
+        for one, (verdict, why) in zip(none.values(), pool.map(_judge, none.values()), strict=True):
+            if verdict != "MISSED":
+                broken = True
+                sys.stderr.write(f"BROKEN without any mistake: {' '.join(one.tests)} ({why})\n")
+        for mistake, (verdict, why) in zip(chosen, pool.map(_judge, chosen), strict=True) if not broken else ():
             caught += verdict == "caught"
-            sys.stderr.write(f"{done:3} {verdict} {mistake.kind}: {mistake.what} ({why})\n")
+            sys.stderr.write(f"{verdict} {mistake.kind}: {mistake.what} ({why})\n")
     sys.stdout.write(f"{caught} of {len(chosen)} caught\n")
     return int(caught < len(chosen) or not chosen)
-
-
-def _judged(pool: ThreadPoolExecutor, several: Iterable[Mistake]) -> Iterator[tuple[Mistake, str, str]]:
-    running = {pool.submit(_judge, one): one for one in several}
-    return ((running[done], *done.result()) for done in as_completed(running))
 
 
 def _judge(mistake: Mistake) -> tuple[str, str]:

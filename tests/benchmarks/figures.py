@@ -19,7 +19,7 @@ Figures = Mapping[str, float]
 class Measure:
     """A figure that contenders tell under this key, times the factor; the target is what is hoped for.
 
-    `tail` asks for the 99th of a hundred too: the greatest of a smaller sample.
+    `tail` asks for the 99th of a hundred too: the greatest of a smaller sample. No value of ours may exceed the bound.
     """
 
     key: str
@@ -28,6 +28,7 @@ class Measure:
     factor: float = 1.0
     target: str = ""
     tail: bool = False
+    bound: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,25 +44,19 @@ class Row:
     engine: str = ""
 
     def cells(self) -> list[str]:
+        unit, tail, bound = self.measure.unit, self.measure.tail, self.measure.bound
         # There is no ratio of single values.
         pairs = zip(self.ours, self.beside, strict=True) if len(self.beside) > 1 else ()
-        ratios = [our / their for our, their in pairs if their > 0]
+        within = f"≤ {bound:g} {unit}: {sum(value <= bound for value in self.ours)} of {len(self.ours)}"
         return [
             self.measure.what,
             self.engine,
-            self._told(self.ours, _quartiles(self.ours, _number)),
-            self._told(self.beside, prefix=f"{self.beside_is} "),
-            f"{_ratio(statistics.median(ratios))}{_quartiles(ratios, _ratio)}" if ratios else "",
-            self.measure.target,
-            self._told(self.peer),
+            _told(self.ours, unit, tail=tail),
+            f"{self.beside_is} {_told(self.beside, unit, tail=tail)}" if self.beside else "",
+            _told([our / their for our, their in pairs if their > 0]),
+            self.measure.target if bound == math.inf else within,
+            _told(self.peer, unit, tail=tail),
         ]
-
-    def _told(self, values: Sequence[float], quartiles: str = "", prefix: str = "") -> str:
-        if not values:
-            return ""
-        greatest = sorted(values)[math.ceil(0.99 * len(values)) - 1]
-        tail = f", p99 {_number(greatest)}" if self.measure.tail else ""
-        return f"{prefix}{_number(statistics.median(values))} {self.measure.unit}{quartiles}{tail}"
 
 
 def rows(
@@ -95,13 +90,9 @@ def by_turns(
 
 def table(rows: Sequence[Row]) -> str:
     """Lay rows out as a Markdown table; the column of the other program is left out if there is none."""
-    head = ["measured", "engine", "whalewatch (quartiles)", "beside it", "ratio (quartiles)", "target", "other program"]
+    head = ["measured", "engine", "whalewatch (quartiles)", "beside it", "ratio", "target", "other program"]
     columns = len(head) if any(row.peer for row in rows) else -1
-    return laid_out([line[:columns] for line in (head, *(row.cells() for row in rows))])
-
-
-def laid_out(lines: list[list[str]]) -> str:
-    """Lay cells out as a Markdown table, of which the first line is the head."""
+    lines = [line[:columns] for line in (head, *(row.cells() for row in rows))]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in lines)
@@ -111,15 +102,14 @@ def progress(what: str) -> None:
     sys.stderr.write(what + "\n")
 
 
-def _quartiles(values: Sequence[float], told: Callable[[float], str]) -> str:
-    if len(values) < 3:
+def _told(values: Sequence[float], unit: str = "", *, tail: bool = False) -> str:
+    """Tell the median, and the quartiles of three values or more."""
+    if not values:
         return ""
-    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
-    return f" ({told(low)} to {told(high)})"
-
-
-def _ratio(value: float) -> str:
-    return f"{value:.2f}"
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [*values] * 3
+    quartiles = f" ({_number(low)} to {_number(high)})" if len(values) > 2 else ""
+    p99 = f", p99 {_number(sorted(values)[math.ceil(0.99 * len(values)) - 1])}" if tail else ""
+    return f"{_number(median)} {unit}".rstrip() + quartiles + p99
 
 
 def _number(value: float) -> str:

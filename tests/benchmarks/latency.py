@@ -11,9 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from tests.benchmarks.engine import Target
+from tests.benchmarks.engine import Program, Target
 from tests.benchmarks.figures import Measure, Row, progress, rows
-from tests.benchmarks.processes import Program, measured
 
 PAUSE = 0.01  # seconds between what is done to a container: the engine's own work is not to be in the way
 SECONDS_PER_ROUND = 5.0  # far above anything measured; only another program needs to know
@@ -36,7 +35,7 @@ def measure(target: Target, options: argparse.Namespace) -> Iterator[Row]:
         programs: dict[str, Program] = {}
         with contextlib.ExitStack() as stack:
             for name in names:
-                programs[name] = stack.enter_context(measured("follow", target, name))
+                programs[name] = stack.enter_context(target.measured("follow", name))
                 programs[name].answer()
             if options.peer:
                 seconds = options.events * SECONDS_PER_ROUND
@@ -89,16 +88,10 @@ def _latencies(events: Sequence[tuple[str, str, int | str, int]]) -> Latencies:
 
 def _matched(lines: Sequence[Mapping[str, Any]], known: Latencies) -> Latencies:
     """Date events that bear no time of the engine's by those of the bare reader, of the same order and number."""
-    keys: dict[tuple[str, str], list[int]] = {}
-    for type_, id, told in known:
-        keys.setdefault((type_, id), []).append(told)
-    received: dict[tuple[str, str], list[int]] = {}
-    for line in lines:
-        if line.get("type") and not line.get("pre_ready"):
-            received.setdefault((line["type"], line["id"]), []).append(line["t"])
-    return {
-        (*key, told): (now - told * 1000) / 1e6
-        for key, times in received.items()
-        if len(times) == len(keys.get(key, ()))
-        for told, now in zip(keys[key], times, strict=True)
-    }
+    found: Latencies = {}
+    for kind in {key[:2] for key in known}:
+        told = [key for key in known if key[:2] == kind]
+        came = [line["t"] for line in lines if (line.get("type"), line.get("id")) == kind and not line.get("pre_ready")]
+        if len(told) == len(came):
+            found |= {key: (now - key[2] * 1000) / 1e6 for key, now in zip(told, came, strict=True)}
+    return found

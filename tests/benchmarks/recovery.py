@@ -1,4 +1,4 @@
-"""Measure how soon a hang is noticed and an outage is over on real engines: `python -m tests.benchmarks.recovery`.
+"""How soon a hang is noticed and an outage is over on real engines: `python -m tests.benchmarks.recovery`.
 
 With the default `Retry`. Noticing is measured with a heartbeat of 2 s and a time-out of 1 s instead of 10 s and 5 s, to
 save time; recovery with all defaults.
@@ -14,19 +14,16 @@ import os
 import random
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager
-from statistics import median
-from typing import get_args
+from dataclasses import replace
 
-from tests.benchmarks.figures import laid_out, progress
-from tests.support.engines import install
+from tests.benchmarks.engine import MOBY, installed
+from tests.benchmarks.figures import Figures, Measure, Row, progress, rows
 from tests.support.engines.control import DockerControl
-from tests.support.engines.dockerd import Dockerd, Version
+from tests.support.engines.dockerd import Dockerd
 from tests.support.outage import lost
 from whalewatch import Watcher, moby
-
-VERSIONS: tuple[Version, ...] = get_args(Version)
 
 CONTAINERS = 10
 
@@ -42,50 +39,34 @@ POLL = 0.005
 
 PATIENCE = 60.0
 
+MEASURES = (
+    Measure("noticed", "from SIGSTOP to DISCONNECTED", "s", tail=True, bound=HEARTBEAT + CALL_TIMEOUT),
+    Measure("recovered", "from the engine's first answer to in_sync", "s", tail=True, bound=RECOVERED),
+)
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print a table, and return 1 if anything took longer than it may."""
-    options = _options().parse_args(arguments)
+
+def measure(options: argparse.Namespace) -> Iterator[Row]:
+    """Freeze each Docker, and kill it and start it again, at random times."""
     logging.getLogger("whalewatch").addHandler(logging.NullHandler())  # outages are what this is about
-    seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
-    lines = [["Docker", "measured", "runs", "median", "worst", "bound", "within"]]
-    kept = []
-    for version in options.engine or VERSIONS:
-        if why := install.missing(version):
-            progress(f"Docker {version} is left out: {why}")
-            continue
-        with Dockerd(version, live_restore=True) as docker:
-            measured = asyncio.run(_measured(docker, options.runs, random.Random(f"{version} {seed}")))
-            for what, bound, took in measured:
-                within = sum(seconds <= bound for seconds in took)
-                kept.append(within == len(took))
-                told = [f"{median(took):.3f}", f"{max(took):.3f}", f"{bound:.1f}", f"{within} of {len(took)}"]
-                lines.append([docker.version, what, str(len(took)), *told])
-    load = " ".join(f"{value:.1f}" for value in os.getloadavg())
-    sys.stdout.write(
-        f"\nseed {seed}, {os.cpu_count()} cores, load at the end {load}; all in seconds. The first bound is "
-        f"heartbeat {HEARTBEAT:g} + call_timeout {CALL_TIMEOUT:g}.\n\n{laid_out(lines)}\n"
-    )
-    return int(not kept or not all(kept))
+    for version in installed(MOBY.versions, options):
+        with MOBY.engine(version, live_restore=True) as docker:
+            took = asyncio.run(_measured(docker, options.rounds, random.Random(f"{version} {options.seed}")))
+            for row in rows(MEASURES, {"ours": took}):
+                yield replace(row, engine=docker.version)
 
 
-async def _measured(docker: Dockerd, runs: int, dice: random.Random) -> list[tuple[str, float, list[float]]]:
-    """Return what was measured on an engine, its bound, and the seconds that it took each time."""
+async def _measured(docker: Dockerd, rounds: int, dice: random.Random) -> list[Figures]:
     async with DockerControl(docker.socket) as control, asyncio.TaskGroup() as starts:
         for number in range(CONTAINERS):
             starts.create_task(control.run(f"container-{number}"))
-    noticed, recovered = [], []
-    for run in range(1, runs + 1):
-        noticed.append(await _noticed(docker, dice.uniform(0, 2 * HEARTBEAT)))
-        progress(f"Docker {docker.version}: hang {run} of {runs} noticed after {noticed[-1]:.3f} s")
-    for run in range(1, runs + 1):
-        outage = dice.uniform(SHORTEST_OUTAGE, LONGEST_OUTAGE)
-        recovered.append(await _recovered(docker, outage))
-        progress(f"Docker {docker.version}: outage {run} of {runs}, {outage:.1f} s, over after {recovered[-1]:.3f} s")
-    return [
-        ("from SIGSTOP to DISCONNECTED", HEARTBEAT + CALL_TIMEOUT, noticed),
-        ("from the engine's first answer to in_sync", RECOVERED, recovered),
-    ]
+    took: list[Figures] = []
+    for turn in range(1, rounds + 1):
+        noticed = await _noticed(docker, dice.uniform(0, 2 * HEARTBEAT))
+        recovered = await _recovered(docker, outage := dice.uniform(SHORTEST_OUTAGE, LONGEST_OUTAGE))
+        told = f"hang noticed after {noticed:.3f} s, outage of {outage:.1f} s over after {recovered:.3f} s"
+        progress(f"Docker {docker.version}, {turn} of {rounds}: {told}")
+        took.append({"noticed": noticed, "recovered": recovered})
+    return took
 
 
 async def _noticed(docker: Dockerd, phase: float) -> float:
@@ -145,19 +126,7 @@ async def _when(wait: Awaitable[object]) -> float:
     return _now()
 
 
-def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmarks.recovery",
-        description=f"Measure on real engines, started for the purpose, how soon a hang is noticed (with a heartbeat "
-        f"of {HEARTBEAT:g} s and a time-out of {CALL_TIMEOUT:g} s), and how soon after an outage of "
-        f"{SHORTEST_OUTAGE:g} to {LONGEST_OUTAGE:g} s the picture is in sync again (with all defaults). Fails if "
-        "anything took longer than it may. Takes root, and some ten minutes.",
-    )
-    parser.add_argument("--engine", action="append", choices=VERSIONS, help="may be repeated; default: all")
-    parser.add_argument("--runs", type=int, default=20, help="of each measurement on each engine (default: 20)")
-    parser.add_argument("--seed", type=int, help="of phases and lengths of outages, to repeat a measurement")
-    return parser
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    from tests.benchmarks.__main__ import main
+
+    sys.exit(main(["recovery", "--rounds", "20", *sys.argv[1:]]))

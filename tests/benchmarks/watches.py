@@ -10,9 +10,8 @@ import json
 import time
 from collections.abc import Iterator
 
-from tests.benchmarks.engine import CONTAINERD, MOBY, Target
+from tests.benchmarks.engine import MOBY, TIMEOUT, Program, Target
 from tests.benchmarks.figures import Figures, Measure, Row, by_turns, in_turn, progress, rows
-from tests.benchmarks.processes import TIMEOUT, Program, measured
 from whalewatch.testing import FakeDocker
 
 IMPORT = """
@@ -45,7 +44,7 @@ def imports(options: argparse.Namespace) -> Iterator[Row]:
             return program.answer()
 
     modules = [module for ours, others in IMPORTS.items() for module in (ours, *others)]
-    took = by_turns("imports", options.rounds, dict(zip(modules, modules, strict=True)), imported)
+    took = by_turns("imports", options.rounds, {module: module for module in modules}, imported)
     for ours, others in IMPORTS.items():
         seconds = Measure("seconds", f"import of {ours}", "ms", 1e3)
         loaded = Measure("modules", f"modules loaded by {ours}")
@@ -68,7 +67,7 @@ async def _read(who: str, readers: int) -> Figures:
     async with FakeDocker() as docker:
         ids = [docker.run(f"c{number}", project=f"p{number % 10}") for number in range(CONTAINERS)]
         steps = itertools.cycle([*((docker.pause, id) for id in ids), *((docker.unpause, id) for id in ids)])
-        with measured("read", Target(MOBY, str(docker.path), "fake"), who, readers) as program:
+        with Target(MOBY, str(docker.path), "fake").measured("read", who, readers) as program:
             await asyncio.to_thread(program.answer)
             for number, (step, id) in enumerate(itertools.islice(steps, EVENTS)):
                 step(id)
@@ -79,29 +78,27 @@ async def _read(who: str, readers: int) -> Figures:
             return await asyncio.to_thread(program.answer)
 
 
-def _contenders(target: Target, options: argparse.Namespace) -> dict[str, str]:
-    return {"ours": "ours", target.kind.bare: "bare"} | ({"peer": "peer"} if options.peer else {})
+def _afresh(command: str, rounds: int, target: Target, options: argparse.Namespace) -> dict[str, list[Figures]]:
+    """Start contenders by turns, and let each tell its first figures."""
 
+    def tell(who: str) -> Figures:
+        if who != "peer":
+            with target.measured(command, who) as program:
+                return program.answer()
+        with Program("sync", target.kind.name, target.socket, command=options.peer) as program:
+            said = json.loads(program.communicate(timeout=TIMEOUT)[0].splitlines()[-1])
+        return {"seconds": said["ready_s"], "cpu": said["cpu_s"], "rss": said["rss_kb"] / 1024}
 
-def _peer_synced(target: Target, options: argparse.Namespace) -> Figures:
-    with Program("sync", target.kind.name, target.socket, command=options.peer) as program:
-        said = json.loads(program.communicate(timeout=TIMEOUT)[0].splitlines()[-1])
-    return {"seconds": said["ready_s"], "cpu": said["cpu_s"], "rss": said["rss_kb"] / 1024}
+    contenders = {"ours": "ours", target.kind.bare: "bare"} | ({"peer": "peer"} if options.peer else {})
+    return by_turns(f"{command} in fresh processes", rounds, contenders, tell)
 
 
 def sync(target: Target, options: argparse.Namespace) -> Iterator[Row]:
     """Synchronise by turns: in fresh processes, then in one that is warm."""
-
-    def synced(who: str) -> Figures:
-        if who == "peer":
-            return _peer_synced(target, options)
-        with measured("sync", target, who) as program:
-            return program.answer()
-
-    fresh = by_turns("sync in fresh processes", options.rounds, _contenders(target, options), synced)
+    fresh = _afresh("sync", options.rounds, target, options)
     rounds = WARM_UP + options.rounds
     names = {"ours": "ours", target.kind.bare: "bare"}
-    with measured("sync", target, *in_turn(names.values(), rounds)) as program:
+    with target.measured("sync", *in_turn(names.values(), rounds)) as program:
         warm = by_turns("sync in a warm process", rounds, names, lambda _: program.answer())
     warm = {name: figures[WARM_UP:] for name, figures in warm.items()}
     for state, took in (("fresh", fresh), ("warm", warm)):
@@ -111,31 +108,13 @@ def sync(target: Target, options: argparse.Namespace) -> Iterator[Row]:
         yield from rows((seconds, cpu), took, beside=target.kind.bare)
 
 
-def _still(target: Target, who: str) -> Figures:
-    with measured("follow", target, who) as program:
-        return program.answer()
-
-
-def calls(target: Target, options: argparse.Namespace) -> Iterator[Row]:
-    """Count what a synchronisation asks of containerd, with the listing that confirms it.
-
-    Of Docker it asks one call, and one for each container.
-    """
-    if target.kind is CONTAINERD:
-        took = {"ours": [_still(target, "ours")], target.kind.bare: [_still(target, "bare")]}
-        what = f"calls of a sync of {took['ours'][0]['containers']:.0f} and of its confirmation"
-        yield from rows([Measure("calls", what)], took, beside=target.kind.bare)
-
-
 def memory(target: Target, options: argparse.Namespace) -> Iterator[Row]:
-    """Watch in fresh processes, and look at their memory."""
-
-    def watched(who: str) -> Figures:
-        return _peer_synced(target, options) if who == "peer" else _still(target, who)
-
-    took = by_turns("memory", min(options.rounds, 5), _contenders(target, options), watched)
+    """Watch in fresh processes, and look at their memory and calls."""
+    took = _afresh("follow", min(options.rounds, 5), target, options)
     resident = Measure("rss", "resident memory of a watch", "MB", target="< 45 MB" if target.kind is MOBY else "")
-    yield from rows((resident, Measure("pss", "proportional memory of a watch", "MB")), took, beside=target.kind.bare)
+    proportional = Measure("pss", "proportional memory of a watch", "MB")
+    calls = Measure("calls", f"calls of a sync of {took['ours'][0]['containers']:.0f} and of its confirmation")
+    yield from rows((resident, proportional, calls), took, beside=target.kind.bare)
 
 
 def idle(target: Target, options: argparse.Namespace) -> Iterator[Row]:
@@ -144,7 +123,7 @@ def idle(target: Target, options: argparse.Namespace) -> Iterator[Row]:
     arguments: dict[str, list[object]] = {"ours": ["ours"], target.kind.bare: ["bare"], "auditing": ["ours", AUDIT]}
     took: dict[str, list[Figures]] = {}
     with contextlib.ExitStack() as stack:
-        programs = {name: stack.enter_context(measured("follow", target, *more)) for name, more in arguments.items()}
+        programs = {name: stack.enter_context(target.measured("follow", *more)) for name, more in arguments.items()}
         before = {name: program.answer() for name, program in programs.items()}
         time.sleep(options.idle_seconds)
         for name, program in programs.items():

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
+import importlib
 import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any, Self
 
 import grpc.aio
 
-
-def _messages() -> Any:
-    """Load the generated code for itself: the package around it is what this program is held against."""
-    package = importlib.util.find_spec("whalewatch")
-    assert package is not None
-    assert package.origin is not None
-    sys.path.append(str(Path(package.origin).with_name("_wire")))
-    return importlib.import_module("containerd_pb2")
-
-
-# In one process with whalewatch, which has loaded it already.
-wire: Any = sys.modules.get("whalewatch._wire.containerd_pb2") or _messages()
+# By themselves: the package around them is what this program is held against. A process with both has loaded them.
+wire: Any = sys.modules.get("whalewatch._wire.containerd_pb2") or importlib.import_module("containerd_pb2")
 
 METHODS = {
     "Namespaces/List": (wire.ListNamespacesRequest, wire.ListNamespacesResponse),
