@@ -39,9 +39,8 @@ class OwnEngine:
 
     async def signals(self) -> AsyncIterator[whalewatch.Signal]:
         yield whalewatch.Signal(whalewatch.SignalType.SUBSCRIBED)
-        yield whalewatch.Signal(
-            whalewatch.SignalType.STARTED, "a", pid=1, container=whalewatch.Container(id="a", name="a", pid=1)
-        )
+        container = whalewatch.Container(id="a", name="a", pid=1)
+        yield whalewatch.Signal(whalewatch.SignalType.STARTED, "a", pid=1, container=container)
 
     async def listing(self) -> whalewatch.Listing:
         listed = whalewatch.ListedContainer(whalewatch.Container(id="a", name="a", pid=1))
@@ -67,9 +66,8 @@ def watchers(options: whalewatch.WatcherOptions, tls: ssl.SSLContext) -> None:
     ]
     progress: whalewatch.ReportsProgress = OwnEngine()
     assert_type(progress.progress, int)
-    watched: list[whalewatch.Watcher] = [
-        whalewatch.Watcher(engine, retry=whalewatch.Retry(stable_after=5.0)) for engine in engines
-    ]
+    retry = whalewatch.Retry(stable_after=5.0)
+    watched: list[whalewatch.Watcher] = [whalewatch.Watcher(engine, retry=retry) for engine in engines]
     assert_type(watched[0].engine, whalewatch.Engine)
 
 
@@ -126,15 +124,12 @@ async def errors(watcher: whalewatch.Watcher) -> str:
     except whalewatch.NotSynced as error:
         assert_type(error.__cause__, BaseException | None)
         return "late"
-    except (
-        whalewatch.EngineUnavailable,
-        whalewatch.EngineTimeout,
-        whalewatch.UnsupportedEngine,
-        whalewatch.ProtocolViolation,
-    ):
-        return "which it is"
-    except whalewatch.EngineError:
-        return "of the engine"
+    except (whalewatch.EngineUnavailable, whalewatch.EngineTimeout) as error:
+        lost: whalewatch.EngineError = error
+        return str(lost)
+    except (whalewatch.UnsupportedEngine, whalewatch.ProtocolViolation) as error:
+        unusable: whalewatch.EngineError = error
+        return str(unusable)
     except (whalewatch.AddressError, whalewatch.WatchEnded) as error:
         base: whalewatch.WhalewatchError = error
         return str(base)
