@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.stdout.write(f"{_circumstances(started)} Seed {options.seed}.\n\n{table(rows)}\n\n")
     if any(row.benchmark == "latency" for row in rows):
         sys.stdout.write(REFERENCE)
-    return int(not rows or any(max(row.ours) > row.measure.bound for row in rows))
+    return int(not rows or any(max(row.ours, default=0.0) > row.measure.bound for row in rows))
 
 
 def _measured(options: argparse.Namespace) -> Iterator[Row]:
