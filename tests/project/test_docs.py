@@ -177,3 +177,11 @@ def test_the_sections_of_fakes_name_what_exists(title: str, fake: type, faults: 
         names = re.findall(pattern, text)
         assert len(names) >= least
         assert [name for name in names if not hasattr(kind, name)] == []
+
+
+def test_each_promise_has_its_tests() -> None:
+    promised = set(re.findall(r"^\| (\d+) \|", (ROOT / "docs" / "reliability.md").read_text(), re.MULTILINE))
+    sources = [file.read_text() for file in (ROOT / "tests").rglob("test_*.py")]
+    marked = {number for source in sources for number in re.findall(r"pytest\.mark\.promise\((\d+)\)", source)}
+    assert len(promised) >= 10
+    assert promised == marked
