@@ -1,54 +1,124 @@
-"""The engines that the other tests rely on: the real ones do as they are told, and the fake does as they do."""
+"""The Docker engines that other tests rely on: real ones do as they are told, and the fake does as they do."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
+import json
 import re
-import ssl
-import tempfile
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
 import pytest
-
-from tests.conftest import VERSIONS
-from tests.support.engines.control import ControlError, DockerControl
-from tests.support.engines.dockerd import Dockerd
-from tests.support.engines.process import EngineFailedError, alive
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from tests.conftest import Docker
+    from tests.support.engines.control import DockerControl
 
     Step = Callable[[Docker], Awaitable[object]]
-    MakeDockerd = Callable[..., Dockerd]
-
-live = pytest.mark.live
 
 
-# -- real engines do as they are told ----------------------------------------------------------------------------------
+# -- what engines show -------------------------------------------------------------------------------------------------
 
 
-async def test_only_what_runs_is_alive(docker: Docker) -> None:
-    container = await docker.control.run("web", labels={"a": "b"})
-    await docker.control.create("created")
-    exited = await docker.run_and_exit("exited", 3)
-    assert (await docker.control.inspect(exited))["State"]["ExitCode"] == 3
-    truth = await docker.control.truth()
-    assert {id: (alive["Name"], alive["Config"]["Labels"]) for id, alive in truth.items()} == {
-        container: ("/web", {"a": "b"})
+LABELS = {"tier": "front", "env": "test"}
+
+INSPECTED: dict[str, Any] = {
+    "Id": str,
+    "Created": str,
+    "Name": "/it",
+    "Image": str,
+    "State.Status": "running",
+    "State.StartedAt": str,
+    "State.FinishedAt": "0001-01-01T00:00:00Z",
+    "State.Health.Status": str,
+    "State.Pid": int,
+    "State.ExitCode": 0,
+    "State.Running": True,
+    "State.Paused": False,
+    "State.Restarting": False,
+    "State.Dead": False,
+    "RestartCount": 0,
+    "Config.Image": "tiny:latest",
+    "Config.Labels": LABELS,
+    "HostConfig.NetworkMode": "front",
+    "HostConfig.Privileged": False,
+    "HostConfig.RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3},
+    "NetworkSettings.Ports.80/tcp.0": {"HostIp": "0.0.0.0", "HostPort": "18080"},
+    "NetworkSettings.Ports.81/udp": None,
+    "NetworkSettings.Networks.front.IPAddress": str,
+    "NetworkSettings.Networks.front.GlobalIPv6Address": "",
+    "NetworkSettings.Networks.front.NetworkID": str,
+}
+
+LISTED: dict[str, Any] = {
+    "Id": str,
+    "Names": ["/it"],
+    "Image": "tiny:latest",
+    "ImageID": str,
+    "Created": int,
+    "State": "running",
+    "Status": str,
+    "Labels": LABELS,
+    "HostConfig": {"NetworkMode": "front"},
+    "NetworkSettings.Networks.front.IPAddress": str,
+}
+
+
+async def test_listing_and_inspection_tell_what_a_container_was_given(docker: Docker) -> None:
+    await docker.control.network_create("front")
+    given: Any = {"labels": LABELS, "network": "front", "restart": "on-failure:3", "health": "true"}
+    container = await docker.control.run("it", ports={"80/tcp": 18080, "81/udp": None}, **given)
+    privileged = await docker.control.inspect(await docker.control.create("privileged", privileged=True))
+    assert privileged["HostConfig"]["Privileged"] is True
+    (listed,) = await docker.control.list()
+    inspections = [await docker.control.inspect(name) for name in (container, container[:12], "it")]
+    for document, expected in (*((inspection, INSPECTED) for inspection in inspections), (listed, LISTED)):
+        found = {path: _field(document, path) for path in expected}
+        assert {
+            path: type(found[path]) if isinstance(expected[path], type) else found[path] for path in found
+        } == expected
+        assert document["Id"] == container
+    ports = [
+        {"IP": "0.0.0.0", "PrivatePort": 80, "PublicPort": 18080, "Type": "tcp"},
+        {"PrivatePort": 81, "Type": "udp"},
+    ]
+    assert all(port in listed["Ports"] for port in ports)
+
+
+async def test_listings_show_the_state_and_can_be_filtered(docker: Docker) -> None:
+    control = docker.control
+    await control.create("created")
+    running = await control.run("running", labels=LABELS)
+    paused = await control.run("paused", labels={"tier": "front"})
+    await control.pause(paused)
+    await docker.run_and_exit("exited", 4)
+
+    async def names(**filters: Any) -> list[str]:
+        listed = await control._json("GET", "/containers/json", params={"filters": json.dumps(filters)})
+        return sorted(item["Names"][0] for item in listed)
+
+    shown = {}
+    for listed in await control.list(all=True):
+        state = (await control.inspect(listed["Id"]))["State"]
+        told = (state["Running"], state["Paused"], state["Pid"] > 0, state["ExitCode"])
+        status = re.sub(r"\d+ seconds?", "Less than a second", listed["Status"])
+        assert listed["Names"] == [f"/{listed['State']}"] == [f"/{state['Status']}"]
+        shown[listed["State"]] = (status, *told)
+    assert shown == {
+        "created": ("Created", False, False, False, 0),
+        "running": ("Up Less than a second", True, False, True, 0),
+        "paused": ("Up Less than a second (Paused)", True, True, True, 0),
+        "exited": ("Exited (4) Less than a second ago", False, False, False, 4),
     }
-    await docker.control.remove(container)
-    assert await docker.control.truth() == {}
-    assert {listed["Names"][0] for listed in await docker.control.list(all=True)} == {"/created", "/exited"}
-    with pytest.raises(ControlError) as refused:
-        await docker.control.inspect("nobody")
-    assert refused.value.status == 404
+    assert (await control.truth()).keys() == {running, paused}
+    assert await names() == ["/paused", "/running"]
+    assert await names(status={"exited": True}) == ["/exited"]
+    assert await names(status=["exited", "paused"]) == ["/exited", "/paused"]
+    assert await names(label=["tier=front", "env"]) == await names(id=[running[:12]]) == ["/running"]
+    assert await names(name=["u"]) == ["/paused", "/running"]
+    assert await names(name=["^/paused$"]) == ["/paused"]
 
 
 async def test_container_in_bridge_networks_has_an_address_in_each(docker: Docker) -> None:
@@ -63,78 +133,56 @@ async def test_container_in_bridge_networks_has_an_address_in_each(docker: Docke
     assert _addresses(await docker.control.inspect(container)) == {"back": addresses["back"]}
 
 
-@pytest.fixture
-async def engine(request: pytest.FixtureRequest, make_dockerd: MakeDockerd) -> Dockerd:
-    """A real engine for one test alone."""
-    version, options = request.param
-    return await asyncio.to_thread(make_dockerd, version, **options)
+COMMAND = {"Image": "tiny", "Cmd": ["/bin/true"]}
+NETWORK = {"Name": "net", "CheckDuplicate": True}
+BAD_FILTERS = [{"bogus": ["x"]}, {"status": ["x"]}, ["x"], "x"]
+
+REFUSALS: list[tuple[int, str, str, Any]] = [
+    (400, "too new", "GET /v1.99/info", None),
+    (400, "too old", "GET /v1.11/info", None),
+    (404, "page not found", "GET /nonsense", None),
+    (404, "No such container: nobody", "GET /containers/nobody/json", None),
+    (500, "invalid syntax", "GET /events?since=abc", None),
+    (400, "until", "GET /events?since=5&until=4", None),
+    *((400, "nvalid filter", f"GET /containers/json?filters={json.dumps(bad)}", None) for bad in BAD_FILTERS),
+    (400, "nvalid filter", "GET /events?filters=bad", None),
+    (409, "is already in use", "POST /containers/create?name=created", COMMAND),
+    (409, "is not running", "POST /containers/created/pause", None),
+    (409, "annot kill container", "POST /containers/created/kill", None),
+    (304, "", "POST /containers/created/stop", None),
+    (304, "", "POST /containers/running/start", None),
+    (409, "try unpause instead", "POST /containers/paused/start", None),
+    (409, "is already paused", "POST /containers/paused/pause", None),
+    (500, "is not paused", "POST /containers/running/unpause", None),
+    (409, "unpause the container before exec", "POST /containers/paused/exec", COMMAND),
+    (409, "is not running", "POST /containers/created/exec", COMMAND),
+    (400, "the same name", "POST /containers/running/rename?name=running", None),
+    (409, "is already in use", "POST /containers/running/rename?name=created", None),
+    (400, "nvalid signal", "POST /containers/running/kill?signal=FOO", None),
+    (409, "remove", "DELETE /containers/running", None),
+    (404, "No such container", "DELETE /containers/nobody", None),
+    (409, "already exists", "POST /networks/create", NETWORK),
+    (403, "already exists", "POST /networks/net/connect", {"Container": "running"}),
+    (403, "active endpoints", "DELETE /networks/net", None),
+    (500, "is not connected", "POST /networks/net/disconnect", {"Container": "paused"}),
+    (404, "No such image: nope", "POST /images/nope/tag?repo=other", None),
+    (404, "no such volume", "DELETE /volumes/nope", None),
+]
 
 
-def real(**options: bool) -> pytest.MarkDecorator:
-    """Run a test with each of the real engines, started with these options."""
-    engines = [pytest.param((version, options), id=version, marks=live) for version in VERSIONS]
-    return pytest.mark.parametrize("engine", engines, indirect=True)
-
-
-@real(live_restore=True)
-async def test_containers_outlive_an_engine_that_is_frozen_or_killed_with_live_restore(engine: Dockerd) -> None:
-    async with DockerControl(engine.socket) as control:
-        container = await control.run("survivor")
-        pid = (await control.inspect(container))["State"]["Pid"]
-        engine.freeze()
-        waiting = asyncio.create_task(control.info())  # it is connected, and not answered
-        answered, _ = await asyncio.wait({waiting}, timeout=0.3)
-        assert (answered, engine.running) == (set(), True)
-        engine.thaw()
-        assert (await waiting)["ContainersRunning"] == 1
-        async with control.events() as events:
-            await asyncio.to_thread(engine.kill)
-            assert [event async for event in events] == []
-        assert not engine.running
-        with pytest.raises(aiohttp.ClientError):
-            await control.info()
-        await asyncio.to_thread(engine.start)
-        assert {key: alive["State"]["Pid"] for key, alive in (await control.truth()).items()} == {container: pid}
-
-
-@real()
-async def test_containers_die_with_a_restarted_engine_and_closing_it_leaves_nothing_behind(engine: Dockerd) -> None:
-    async with DockerControl(engine.socket) as control:
-        container = await control.run("victim", stop_signal="SIGKILL")
-        await asyncio.to_thread(engine.restart)
-        assert await control.truth() == {}
-        assert [listed["Id"] for listed in await control.list(all=True)] == [container]
-        orphan = await control.run("orphan")
-        pid = (await control.inspect(orphan))["State"]["Pid"]
-    await asyncio.to_thread(engine.kill)
-    await asyncio.to_thread(engine.close)
-    assert _traces(engine, pid) == []
-
-
-@real(tls=True)
-async def test_engine_with_tls_talks_to_those_with_its_certificate(engine: Dockerd) -> None:
-    assert engine.certificates is not None
-    url = engine.tcp_address.replace("tcp://", "https://") + "/_ping"
-    tls = ssl.create_default_context(cafile=str(engine.certificates / "ca.pem"))
-    with pytest.raises(aiohttp.ClientError):
-        await _read(url, tls)
-    tls.load_cert_chain(engine.certificates / "cert.pem", engine.certificates / "key.pem")
-    assert await _read(url, tls) == "OK"
-
-
-@live
-def test_engine_that_cannot_start_tells_why(make_dockerd: MakeDockerd, need: Callable[[str, str], None]) -> None:
-    need("Docker", "20.10")
-    root = Path(tempfile.mkdtemp(prefix="ww-"))  # pytest's own folders are too deep for sockets
-    (root / "data").write_text("not a folder")
-    with pytest.raises(EngineFailedError, match="points to a file"):
-        make_dockerd("20.10", root=root)
-    assert not root.exists()
-
-
-def test_folder_too_deep_for_a_socket_is_refused() -> None:
-    with pytest.raises(ValueError, match="too long"):
-        Dockerd("20.10", Path("/tmp") / ("x" * 80))  # noqa: S108 - nothing is written there
+async def test_what_makes_no_sense_is_refused(docker: Docker) -> None:
+    await docker.control.network_create("net")
+    await docker.control.create("created")
+    await docker.control.run("running", network="net")
+    await docker.control.pause(await docker.control.run("paused"))
+    for status, says, call, body in REFUSALS:
+        method, _, path = call.partition(" ")
+        async with docker.control._opened().request(method, f"http://docker{path}", json=body) as refused:
+            answer = (refused.status, await refused.text())
+        if docker.kind == "20.10" and path.endswith(("filters=bad", '["x"]', '"x"')):
+            assert answer[0] == 500, call  # what is no JSON, or of another type
+        else:
+            assert (answer[0], says in answer[1]) == (status, True), (call, answer)
 
 
 # -- the fake does as the real ones do ---------------------------------------------------------------------------------
@@ -192,8 +240,8 @@ SCENARIOS: dict[str, tuple[list[Step], str]] = {
     "rename": ([do("run"), do("rename", "other")], f"create, start, rename /it, {_KILLED}, destroy"),
     "exit": ([do("run_and_exit", 3)], "create, start, die 3, destroy"),
     "exec": (
-        [do("run"), do("exec", ["/bin/true"])],
-        f"create, start, exec_create, exec_start, exec_die 0, {_KILLED}, destroy",
+        [do("run"), do("exec", ["/bin/echo", "a", "b"])],
+        f"create, start, exec_create: /bin/echo a b, exec_start: /bin/echo a b, exec_die 0, {_KILLED}, destroy",
     ),
     "never-started": ([do("create")], "create, destroy"),
     "networks": (NETWORKS, f"create, start, {_KILLED}, destroy"),
@@ -224,52 +272,32 @@ async def test_engine_tells_what_happens_to_a_containers_networks(docker: Docker
 
 
 async def test_events_carry_what_tells_a_container(docker: Docker) -> None:
-    events = await _watch(docker, do("run", labels={"some": "label"}))
+    labels = {"some": "label", "exitCode": "x", "oldName": "y", "name": "n", "image": "i", "signal": "s"}
+    events = await _watch(docker, do("run", labels=labels), do("rename", "other"))
     events = [event for event in events if event["Type"] == "container"]
     for event in events:
-        assert event["Actor"]["Attributes"].items() >= {"name": "it", "image": "tiny:latest", "some": "label"}.items()
-        assert event["time"] == event["timeNano"] // 1_000_000_000
-        assert event["scope"] == "local"
+        identifier, attributes = event["Actor"]["ID"], event["Actor"]["Attributes"]
+        name = "it" if event["Action"] in {"create", "start"} else "other"
+        attributes.pop("execDuration", None)
+        assert attributes == labels | {"name": name, "image": "tiny:latest"}, "labels hide what else is told"
+        assert (event["status"], event["id"], event["from"]) == (event["Action"], identifier, "tiny:latest")
+        assert (event["scope"], event["time"]) == ("local", event["timeNano"] // 1_000_000_000)
+    assert [event["Action"] for event in events] == ["create", "start", "rename", "kill", "die", "destroy"]
     assert len({event["Actor"]["ID"] for event in events}) == 1
     assert [event["timeNano"] for event in events] == sorted(event["timeNano"] for event in events)
 
 
-INSPECTED = {
-    str: """
-        Id Created Name Image State.Status State.StartedAt State.FinishedAt State.Health.Status Config.Image
-        HostConfig.NetworkMode NetworkSettings.Ports.80/tcp.0.HostIp NetworkSettings.Ports.80/tcp.0.HostPort
-        NetworkSettings.Networks.front.IPAddress NetworkSettings.Networks.front.GlobalIPv6Address
-        NetworkSettings.Networks.front.NetworkID""",
-    int: "RestartCount State.Pid State.ExitCode",
-    bool: "State.Running State.Paused State.Restarting State.Dead HostConfig.Privileged",
-    dict: "Config.Labels NetworkSettings.Ports",
-}
-
-LISTED = {
-    str: "Id Names.0 Image ImageID State Status Ports.0.Type NetworkSettings.Networks.front.IPAddress",
-    int: "Created Ports.0.PrivatePort Ports.0.PublicPort",
-    dict: "Labels",
-}
-
-
-async def test_inspections_and_listings_have_the_same_fields(docker: Docker) -> None:
-    await docker.control.network_create("front")
-    container = await docker.control.run("it", network="front", ports={"80/tcp": 0}, health="true")
-    inspection = await docker.control.inspect(container)
-    (listed,) = await docker.control.list()
-    for document, fields in ((inspection, INSPECTED), (listed, LISTED)):
-        expected = {path: kind for kind, paths in fields.items() for path in paths.split()}
-        assert {path: type(_field(document, path)) for path in expected} == expected
-
-
-async def test_inspections_show_the_state(docker: Docker) -> None:
-    for name, change in {"running": None, "paused": docker.control.pause, "exited": docker.control.stop}.items():
-        container = await docker.control.run(name)
-        if change is not None:
-            await change(container)
-        state = (await docker.control.inspect(container))["State"]
-        assert (state["Status"], state["Paused"]) == (name, name == "paused")
-        assert state["Running"] is (state["Pid"] > 0) is (name != "exited")
+async def test_engine_tells_of_networks_images_and_volumes(docker: Docker) -> None:
+    events = await _watch(
+        docker,
+        lambda docker: docker.control.network_create("net"),
+        lambda docker: docker.control.tag("tiny", "other"),
+        lambda docker: docker.control._call("POST", "/volumes/create", body={"Name": "vol"}),
+        lambda docker: docker.control._call("DELETE", "/volumes/vol"),
+    )
+    told = [f"{event['Type']} {event['Action']}" for event in events]
+    assert told == ["network create", "image tag", "volume create", "volume destroy", "network destroy"]
+    assert {event["Type"] for event in events if "status" in event} == {"image"}
 
 
 # -- helpers -----------------------------------------------------------------------------------------------------------
@@ -306,7 +334,7 @@ async def _marker(control: DockerControl) -> str:
 
 def _told(event: dict[str, Any]) -> str:
     attributes = event["Actor"]["Attributes"]
-    action = str(event["Action"]).partition(":")[0]
+    action = str(event["Action"])
     detail = {
         "kill": attributes.get("signal"),
         "die": attributes.get("exitCode"),
@@ -325,23 +353,3 @@ def _field(document: Any, path: str) -> Any:
     for step in path.split("."):
         document = document[int(step)] if isinstance(document, list) else document[step]
     return document
-
-
-def _traces(engine: Dockerd, pid: int) -> list[str]:
-    """Return what is still there of an engine and of a process in one of its containers."""
-    root = str(engine.root)
-    traces = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if root in line]
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and int(folder.name) != os.getpid():
-            with contextlib.suppress(OSError):  # it has just ended
-                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                if root in line:
-                    traces.append(f"{folder.name} {line}")
-    if alive(pid):
-        traces.append(f"process {pid}")
-    return traces + ([root] if engine.root.exists() else [])
-
-
-async def _read(url: str, tls: ssl.SSLContext) -> str:
-    async with aiohttp.ClientSession() as session, session.get(url, ssl=tls) as response:
-        return await response.text()

@@ -13,10 +13,9 @@ import grpc
 import grpc.aio
 import pytest
 
-from tests.conftest import CONTAINERD_VERSIONS
 from tests.support.engines.containerd import Containerd
 from tests.support.engines.containerd_control import IMAGE, MARK, ContainerdControl
-from tests.support.engines.process import EngineFailedError, alive, descendants, thread_states
+from tests.support.engines.process import descendants, thread_states
 from tests.support.followed import eventually
 
 if TYPE_CHECKING:
@@ -118,86 +117,6 @@ async def test_what_makes_no_sense_is_refused(containerd: ContainerdUnderTest) -
         except grpc.aio.AioRpcError as error:
             refused[what] = error.code().name
     assert refused == {what: code for what, (_, code) in REFUSALS.items()}
-
-
-@pytest.fixture
-async def engine(request: pytest.FixtureRequest, make_containerd: MakeContainerd) -> Containerd:
-    """A real engine for one test alone."""
-    return await asyncio.to_thread(make_containerd, request.param)
-
-
-each_engine = pytest.mark.parametrize(
-    "engine", [pytest.param(version, marks=live) for version in CONTAINERD_VERSIONS], indirect=True
-)
-
-
-@each_engine
-async def test_containers_outlive_an_engine_that_is_frozen_or_killed(engine: Containerd) -> None:
-    async with ContainerdControl(engine.socket) as control:
-        pids = {id: await control.run(id) for id in ("survivor", "victim")}
-        engine.freeze()
-        waiting = asyncio.create_task(control.namespaces())
-        answered, _ = await asyncio.wait({waiting}, timeout=0.3)
-        assert (answered, engine.running) == (set(), True)
-        engine.thaw()
-        assert await waiting == ["default"]
-        async with control.events() as events:
-            await asyncio.to_thread(engine.kill)
-            assert [told async for told in events] == []
-        assert not engine.running
-        with pytest.raises(grpc.aio.AioRpcError, match="refused"):
-            await control.namespaces()
-        os.kill(pids["victim"], signal.SIGKILL)
-        await eventually(lambda: not Path(f"/proc/{pids['victim']}").exists())  # its shim has taken note
-        await control.aclose()
-        await asyncio.to_thread(engine.start)
-        tasks = await control.tasks()
-        stopped = {"victim": ("STOPPED", pids["victim"])} if engine.expected == "1.6" else {}
-        assert tasks == {"survivor": ("RUNNING", pids["survivor"])} | stopped
-        assert set(await control.containers()) == {"survivor", "victim"}
-
-
-@each_engine
-async def test_closing_leaves_nothing_behind_even_of_a_killed_engine(engine: Containerd) -> None:
-    async with ContainerdControl(engine.socket) as control:
-        pids = [await control.run("orphan"), await control.run("frozen", "other")]
-        await control.pause("frozen", "other")
-    pids += engine.shims()
-    sockets = engine.shim_sockets()
-    assert len(sockets) == 2
-    await asyncio.to_thread(engine.kill)
-    assert all(alive(pid) for pid in pids)
-    await asyncio.to_thread(engine.close)
-    assert _traces(engine, pids, sockets) == []
-
-
-@each_engine
-async def test_clients_can_run_containers_from_an_image(engine: Containerd) -> None:
-    image = "registry.local/tiny:1"
-    for namespace in ("default", "other"):
-        await asyncio.to_thread(engine.import_image, namespace, image)
-        run = ["run", "--detach", "--net-host", "--runc-root", f"{engine.root}/runc", image, "web"]
-        await asyncio.to_thread(engine.ctr, *run, namespace=namespace)
-    async with ContainerdControl(engine.socket) as control:
-        truth = await control.truth()
-        assert {key: (found.status, found.image) for key, found in truth.items()} == {
-            (namespace, "web"): ("RUNNING", image) for namespace in ("default", "other")
-        }
-
-
-@live
-def test_engine_that_cannot_start_tells_why(make_containerd: MakeContainerd, tmp_path: Path) -> None:
-    root = tmp_path / "r"
-    root.mkdir()
-    (root / "containerd").write_text("not a folder")
-    with pytest.raises(EngineFailedError, match="not a directory"):
-        make_containerd("1.7", root=root)
-    assert not root.exists()
-
-
-def test_folder_too_deep_for_a_socket_is_refused() -> None:
-    with pytest.raises(ValueError, match="too long"):
-        Containerd("1.7", Path("/tmp") / ("x" * 100))  # noqa: S108 - nothing is written there
 
 
 # -- the fake does as the real ones do ---------------------------------------------------------------------------------
@@ -423,14 +342,6 @@ def _spell(told: Told) -> str:
         parts.append(str(event.exit_status))
     parts += [f"{key}={value}" for key, value in getattr(event, "labels", {}).items()]
     return " ".join(parts)
-
-
-def _traces(engine: Containerd, pids: list[int], sockets: list[Path]) -> list[str]:
-    """Tell what is left of an engine."""
-    mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(engine.root) in line]
-    cgroups = Path("/sys/fs/cgroup").glob(f"*/{engine.root.name}-*")
-    left = [path for path in (engine.root, *sockets, *cgroups) if path.exists()]
-    return [f"process {pid}" for pid in pids if alive(pid)] + mounts + [str(path) for path in left]
 
 
 async def _subscribe(control: ContainerdControl, *filters: str) -> None:

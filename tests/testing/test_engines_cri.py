@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from tests.conftest import CONTAINERD_VERSIONS, FAKE_CRIS
+from tests.conftest import FAKE_CRIS
 from tests.support.engines.cri_control import CRIControl, Listed, Pod
 from tests.support.engines.process import alive
 from whalewatch.testing import FakeCRI
@@ -341,40 +341,3 @@ async def test_readers_of_containerd_17_take_events_from_each_other(make_cri: Ma
     assert sorted(got[0] + got[1]) == sorted((id, type) for id in ids for type in ("CREATED", "STARTED"))
     assert got[0]
     assert got[1]
-
-
-# -- real engines, killed and frozen -----------------------------------------------------------------------------------
-
-
-@live
-@pytest.mark.parametrize("version", CONTAINERD_VERSIONS)
-async def test_pods_outlive_an_engine_that_is_frozen_or_killed_and_closing_it_leaves_nothing_behind(
-    make_cri: MakeCRI, version: str
-) -> None:
-    engine = await asyncio.to_thread(make_cri, version)
-    async with CRIControl(engine.socket) as control:
-        engine.freeze()
-        waiting = asyncio.create_task(control.version())
-        assert not (await asyncio.wait({waiting}, timeout=0.3))[0]
-        engine.thaw()
-        assert (await waiting)[0] == "containerd"
-        pod = await control.run_pod("web")
-        doomed, one = await control.run(pod, "doomed"), await control.run(pod, "one")
-        before = await control.truth()
-        engine.kill()
-        os.kill(before[doomed], signal.SIGKILL)
-    await asyncio.to_thread(engine.start)
-    async with CRIControl(engine.socket) as control:
-        # 1.7 finds that the process is gone, and does not know how it ended.
-        assert await control.exited(doomed) == {"1.6": 137, "1.7": 255}[version]
-        assert await control.truth() == {id: before[id] for id in (pod.id, one)}
-        await control.run(pod, "doomed", attempt=1)
-        pids = (await control.truth()).values()
-    assert (engine.root / "runc/k8s.io" / one).exists()  # it shares this folder with no other engine
-    cgroups = list(engine._cgroups())
-    assert any(cgroup.name == one for cgroup in cgroups)
-    engine.kill()
-    await asyncio.to_thread(engine.close)
-    left = [pid for pid in pids if alive(pid)], engine.shims(), [cgroup for cgroup in cgroups if cgroup.exists()]
-    assert left == ([], [], [])
-    assert not engine.root.exists()
