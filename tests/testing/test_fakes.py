@@ -18,13 +18,14 @@ import pytest
 
 from tests.conftest import PATIENCE
 from tests.support.engines import containerd_wire, cri_wire
+from tests.support.engines.containerd_control import ContainerdControl
 from tests.support.engines.control import ControlError, DockerControl
-from tests.support.engines.grpc_control import GrpcControl
+from tests.support.engines.cri_control import CRIControl
 from whalewatch import testing
 from whalewatch.testing import FakeContainerd, FakeCRI, FakeDocker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
 pytestmark = pytest.mark.usefixtures("patience")
 
@@ -44,6 +45,7 @@ class Kind:
 
     Attributes:
         make: makes the fake.
+        control: a client that knows nothing of it.
         listing: the kind of the calls that list what is alive; its method, and how to read the answer: as names.
         subscribing: the kinds of call that hold a subscription before and after the engine knows it; their method.
         failure: a status.
@@ -55,6 +57,7 @@ class Kind:
     """
 
     make: Any
+    control: Any
     listing: tuple[str, str, Callable[[bytes], set[str]]]
     subscribing: tuple[str, str, str]
     failure: Any
@@ -91,6 +94,7 @@ def _pods(answer: bytes) -> set[str]:
 KINDS = {
     "Docker": Kind(
         make=FakeDocker,
+        control=DockerControl,
         listing=("list", "/containers/json", lambda answer: {each["Names"][0][1:] for each in json.loads(answer)}),
         subscribing=("subscribe", "events", "/events"),
         failure=503,
@@ -101,6 +105,7 @@ KINDS = {
     ),
     "containerd": Kind(
         make=FakeContainerd,
+        control=ContainerdControl,
         listing=("task_list", f"/{TASKS}/List", _tasks),
         subscribing=("subscribe", "subscribe", f"/{EVENTS}.Events/Subscribe"),
         failure="INTERNAL",
@@ -111,6 +116,7 @@ KINDS = {
     ),
     "CRI": Kind(
         make=FakeCRI,
+        control=CRIControl,
         listing=("pod_list", f"{CRI}/ListPodSandbox", _pods),
         subscribing=("events", "events", f"{CRI}/GetContainerEvents"),
         failure="INTERNAL",
@@ -134,7 +140,7 @@ class Case:
     def __post_init__(self) -> None:
         self.faults = self.fake.faults
         self.listing = self.kind.listing[0]
-        self.control = (DockerControl if self.kind.make is FakeDocker else GrpcControl)(self.fake.path)
+        self.control = self.kind.control(self.fake.path)
 
     def tell(self, *words: str) -> None:
         for word in words:
@@ -322,6 +328,50 @@ async def test_failing_calls_answer_with_a_status(case: Case) -> None:
     with case.faults.fail(case.listing), pytest.raises(REFUSED, match="the fake engine was told to fail"):
         await case.ask()
     assert await case.alive() == {"web"}
+
+
+def _run(fake: Any, name: str) -> str:
+    fake.run(name)
+    return name
+
+
+def _run_in_pod(fake: FakeCRI, name: str) -> str:
+    return fake.run(fake.run_pod(name), name)
+
+
+ABOUT: list[tuple[str, str, Callable[[Any, str], str], Callable[..., Awaitable[object]]]] = [
+    ("Docker", "inspect", FakeDocker.run, DockerControl.inspect),
+    ("Docker", "pause", _run, DockerControl.pause),
+    ("containerd", "task_get", _run, lambda control, id: control._call("Tasks", "Get", "default", container_id=id)),
+    ("CRI", "container_list", _run_in_pod, lambda control, id: control.call("ListContainers", filter={"id": id})),
+    ("CRI", "container_remove", _run_in_pod, CRIControl.remove),
+    ("CRI", "container_status", _run_in_pod, CRIControl.container_status),
+    ("CRI", "container_stop", _run_in_pod, CRIControl.stop),
+    ("CRI", "pod_list", FakeCRI.run_pod, lambda control, id: control.call("ListPodSandbox", filter={"id": id})),
+    ("CRI", "pod_remove", FakeCRI.run_pod, CRIControl.remove_pod),
+    ("CRI", "pod_status", FakeCRI.run_pod, lambda control, id: control.call("PodSandboxStatus", pod_sandbox_id=id)),
+    ("CRI", "pod_stop", FakeCRI.run_pod, CRIControl.stop_pod),
+]
+"""Calls that are about one container or pod: of which fake, their kind, what runs something, and what makes the call."""
+
+
+@pytest.mark.parametrize("how", ["fail", "hang", "pause_at", "pause_after"])
+@pytest.mark.parametrize(("kind", "call", "run", "ask"), ABOUT, ids=[call for _, call, _, _ in ABOUT])
+async def test_faults_of_calls_can_be_limited_to_one_container(
+    kind: str, call: str, run: Callable[..., str], ask: Callable[..., Awaitable[object]], how: str
+) -> None:
+    async with serving(kind) as case:
+        one, two = run(case.fake, "one"), run(case.fake, "two")
+        with getattr(case.faults, how)(call, id=one):
+            asking = asyncio.ensure_future(ask(case.control, one))
+            await case.fake.until(lambda: case.fake.requests[call])
+            await ask(case.control, two)
+            if how == "fail":
+                with pytest.raises(REFUSED, match="told to fail"):
+                    await asking
+            else:
+                assert not asking.done()
+        await (ask(case.control, one) if how == "fail" else asking)
 
 
 async def test_garbled_calls_answer_with_nonsense(case: Case) -> None:
