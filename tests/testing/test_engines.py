@@ -24,45 +24,36 @@ if TYPE_CHECKING:
 
 LABELS = {"tier": "front", "env": "test"}
 
+NETWORK = "NetworkSettings.Networks.front"
+
 INSPECTED: dict[str, Any] = {
-    "Id": str,
-    "Created": str,
+    **dict.fromkeys(["Id", "Created", "Image", "State.StartedAt", "State.Health.Status"], str),
+    **dict.fromkeys([f"{NETWORK}.IPAddress", f"{NETWORK}.NetworkID"], str),
+    **dict.fromkeys(["State.Paused", "State.Restarting", "State.Dead", "HostConfig.Privileged"], False),
     "Name": "/it",
-    "Image": str,
-    "State.Status": "running",
-    "State.StartedAt": str,
-    "State.FinishedAt": "0001-01-01T00:00:00Z",
-    "State.Health.Status": str,
-    "State.Pid": int,
-    "State.ExitCode": 0,
-    "State.Running": True,
-    "State.Paused": False,
-    "State.Restarting": False,
-    "State.Dead": False,
-    "RestartCount": 0,
     "Config.Image": "tiny:latest",
     "Config.Labels": LABELS,
     "HostConfig.NetworkMode": "front",
-    "HostConfig.Privileged": False,
+    "State.Status": "running",
+    "State.Running": True,
+    "State.Pid": int,
+    "State.ExitCode": 0,
+    "RestartCount": 0,
+    "State.FinishedAt": "0001-01-01T00:00:00Z",
     "HostConfig.RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3},
     "NetworkSettings.Ports.80/tcp.0": {"HostIp": "0.0.0.0", "HostPort": "18080"},
     "NetworkSettings.Ports.81/udp": None,
-    "NetworkSettings.Networks.front.IPAddress": str,
-    "NetworkSettings.Networks.front.GlobalIPv6Address": "",
-    "NetworkSettings.Networks.front.NetworkID": str,
+    f"{NETWORK}.GlobalIPv6Address": "",
 }
 
 LISTED: dict[str, Any] = {
-    "Id": str,
+    **dict.fromkeys(["Id", "ImageID", "Status", f"{NETWORK}.IPAddress"], str),
     "Names": ["/it"],
     "Image": "tiny:latest",
-    "ImageID": str,
-    "Created": int,
-    "State": "running",
-    "Status": str,
     "Labels": LABELS,
+    "State": "running",
+    "Created": int,
     "HostConfig": {"NetworkMode": "front"},
-    "NetworkSettings.Networks.front.IPAddress": str,
 }
 
 
@@ -134,7 +125,6 @@ async def test_container_in_bridge_networks_has_an_address_in_each(docker: Docke
 
 
 COMMAND = {"Image": "tiny", "Cmd": ["/bin/true"]}
-NETWORK = {"Name": "net", "CheckDuplicate": True}
 BAD_FILTERS = [{"bogus": ["x"]}, {"status": ["x"]}, ["x"], "x"]
 
 REFUSALS: list[tuple[int, str, str, Any]] = [
@@ -161,7 +151,7 @@ REFUSALS: list[tuple[int, str, str, Any]] = [
     (400, "nvalid signal", "POST /containers/running/kill?signal=FOO", None),
     (409, "remove", "DELETE /containers/running", None),
     (404, "No such container", "DELETE /containers/nobody", None),
-    (409, "already exists", "POST /networks/create", NETWORK),
+    (409, "already exists", "POST /networks/create", {"Name": "net", "CheckDuplicate": True}),
     (403, "already exists", "POST /networks/net/connect", {"Container": "running"}),
     (403, "active endpoints", "DELETE /networks/net", None),
     (500, "is not connected", "POST /networks/net/disconnect", {"Container": "paused"}),

@@ -14,7 +14,7 @@ import grpc.aio
 import pytest
 
 from tests.support.engines.containerd import Containerd
-from tests.support.engines.containerd_control import IMAGE, MARK, ContainerdControl
+from tests.support.engines.containerd_control import IMAGE, MARK, Alive, ContainerdControl
 from tests.support.engines.process import descendants, thread_states
 from tests.support.followed import eventually
 
@@ -41,82 +41,72 @@ async def test_listings_show_what_is_there_and_its_state(containerd: ContainerdU
     control = containerd.control
     await control.create("bare", labels={"a": "b"}, image="some:1")
     await control.create("created")
-    await control.task_create("created")
-    pid = await control.run("web", labels={"c": "d"}, image="other:2")
+    created = await control.task_create("created")
+    web = await control.run("web", labels={"c": "d"}, image="other:2")
     elsewhere = await control.run("web", "other")
     await control.pause("web", "other")
-    await control.run("exited", cmd=[*SH, "exit 3"])
+    exited = await control.run("exited", cmd=[*SH, "exit 3"])
     assert await control.wait("exited") == 3
-    killed = await control.run("killed")
+    first = await control.run("killed")
+    await control.kill_and_wait("killed")
+    killed = await control.rerun("killed")
+    assert killed != first
+    assert (await control.exec("killed", "probe", EXIT_4), await control.exec("killed", "killed")) == (4, 0)
     await control.kill_and_wait("killed")
     tasks, containers = await control.tasks(), await control.containers()
-    assert {id: status for id, (status, _) in tasks.items()} == {
-        "created": "CREATED",
-        "web": "RUNNING",
-        "exited": "STOPPED",
-        "killed": "STOPPED",
-    }
-    assert tasks["killed"] == ("STOPPED", killed), "its PID is still told"
-    assert set(containers) == {*tasks, "bare"}
+    stopped = {"exited": ("STOPPED", exited), "killed": ("STOPPED", killed)}  # their PID is still told
+    assert tasks == stopped | {"created": ("CREATED", created), "web": ("RUNNING", web)}
+    assert containers.keys() == {*tasks, "bare"}
     assert (dict(containers["bare"].labels), containers["bare"].image) == ({"a": "b"}, "some:1")
-    truth = await control.truth()
-    assert {key: (found.pid, found.status, found.labels, found.image) for key, found in truth.items()} == {
-        ("default", "web"): (pid, "RUNNING", {"c": "d"}, "other:2"),
-        ("other", "web"): (elsewhere, "PAUSED", {}, IMAGE),
+    assert await control.truth() == {
+        ("default", "web"): Alive("default", "web", web, "RUNNING", {"c": "d"}, "other:2"),
+        ("other", "web"): Alive("other", "web", elsewhere, "PAUSED", {}, IMAGE),
     }
     assert await control.tasks("nowhere") == await control.containers("nowhere") == {}
     await control.remove("web", "other")
     assert (list(await control.truth()), await control.containers("other")) == ([("default", "web")], {})
 
 
-async def test_container_runs_again_under_the_same_id_with_another_pid_which_no_exec_changes(
-    containerd: ContainerdUnderTest,
-) -> None:
-    control = containerd.control
-    first = await control.run("web")
-    await control.kill_and_wait("web")
-    second = await control.rerun("web")
-    assert second != first
-    assert await control.exec("web", "probe", EXIT_4) == 4
-    assert await control.exec("web", "web", ["/bin/true"]) == 0
-    assert await control.tasks() == {"web": ("RUNNING", second)}
-
-
-REFUSALS: dict[str, tuple[Callable[[ContainerdControl], Awaitable[object]], str]] = {
-    "create twice": (lambda control: control.create("web"), "ALREADY_EXISTS"),
-    "create a task twice": (lambda control: control.task_create("web"), "ALREADY_EXISTS"),
-    "create a namespace twice": (lambda control: control.namespace_create("default"), "ALREADY_EXISTS"),
-    "delete a namespace in use": (lambda control: control.namespace_delete("default"), "FAILED_PRECONDITION"),
-    "delete an unknown namespace": (lambda control: control.namespace_delete("nowhere"), "NOT_FOUND"),
-    "delete a running task": (lambda control: control.task_delete("web"), "UNKNOWN"),
-    "delete an unknown container": (lambda control: control.container_delete("nobody"), "NOT_FOUND"),
-    "kill an unknown container": (lambda control: control.kill("nobody"), "NOT_FOUND"),
-    "kill an exited container": (lambda control: control.kill("exited"), "NOT_FOUND"),
-    "resume a running container": (lambda control: control.resume("web"), "UNKNOWN"),
-    "pause an exited container": (lambda control: control.pause("exited"), "UNKNOWN"),
-    "exec in an exited container": (lambda control: control.exec("exited", "x"), "UNKNOWN"),
-    "no namespace": (lambda control: control._call("Tasks", "List"), "FAILED_PRECONDITION"),
-    "no namespace of a listing": (lambda control: control._call("Containers", "List"), "FAILED_PRECONDITION"),
-    "a namespace that cannot be": (lambda control: control.create("web", "!!"), "INVALID_ARGUMENT"),
-    "a filter that cannot be": (lambda control: _subscribe(control, "topic==/tasks/start"), "UNKNOWN"),
-    "a filter of two that cannot be": (
-        lambda control: _subscribe(control, "topic==/tasks/start/", 'topic=="/tasks/exit",namespace=="default"'),
-        "UNKNOWN",
-    ),
+REFUSALS: dict[str, list[tuple[str, ...]]] = {
+    "ALREADY_EXISTS": [("create", "web"), ("task_create", "web"), ("namespace_create", "default")],
+    "FAILED_PRECONDITION": [
+        ("namespace_delete", "default"),
+        ("_call", "Tasks", "List"),
+        ("_call", "Containers", "List"),
+    ],
+    "INVALID_ARGUMENT": [("create", "web", "!!")],
+    "NOT_FOUND": [
+        ("namespace_delete", "nowhere"),
+        ("container_delete", "nobody"),
+        ("kill", "nobody"),
+        ("kill", "exited"),
+    ],
+    "UNKNOWN": [
+        ("task_delete", "web"),
+        ("resume", "web"),
+        ("pause", "exited"),
+        ("exec", "exited", "x"),
+        ("subscribe", "topic==/tasks/start"),
+        ("subscribe", "topic==/tasks/start/", 'topic=="/tasks/exit",namespace=="default"'),
+    ],
 }
+"""Calls that make no sense where "web" runs and "exited" does not, by what they are answered with."""
 
 
 async def test_what_makes_no_sense_is_refused(containerd: ContainerdUnderTest) -> None:
-    await containerd.control.run("web")
-    await containerd.control.run("exited", cmd=["/bin/true"])
-    await containerd.control.wait("exited")
-    refused = {}
-    for what, (call, _) in REFUSALS.items():
-        try:
-            await call(containerd.control)
-        except grpc.aio.AioRpcError as error:
-            refused[what] = error.code().name
-    assert refused == {what: code for what, (_, code) in REFUSALS.items()}
+    async def subscribe(*filters: str) -> None:
+        async with control.events(*filters):
+            pass
+
+    control = containerd.control
+    await control.run("web")
+    await control.run("exited", cmd=["/bin/true"])
+    await control.wait("exited")
+    for code, calls in REFUSALS.items():
+        for name, *arguments in calls:
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await (subscribe if name == "subscribe" else getattr(control, name))(*arguments)
+            assert refused.value.code().name == code, (name, arguments)
 
 
 # -- the fake does as the real ones do ---------------------------------------------------------------------------------
@@ -342,11 +332,6 @@ def _spell(told: Told) -> str:
         parts.append(str(event.exit_status))
     parts += [f"{key}={value}" for key, value in getattr(event, "labels", {}).items()]
     return " ".join(parts)
-
-
-async def _subscribe(control: ContainerdControl, *filters: str) -> None:
-    async with control.events(*filters):
-        pass
 
 
 def _shim(engine: Containerd | None, pid: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -48,7 +48,7 @@ async def test_pod_with_containers_is_listed_with_all_that_it_was_given(cri: CRI
     assert (told.namespace, told.uid) == ("shop", "u-1")
 
 
-async def test_only_what_runs_has_a_pid_of_its_own(cri: CRIUnderTest) -> None:
+async def test_only_what_runs_has_a_pid_of_its_own_which_outlives_the_process_of_its_sandbox(cri: CRIUnderTest) -> None:
     control = cri.control
     pod = await control.run_pod("web")
     one, two, killed = [await control.run(pod, name) for name in ("one", "two", "killed")]
@@ -60,52 +60,47 @@ async def test_only_what_runs_has_a_pid_of_its_own(cri: CRIUnderTest) -> None:
     truth = await control.truth()
     assert truth.keys() == {pod.id, one, two}
     assert len(set(truth.values())) == 3
-    if cri.engine is not None:
+    if cri.fake is not None:
+        cri.fake.exit_pod(pod.id)
+    else:
         assert all(alive(pid) for pid in truth.values())
+        os.kill(truth[pod.id], signal.SIGKILL)
+    await control.until_pod_is("NOTREADY", pod.id)
+    assert await control.pid(pod.id) == 0
+    assert (await control.truth()).keys() == {one, two}
     await control.stop_pod(pod.id)
-    assert (await control.pid(pod.id), await control.truth()) == (0, {})
+    assert await control.truth() == {}
 
 
-async def test_status_tells_times_and_the_way_it_ended(cri: CRIUnderTest) -> None:
+async def test_what_has_stopped_is_listed_until_it_is_removed_and_may_be_stopped_and_removed_again(
+    cri: CRIUnderTest,
+) -> None:
     control = cri.control
-    one = await control.create(await control.run_pod("web"), "one")
-    before = await control.container_status(one)
-    await control.start(one)
-    running = await control.container_status(one)
-    await control.stop(one)
-    after = await control.container_status(one)
+    pod = await control.run_pod("web")
+    first = await control.create(pod, "one")
+    before = await control.container_status(first)
+    await control.stop(first)
+    assert (await control.containers())[first].state == "CREATED"  # what was never started does not end
+    await control.start(first)
+    running = await control.container_status(first)
+    await control.stop(first)
+    await control.stop(first)
+    after = await control.container_status(first)
     assert (before.started_at, before.finished_at, running.finished_at) == (0, 0, 0)
     assert 0 < before.created_at == after.created_at < running.started_at == after.started_at < after.finished_at
     assert (after.exit_code, after.reason) == (137, "Error")
-
-
-async def test_what_has_stopped_is_listed_until_it_is_removed_and_its_successor_is_another(cri: CRIUnderTest) -> None:
-    control = cri.control
-    pod = await control.run_pod("web")
-    first = await control.run(pod, "one")
-    await control.stop(first)
     second = await control.run(pod, "one", attempt=1)
     states = {(found.id, found.attempt): found.state for found in (await control.containers()).values()}
     assert states == {(first, 0): "EXITED", (second, 1): "RUNNING"}
     await control.remove(first)
+    await control.remove(first)
+    await control.stop_pod(pod.id)
     await control.stop_pod(pod.id)
     assert [found.state for found in (await control.sandboxes()).values()] == ["NOTREADY"]
     assert [(found.id, found.state) for found in (await control.containers()).values()] == [(second, "EXITED")]
     await control.remove_pod(pod.id)
+    await control.remove_pod(pod.id)
     assert (await control.sandboxes(), await control.containers()) == ({}, {})
-
-
-async def test_containers_outlive_the_process_of_their_sandbox(cri: CRIUnderTest) -> None:
-    control = cri.control
-    pod = await control.run_pod("web")
-    one = await control.run(pod, "one")
-    if cri.fake is not None:
-        cri.fake.exit_pod(pod.id)
-    else:
-        os.kill(await control.pid(pod.id), signal.SIGKILL)
-    await control.until_pod_is("NOTREADY", pod.id)
-    assert (await control.truth()).keys() == {one}
-    assert await control.pid(pod.id) == 0
 
 
 async def test_listings_can_be_filtered_and_the_beginning_of_an_id_stands_for_it(cri: CRIUnderTest) -> None:
@@ -114,71 +109,48 @@ async def test_listings_can_be_filtered_and_the_beginning_of_an_id_stands_for_it
     running = await control.run(pod, "running", labels={"c": "d", "e": "f"})
     created = await control.create(other, "created", labels={"c": "x"})
     await control.stop_pod(other.id)
-    containers: list[tuple[dict[str, Any], list[str]]] = [
-        ({"state": {"state": 1}}, [running]),
-        ({"state": {"state": 0}}, [created]),  # what was never started does not end
-        ({"pod_sandbox_id": pod.id}, [running]),
-        ({"label_selector": {"c": "d"}}, [running]),
-        ({"label_selector": {"c": "d", "e": "x"}}, []),
-        ({"id": "nobody"}, []),
-        ({"id": running[:12]}, [running]),
+    rows: list[tuple[str, dict[str, Any], list[str]]] = [
+        ("Containers", {"state": {"state": 1}}, [running]),
+        ("Containers", {"state": {"state": 0}}, [created]),
+        ("Containers", {"pod_sandbox_id": pod.id}, [running]),
+        ("Containers", {"label_selector": {"c": "d"}}, [running]),
+        ("Containers", {"label_selector": {"c": "d", "e": "x"}}, []),
+        ("Containers", {"id": "nobody"}, []),
+        ("Containers", {"id": running[:12]}, [running]),
+        ("PodSandbox", {"state": {"state": 0}}, [pod.id]),
+        ("PodSandbox", {"state": {"state": 1}}, [other.id]),
+        ("PodSandbox", {"label_selector": {"a": "b"}}, [pod.id]),
+        ("PodSandbox", {"id": "nobody"}, []),
+        ("PodSandbox", {"id": pod.id[:12]}, [pod.id]),
     ]
-    for wanted, expected in containers:
-        listed = await control.call("ListContainers", filter=wanted)
-        assert [found.id for found in listed.containers] == expected, wanted
-    pods: list[tuple[dict[str, Any], list[str]]] = [
-        ({"state": {"state": 0}}, [pod.id]),
-        ({"state": {"state": 1}}, [other.id]),
-        ({"label_selector": {"a": "b"}}, [pod.id]),
-        ({"id": "nobody"}, []),
-        ({"id": pod.id[:12]}, [pod.id]),
-    ]
-    for wanted, expected in pods:
-        listed = await control.call("ListPodSandbox", filter=wanted)
-        assert [found.id for found in listed.items] == expected, wanted
+    for what, wanted, expected in rows:
+        listed = await control.call(f"List{what}", filter=wanted)
+        found = listed.containers if what == "Containers" else listed.items
+        assert [each.id for each in found] == expected, wanted
     assert (await control.container_status(running[:12])).id == running
     assert (await control.call("PodSandboxStatus", pod_sandbox_id=pod.id[:12])).status.id == pod.id
 
 
-async def test_what_is_done_already_can_be_done_again(cri: CRIUnderTest) -> None:
-    control = cri.control
-    pod = await control.run_pod("web")
-    created, one = await control.create(pod, "created"), await control.run(pod, "one")
-    await control.stop(created)
-    assert (await control.containers())[created].state == "CREATED"
-    await control.start(created)
-    for twice in (control.stop, control.remove):
-        await twice(one)
-        await twice(one)
-    for pod_twice in (control.stop_pod, control.remove_pod):
-        await pod_twice(pod.id)
-        await pod_twice(pod.id)
-    assert (await control.sandboxes(), await control.containers()) == ({}, {})
-
-
-REFUSALS: dict[str, tuple[str, Callable[[CRIControl, Pod, str], Awaitable[object]]]] = {
-    "run a pod twice": ("UNKNOWN", lambda control, pod, one: control.run_pod("web", uid="u")),
-    "run a pod of no name": ("UNKNOWN", lambda control, pod, one: control.call("RunPodSandbox")),
-    "create a container twice": ("UNKNOWN", lambda control, pod, one: control.create(pod, "one")),
-    "start a container twice": ("UNKNOWN", lambda control, pod, one: control.start(one)),
-    "start nobody": ("NOT_FOUND", lambda control, pod, one: control.start("nobody")),
-    "status of nobody": ("NOT_FOUND", lambda control, pod, one: control.container_status("nobody")),
-    "status of no pod": ("NOT_FOUND", lambda control, *_: control.call("PodSandboxStatus", pod_sandbox_id="nobody")),
-    "create in no pod": ("NOT_FOUND", lambda control, *_: control.call("CreateContainer", pod_sandbox_id="nobody")),
-    "an unknown call": ("UNIMPLEMENTED", lambda control, *_: control.call("Version", service="/runtime.v9.None")),
-}
+REFUSALS: list[tuple[str, Callable[[CRIControl, Pod, str], Awaitable[object]]]] = [
+    ("UNKNOWN", lambda control, *_: control.run_pod("web", uid="u")),
+    ("UNKNOWN", lambda control, *_: control.call("RunPodSandbox")),
+    ("UNKNOWN", lambda control, pod, _: control.create(pod, "one")),
+    ("UNKNOWN", lambda control, _, one: control.start(one)),
+    ("NOT_FOUND", lambda control, *_: control.start("nobody")),
+    ("NOT_FOUND", lambda control, *_: control.container_status("nobody")),
+    ("NOT_FOUND", lambda control, *_: control.call("PodSandboxStatus", pod_sandbox_id="nobody")),
+    ("NOT_FOUND", lambda control, *_: control.call("CreateContainer", pod_sandbox_id="nobody")),
+    ("UNIMPLEMENTED", lambda control, *_: control.call("Version", service="/runtime.v9.None")),
+]
 
 
 async def test_what_makes_no_sense_is_refused(cri: CRIUnderTest) -> None:
     pod = await cri.control.run_pod("web", uid="u")
     one = await cri.control.run(pod, "one")
-    refused = {}
-    for what, (_, call) in REFUSALS.items():
-        try:
+    for number, (code, call) in enumerate(REFUSALS):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
             await call(cri.control, pod, one)
-        except grpc.aio.AioRpcError as error:
-            refused[what] = error.code().name
-    assert refused == {what: code for what, (code, _) in REFUSALS.items()}
+        assert refused.value.code().name == code, number
     await cri.control.stop(one)
     await cri.control.stop_pod(pod.id)
     for late in (cri.control.start(one), cri.control.create(pod, "late")):
@@ -225,19 +197,18 @@ async def test_engines_without_pod_events_say_so_in_two_ways(cri: CRIUnderTest) 
 
 TELLING = [pytest.param("1.7", marks=live), "fake-1.7", "fake-cri-o"]
 
+FAKES = FAKE_CRIS | {"fake-1.7": {"runtime": "containerd", "version": "1.7.24", "pod_events": "shared"}}
 
-@asynccontextmanager
-async def telling(kind: str, make: MakeCRI) -> AsyncIterator[CRIControl]:
-    """An engine that tells pod events, and has told none yet."""
+
+@pytest.fixture
+async def telling(kind: str, make_cri: MakeCRI) -> AsyncIterator[CRIControl]:
+    """The driver of an engine that tells pod events, and has told none yet."""
     async with AsyncExitStack() as stack:
-        if kind == "1.7":
-            path = (await asyncio.to_thread(make, "1.7")).socket
-        elif kind == "fake-1.7":
-            fake = FakeCRI(runtime="containerd", version="1.7.24", pod_events="shared")
-            path = (await stack.enter_async_context(fake)).path
+        if kind in FAKES:
+            engine: Any = await stack.enter_async_context(FakeCRI(**FAKES[kind]))
         else:
-            path = (await stack.enter_async_context(FakeCRI(**FAKE_CRIS[kind]))).path
-        yield await stack.enter_async_context(CRIControl(path))
+            engine = await asyncio.to_thread(make_cri, kind)
+        yield await stack.enter_async_context(CRIControl(engine.address))
 
 
 async def _told(events: AsyncIterator[Told], last: str) -> list[Told]:
@@ -254,8 +225,9 @@ def _short(told: Told, names: dict[str, str]) -> tuple[str, str, str, str]:
 
 
 @pytest.mark.parametrize("kind", TELLING)
-async def test_life_of_a_pod_is_told_in_the_same_order(make_cri: MakeCRI, kind: str) -> None:
-    async with telling(kind, make_cri) as control, control.events() as events:
+async def test_life_of_a_pod_is_told_in_the_same_order(telling: CRIControl, kind: str) -> None:
+    control = telling
+    async with control.events() as events:
         pod = await control.run_pod("pod")
         one = await control.run(pod, "one")
         brief = await control.run(pod, "brief", cmd=[*SH, "sleep 0.2; exit 3"] if kind == "1.7" else [*SH, "exit 3"])
@@ -294,22 +266,22 @@ async def test_life_of_a_pod_is_told_in_the_same_order(make_cri: MakeCRI, kind: 
 
 @pytest.mark.parametrize("kind", TELLING)
 async def test_first_who_asks_gets_what_was_told_before_and_whatever_is_removed_is_told_to_have_stopped(
-    make_cri: MakeCRI, kind: str
+    telling: CRIControl, kind: str
 ) -> None:
-    async with telling(kind, make_cri) as control:
-        pod = await control.run_pod("pod")
-        async with control.events() as events:
-            early = [await anext(events) for _ in range(2)]
-            assert [(told.id, told.type) for told in early] == [(pod.id, "CREATED"), (pod.id, "STARTED")]
-            one, two = await control.run(pod, "one"), await control.run(pod, "two")
-            begun = [await anext(events) for _ in range(4)]
-            await control.remove(one)
-            await control.remove_pod(pod.id)
-            ended = await _told(events, pod.id)
-        times = [told.timestamp for told in (*early, *begun, *(told for told in ended if told.id == pod.id))]
-        assert times == sorted(times)
-        names = {pod.id: "pod", one: "one", two: "two"}
-        found = [f"{names[told.id]} {told.type}" for told in ended]
+    control = telling
+    pod = await control.run_pod("pod")
+    async with control.events() as events:
+        early = [await anext(events) for _ in range(2)]
+        assert [(told.id, told.type) for told in early] == [(pod.id, "CREATED"), (pod.id, "STARTED")]
+        one, two = await control.run(pod, "one"), await control.run(pod, "two")
+        begun = [await anext(events) for _ in range(4)]
+        await control.remove(one)
+        await control.remove_pod(pod.id)
+        ended = await _told(events, pod.id)
+    times = [told.timestamp for told in (*early, *begun, *(told for told in ended if told.id == pod.id))]
+    assert times == sorted(times)
+    names = {pod.id: "pod", one: "one", two: "two"}
+    found = [f"{names[told.id]} {told.type}" for told in ended]
     expected = ["one STOPPED", "one DELETED", "two STOPPED", "pod STOPPED", "two DELETED", "pod DELETED"]
     if kind == "1.7":  # busy, it may notice an exit only after the removal; the pod is the last in any case
         assert found[-1] == expected[-1]
@@ -318,26 +290,26 @@ async def test_first_who_asks_gets_what_was_told_before_and_whatever_is_removed_
 
 
 @pytest.mark.parametrize("kind", [pytest.param("1.7", marks=live), "fake-1.7"])
-async def test_readers_of_containerd_17_take_events_from_each_other(make_cri: MakeCRI, kind: str) -> None:
-    async with telling(kind, make_cri) as control, AsyncExitStack() as stack:
-        readers = [await stack.enter_async_context(control.events()) for _ in range(2)]
-        await control.version()  # on the same connection, so that both have been asked for
-        ids = {(await control.run_pod(f"pod-{number}")).id for number in range(4)}
-        got: list[list[tuple[str, str]]] = [[], []]
-        complete = asyncio.Event()
+async def test_readers_of_containerd_17_take_events_from_each_other(telling: CRIControl) -> None:
+    got: list[set[tuple[str, str]]] = [set(), set()]
+    told = asyncio.Semaphore(0)
 
-        async def read(number: int) -> None:
-            async for told in readers[number]:
-                if told.id in ids:
-                    got[number].append((told.id, told.type))
-                if len(got[0]) + len(got[1]) == 2 * len(ids):
-                    complete.set()
+    async def read(number: int, events: AsyncIterator[Told]) -> None:
+        async for each in events:
+            got[number].add((each.id, each.type))
+            told.release()
 
+    async with AsyncExitStack() as stack:
+        readers = [await stack.enter_async_context(telling.events()) for _ in got]
+        await telling.version()  # on the same connection, so that both have been asked for
+        ids = [(await telling.run_pod(f"pod-{number}")).id for number in range(4)]
         async with asyncio.timeout(30), asyncio.TaskGroup() as group:
-            tasks = [group.create_task(read(number)) for number in range(2)]
-            await complete.wait()
+            tasks = [group.create_task(read(*each)) for each in enumerate(readers)]
+            for _ in range(2 * len(ids)):
+                await told.acquire()
             for task in tasks:
                 task.cancel()
-    assert sorted(got[0] + got[1]) == sorted((id, type) for id in ids for type in ("CREATED", "STARTED"))
+    assert got[0] | got[1] == {(id, type) for id in ids for type in ("CREATED", "STARTED")}
     assert got[0]
     assert got[1]
+    assert not got[0] & got[1]

@@ -366,32 +366,6 @@ async def test_an_engine_that_ends_forgets_its_ring(docker: Engine, how: str) ->
 # ---- a clean exit
 
 
-async def test_closing_leaves_nothing_behind() -> None:
-    before = asyncio.all_tasks()
-    async with FakeDocker(restart_delay=3600.0) as docker:
-        control = DockerControl(docker.path)
-        docker.run("web", restart="always")
-        docker.exit("web")
-        stream = control.events()
-        await stream.__aenter__()
-        docker.faults.delay(3600.0)
-        docker.emit("container", "a", "x")
-        docker.faults.hang("list")
-        docker.faults.pause_at("info")
-        docker.faults.slow("version", 3600.0)
-        held = [control.list(), control.info(), control._call("GET", "/version"), control.wait("web")]
-        calls = [asyncio.create_task(call) for call in held]
-        await docker.until(lambda: docker.requests["wait"])
-        docker.faults.freeze()
-        calls.append(asyncio.create_task(control._call("GET", "/_ping")))
-        await docker.until(lambda: docker.requests["ping"])
-    for outcome in await asyncio.gather(*calls, return_exceptions=True):
-        assert isinstance(outcome, aiohttp.ClientError)
-    await stream.__aexit__(None, None, None)
-    await control.aclose()
-    assert asyncio.all_tasks() == before
-
-
 async def test_it_serves_over_tcp_at_the_same_port_when_it_is_restarted() -> None:
     async with FakeDocker(host="127.0.0.1") as docker, aiohttp.ClientSession() as session:
         docker.run("web")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -34,9 +34,7 @@ NONSENSE = b"\xff\xfe nonsense\n"
 REFUSED = (ControlError, aiohttp.ClientError, grpc.aio.AioRpcError)
 """What is raised when a call or a stream fails."""
 
-TASKS, EVENTS = "containerd.services.tasks.v1.Tasks", "containerd.services.events.v1"
-
-CRI = "/runtime.v1.RuntimeService"
+TASKS, EVENTS, CRI = "containerd.services.tasks.v1.Tasks", "containerd.services.events.v1", "runtime.v1.RuntimeService"
 
 
 @dataclass(frozen=True)
@@ -44,103 +42,104 @@ class Kind:
     """A kind of fake engine, and what to do with it in words that are the same for all.
 
     Attributes:
-        make: makes the fake.
-        control: a client that knows nothing of it.
-        listing: the kind of the calls that list what is alive; its method, and how to read the answer: as names.
+        make, control: the fake, and a client that knows nothing of it.
+        listing: the kind of the calls that list what is alive, and an answer to it that tells of "made-up".
         subscribing: the kinds of call that hold a subscription before and after the engine knows it; their method.
         failure: a status.
-        run: runs something of a name.
-        tell: lets the engine tell an event that can be known by a word.
-        means: whether an event, as faults see it, is that of a word.
+        run, alive: runs something of a name; returns the names of what is alive.
+        tell, means: lets the engine tell an event that can be known by a word, and knows it as faults see it.
         told: the word and the time of an event as it was sent.
         remembers: whether the first subscriber is told what was before.
     """
 
     make: Any
     control: Any
-    listing: tuple[str, str, Callable[[bytes], set[str]]]
+    listing: tuple[str, bytes]
     subscribing: tuple[str, str, str]
     failure: Any
     run: Callable[[Any, str], object]
+    alive: Callable[[Any], Awaitable[set[str]]]
     tell: Callable[[Any, str], object]
     means: Callable[[Any, str], bool]
     told: Callable[[bytes], tuple[str, int]]
     remembers: bool = False
 
 
-def _read_docker(event: bytes) -> tuple[str, int]:
+async def _alive_in_docker(control: DockerControl) -> set[str]:
+    return {listed["Names"][0][1:] for listed in await control.list()}
+
+
+async def _alive_in_containerd(control: ContainerdControl) -> set[str]:
+    return set(await control.tasks())
+
+
+async def _alive_in_cri(control: CRIControl) -> set[str]:
+    return {sandbox.name for sandbox in (await control.sandboxes()).values()}
+
+
+def _told_by_docker(event: bytes) -> tuple[str, int]:
     read = json.loads(event)
     return read["Action"], read["timeNano"]
 
 
-def _read_containerd(event: bytes) -> tuple[str, int]:
+def _told_by_containerd(event: bytes) -> tuple[str, int]:
     read = containerd_wire.message(f"{EVENTS}.Envelope").FromString(event)
     return read.topic.removeprefix("/"), read.timestamp.ToNanoseconds()
 
 
-def _read_cri(event: bytes) -> tuple[str, int]:
+def _told_by_cri(event: bytes) -> tuple[str, int]:
     read = cri_wire.message("ContainerEventResponse").FromString(event)
     return read.container_id, read.created_at
-
-
-def _tasks(answer: bytes) -> set[str]:
-    return {task.id for task in containerd_wire.request_and_answer(TASKS, "List")[1].FromString(answer).tasks}
-
-
-def _pods(answer: bytes) -> set[str]:
-    return {pod.metadata.name for pod in cri_wire.message("ListPodSandboxResponse").FromString(answer).items}
 
 
 KINDS = {
     "Docker": Kind(
         make=FakeDocker,
         control=DockerControl,
-        listing=("list", "/containers/json", lambda answer: {each["Names"][0][1:] for each in json.loads(answer)}),
-        subscribing=("subscribe", "events", "/events"),
+        listing=("list", b'[{"Names": ["/made-up"]}]'),
+        subscribing=("subscribe", "events", "http://docker/events"),
         failure=503,
         run=lambda fake, name: fake.run(name),
+        alive=_alive_in_docker,
         tell=lambda fake, word: fake.emit("container", word, "x"),
         means=lambda event, word: event["Action"] == word,
-        told=_read_docker,
+        told=_told_by_docker,
     ),
     "containerd": Kind(
         make=FakeContainerd,
         control=ContainerdControl,
-        listing=("task_list", f"/{TASKS}/List", _tasks),
+        listing=("task_list", b"\n\x09\x12\x07made-up"),
         subscribing=("subscribe", "subscribe", f"/{EVENTS}.Events/Subscribe"),
         failure="INTERNAL",
         run=lambda fake, name: fake.run(name),
+        alive=_alive_in_containerd,
         tell=lambda fake, word: fake.tell(f"/{word}", "containerd.events.TaskOOM", b"", "other"),
         means=lambda event, word: (event.topic, event.namespace) == (f"/{word}", "other"),
-        told=_read_containerd,
+        told=_told_by_containerd,
     ),
     "CRI": Kind(
         make=FakeCRI,
         control=CRIControl,
-        listing=("pod_list", f"{CRI}/ListPodSandbox", _pods),
-        subscribing=("events", "events", f"{CRI}/GetContainerEvents"),
+        listing=("pod_list", b"\n\x0b\x12\x09\n\x07made-up"),
+        subscribing=("events", "events", f"/{CRI}/GetContainerEvents"),
         failure="INTERNAL",
         run=lambda fake, name: fake.run_pod(name),
+        alive=_alive_in_cri,
         tell=lambda fake, word: fake.tell("CREATED", word),
         means=lambda event, word: (event.type, event.id) == ("CREATED", word),
-        told=_read_cri,
+        told=_told_by_cri,
         remembers=True,
     ),
 }
 
 
-@dataclass
 class Case:
     """A fake engine and a client of it that knows nothing of it."""
 
-    kind: Kind
-    fake: Any
-    control: Any = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.faults = self.fake.faults
-        self.listing = self.kind.listing[0]
-        self.control = self.kind.control(self.fake.path)
+    def __init__(self, kind: Kind, fake: Any) -> None:
+        self.kind, self.fake, self.faults = kind, fake, fake.faults
+        self.control = kind.control(fake.path)
+        self.listing = kind.listing[0]
 
     def tell(self, *words: str) -> None:
         for word in words:
@@ -149,24 +148,18 @@ class Case:
     def meant(self, *words: str) -> Callable[[Any], bool]:
         return lambda event: any(self.kind.means(event, word) for word in words)
 
-    async def ask(self) -> bytes:
-        """List what is alive: the answer as it came."""
-        if isinstance(self.control, DockerControl):
-            return await self.control._call("GET", self.kind.listing[1])
-        call = self.control._opened().unary_unary(self.kind.listing[1])
-        return bytes(await call(b"", metadata=(("containerd-namespace", "default"),)))
-
     async def alive(self) -> set[str]:
-        return self.kind.listing[2](await self.ask())
+        return await self.kind.alive(self.control)
 
     @asynccontextmanager
     async def events(self) -> AsyncIterator[AsyncIterator[bytes]]:
         """Open an event stream; the value is an iterator of what comes."""
-        if isinstance(self.control, DockerControl):
-            async with self.control._opened().get("http://docker/events") as response:
+        channel, method = self.control._opened(), self.kind.subscribing[2]
+        if self.kind.make is FakeDocker:
+            async with channel.get(method) as response:
                 yield aiter(response.content)
             return
-        call = self.control._opened().unary_stream(self.kind.subscribing[2])(b"")
+        call = channel.unary_stream(method)(b"")
         try:
             yield aiter(call)
         finally:
@@ -204,8 +197,8 @@ async def case(request: pytest.FixtureRequest) -> AsyncIterator[Case]:
 
 async def test_calls_are_counted_and_can_be_waited_for(case: Case) -> None:
     counted = asyncio.create_task(case.fake.until(lambda: case.fake.requests[case.listing] == 2))
-    await case.ask()
-    await case.ask()
+    await case.alive()
+    await case.alive()
     await counted
     assert case.fake.requests == {case.listing: 2}
 
@@ -224,24 +217,20 @@ async def test_nothing_is_left_where_it_served_and_it_is_entered_once(kind: str,
         _ = KINDS[kind].make().path
 
 
-@pytest.mark.parametrize(
-    ("name", "loaded"),
-    [
-        ("FakeContainerd", "False True"),
-        ("FakeCRI", "False True"),
-        ("FakeDocker", "True False"),
-        ("Gate", "False False"),
-    ],
-)
-def test_a_fake_is_loaded_with_its_protocol_and_no_other(name: str, loaded: str) -> None:
-    program = f"""
-import sys
-from whalewatch.testing import {name}
-print("aiohttp" in sys.modules, "grpc" in sys.modules)
-"""
-    command = [sys.executable, "-c", program]
-    ran = subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE)
-    assert ran.stdout.strip() == loaded
+def test_a_fake_is_loaded_with_its_protocol_and_no_other() -> None:
+    program = (
+        "import sys, whalewatch.testing as fakes; fakes.{}; print('aiohttp' in sys.modules, 'grpc' in sys.modules)"
+    )
+    loaded = {
+        "FakeContainerd": "False True",
+        "FakeCRI": "False True",
+        "FakeDocker": "True False",
+        "Gate": "False False",
+    }
+    for name, expected in loaded.items():
+        command = [sys.executable, "-c", program.format(name)]
+        ran = subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE)
+        assert ran.stdout.strip() == expected, name
 
 
 def test_all_exported_names_can_be_loaded() -> None:
@@ -254,58 +243,41 @@ def test_all_exported_names_can_be_loaded() -> None:
 # -- faults of events --------------------------------------------------------------------------------------------------
 
 
-async def test_dropped_events_are_not_told(case: Case) -> None:
+EVENT_FAULTS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
+    "drop": (lambda faults, meant: faults.drop(meant("a")), "bc b z"),
+    "drop once": (lambda faults, meant: faults.drop(meant("a"), count=1), "bcab z"),
+    "drop all": (lambda faults, _: faults.drop(), " z"),
+    "silently": (lambda faults, _: faults.silently(), " z"),
+    "duplicate": (lambda faults, meant: faults.duplicate(meant("a")), "aabcaab z"),
+    "duplicate once": (lambda faults, meant: faults.duplicate(meant("a"), count=1), "aabcab z"),
+    "delay": (lambda faults, meant: faults.delay(1000, meant("a")), "bcb aa z"),
+    "reverse": (lambda faults, _: faults.reorder(3), "cba ba z"),
+    "reverse some": (lambda faults, meant: faults.reorder(2, meant("a", "c")), "bcab a z"),
+}
+"""Faults of events, and what is told with them of the events a, b, c, a and b, when they are undone, and of z."""
+
+
+@pytest.mark.parametrize("fault", EVENT_FAULTS)
+async def test_faults_of_events_change_what_is_told(case: Case, fault: str) -> None:
+    make, told = EVENT_FAULTS[fault]
+    before, undone = told.split(" ", 1)
     async with case.subscribed() as events:
-        with case.faults.drop(case.meant("lost")):
-            case.tell("lost", "kept", "lost")
-        with case.faults.drop(case.meant("once"), count=1):
-            case.tell("once", "twice", "once")
-        with case.faults.drop():
-            case.tell("all")
-        case.tell("lost")
-        assert await case.words(events, 4) == ["kept", "twice", "once", "lost"]
+        with make(case.faults, case.meant):
+            case.tell(*"abcab")
+            found = [await anext(events) for _ in before]
+        case.tell("z")
+        found += [await anext(events) for _ in undone.replace(" ", "")]
+    assert "".join(case.kind.told(event)[0] for event in found) == told.replace(" ", "")
+    assert len(set(found)) == min(len(found), len("abcabz")), "what is duplicated is told as it was"
 
 
-async def test_duplicated_events_are_told_twice(case: Case) -> None:
+async def test_delayed_events_are_told_in_order_with_their_true_time(case: Case) -> None:
     async with case.subscribed() as events:
-        with case.faults.duplicate(case.meant("a"), count=1):
-            case.tell("a", "a", "b")
-        told = [await anext(events) for _ in range(4)]
-    assert [case.kind.told(event)[0] for event in told] == ["a", "a", "a", "b"]
-    assert told[0] == told[1] != told[2]
-
-
-async def test_delayed_events_are_told_later_in_order_with_their_true_time(case: Case) -> None:
-    async with case.subscribed() as events:
-        delay = case.faults.delay(1000, case.meant("late"))
-        case.tell("late", "early")
-        delay.undo()
         with case.faults.delay(0.01, case.meant("later")):
             case.tell("later", "soon", "later")
-            told = [case.kind.told(await anext(events)) for _ in range(5)]
-    assert [word for word, _ in told] == ["early", "late", "soon", "later", "later"]
-    early, late, soon, *later = [time for _, time in told]
-    assert late < early < later[0] < soon < later[1]
-
-
-async def test_events_are_told_in_reversed_order(case: Case) -> None:
-    async with case.subscribed() as events:
-        with case.faults.reorder(3):
-            case.tell(*"abcde")
-            assert await case.words(events, 3) == ["c", "b", "a"]
-        assert await case.words(events, 2) == ["e", "d"]
-        with case.faults.reorder(2, case.meant("x", "z")):
-            case.tell("x", "y", "z")
-        assert await case.words(events, 3) == ["y", "z", "x"]
-
-
-async def test_silent_changes_are_not_told(case: Case) -> None:
-    async with case.subscribed() as events:
-        with case.faults.silently():
-            case.kind.run(case.fake, "web")
-        case.tell("marker")
-        assert await case.words(events, 1) == ["marker"]
-    assert await case.alive() == {"web"}
+            told = [case.kind.told(await anext(events)) for _ in range(3)]
+    assert [word for word, _ in told] == ["soon", "later", "later"]
+    assert told[1][1] < told[0][1] < told[2][1]
 
 
 async def test_any_bytes_can_be_told(case: Case) -> None:
@@ -323,10 +295,10 @@ async def test_failing_calls_answer_with_a_status(case: Case) -> None:
     case.kind.run(case.fake, "web")
     with case.faults.fail(case.listing, case.kind.failure, "broken", count=1):
         with pytest.raises(REFUSED, match=rf"{case.kind.failure}(.|\n)*broken"):
-            await case.ask()
+            await case.alive()
         assert await case.alive() == {"web"}
     with case.faults.fail(case.listing), pytest.raises(REFUSED, match="the fake engine was told to fail"):
-        await case.ask()
+        await case.alive()
     assert await case.alive() == {"web"}
 
 
@@ -342,17 +314,17 @@ def _run_in_pod(fake: FakeCRI, name: str) -> str:
 ABOUT: list[tuple[str, str, Callable[[Any, str], str], Callable[..., Awaitable[object]]]] = [
     ("Docker", "inspect", FakeDocker.run, DockerControl.inspect),
     ("Docker", "pause", _run, DockerControl.pause),
-    ("containerd", "task_get", _run, lambda control, id: control._call("Tasks", "Get", "default", container_id=id)),
-    ("CRI", "container_list", _run_in_pod, lambda control, id: control.call("ListContainers", filter={"id": id})),
+    ("containerd", "task_get", _run, lambda control, one: control._call("Tasks", "Get", "default", container_id=one)),
+    ("CRI", "container_list", _run_in_pod, lambda control, one: control.call("ListContainers", filter={"id": one})),
     ("CRI", "container_remove", _run_in_pod, CRIControl.remove),
     ("CRI", "container_status", _run_in_pod, CRIControl.container_status),
     ("CRI", "container_stop", _run_in_pod, CRIControl.stop),
-    ("CRI", "pod_list", FakeCRI.run_pod, lambda control, id: control.call("ListPodSandbox", filter={"id": id})),
+    ("CRI", "pod_list", FakeCRI.run_pod, lambda control, one: control.call("ListPodSandbox", filter={"id": one})),
     ("CRI", "pod_remove", FakeCRI.run_pod, CRIControl.remove_pod),
-    ("CRI", "pod_status", FakeCRI.run_pod, lambda control, id: control.call("PodSandboxStatus", pod_sandbox_id=id)),
+    ("CRI", "pod_status", FakeCRI.run_pod, lambda control, one: control.call("PodSandboxStatus", pod_sandbox_id=one)),
     ("CRI", "pod_stop", FakeCRI.run_pod, CRIControl.stop_pod),
 ]
-"""Calls that are about one container or pod: of which fake, their kind, what runs something, and what makes the call."""
+"""Calls about one container or pod: of which fake, their kind, what runs something, and what makes the call."""
 
 
 @pytest.mark.parametrize("how", ["fail", "hang", "pause_at", "pause_after"])
@@ -374,10 +346,9 @@ async def test_faults_of_calls_can_be_limited_to_one_container(
         await (ask(case.control, one) if how == "fail" else asking)
 
 
-async def test_garbled_calls_answer_with_nonsense(case: Case) -> None:
-    with case.faults.garble(case.listing, NONSENSE, count=1):
-        assert await case.ask() == NONSENSE
-        assert await case.alive() == set()
+async def test_garbled_calls_answer_with_what_is_made_up(case: Case) -> None:
+    with case.faults.garble(*case.kind.listing, count=1):
+        assert (await case.alive(), await case.alive()) == ({"made-up"}, set())
 
 
 async def test_slow_calls_take_their_time(case: Case) -> None:
@@ -412,28 +383,23 @@ async def test_gate_lets_calls_go_one_by_one(case: Case) -> None:
     assert await asyncio.gather(*calls) == [set()] * 3
 
 
-async def test_gate_before_a_subscription_lets_events_be_missed(case: Case) -> None:
-    gate = case.faults.pause_at(case.kind.subscribing[0])
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_gate_before_a_subscription_lets_events_be_missed_and_after_it_delays_them(
+    case: Case, moment: str
+) -> None:
+    pause = case.faults.pause_at if moment == "before" else case.faults.pause_after
+    gate = pause(case.kind.subscribing[moment == "after"])
     async with case.events() as events:
         first = asyncio.ensure_future(anext(events))
         await gate.reached()
-        assert case.fake.subscribers == 0
-        case.tell("early")
+        assert case.fake.subscribers == (moment == "after")
+        case.tell("held")
+        assert case.fake.unsent == (moment == "after")
         gate.release()
         await case.fake.until(lambda: case.fake.subscribers)
         case.tell("later")
-        assert case.kind.told(await first)[0] == ("early" if case.kind.remembers else "later")
-
-
-async def test_gate_after_a_subscription_delays_events_and_loses_none(case: Case) -> None:
-    gate = case.faults.pause_after(case.kind.subscribing[1])
-    async with case.events() as events:
-        first = asyncio.ensure_future(anext(events))
-        await gate.reached()
-        case.tell("held")
-        assert case.fake.unsent == 1
-        gate.release()
-        assert case.kind.told(await first)[0] == "held"
+        missed = moment == "before" and not case.kind.remembers
+        assert case.kind.told(await first)[0] == ("later" if missed else "held")
 
 
 async def test_kind_of_call_that_there_is_not_is_refused(case: Case) -> None:
@@ -487,7 +453,7 @@ async def test_cut_streams_fail_and_calls_find_the_engine_again(case: Case) -> N
 async def test_killed_engine_is_gone_and_comes_back_with_what_was_done_meanwhile(case: Case) -> None:
     async with case.subscribed() as events:
         with case.faults.pause_at(case.listing) as gate:
-            held = asyncio.create_task(case.ask())
+            held = asyncio.create_task(case.alive())
             await gate.reached()
             case.faults.refuse()
             case.kind.run(case.fake, "web")
@@ -497,7 +463,7 @@ async def test_killed_engine_is_gone_and_comes_back_with_what_was_done_meanwhile
     await case.control.aclose()
     assert case.fake.path.exists()  # as a killed engine leaves it
     with pytest.raises(REFUSED, match=r"refused|Connect call failed"):
-        await case.ask()
+        await case.alive()
     await case.control.aclose()
     for comes_back in (case.faults.accept, case.faults.restart):
         await comes_back()
@@ -521,20 +487,23 @@ async def test_frozen_engine_accepts_connections_and_answers_only_when_thawed(ca
     await newcomer.control.aclose()
 
 
-async def test_hanging_calls_end_with_the_engine_or_are_answered_when_that_is_undone(case: Case) -> None:
-    for ends in (False, True):
-        hang = case.faults.hang(case.listing)
-        waiting = asyncio.create_task(case.alive())
-        await case.fake.until(lambda: case.fake.requests[case.listing] == 1 + ends)  # noqa: B023 - awaited at once
-        assert not waiting.done()
-        if not ends:
-            hang.undo()
-            assert await waiting == set()
-    case.faults.freeze()
-    async with asyncio.timeout(PATIENCE):
-        await case.fake.__aexit__(None, None, None)
-    with pytest.raises(REFUSED):
-        await waiting
+@pytest.mark.parametrize("how", ["hang", "pause_at", "pause_after", "slow", "freeze"])
+async def test_held_calls_and_streams_end_with_the_engine_and_leave_no_task(case: Case, how: str) -> None:
+    before = asyncio.all_tasks()
+    async with case.subscribed() as events:
+        case.faults.delay(3600.0)
+        case.tell("late")
+        getattr(case.faults, how)(*{"freeze": ()}.get(how, (case.listing,)), *([3600.0] if how == "slow" else []))
+        held = asyncio.create_task(case.alive())
+        if how != "freeze":  # with gRPC, what is frozen does not count the call
+            await case.fake.until(lambda: case.fake.requests[case.listing])
+        async with asyncio.timeout(PATIENCE):
+            await case.fake.__aexit__(None, None, None)
+        for lost in (held, anext(events)):
+            with pytest.raises(REFUSED):
+                await lost
+    await case.control.aclose()
+    assert {task for task in asyncio.all_tasks() if "grpc" not in repr(task)} <= before
 
 
 @pytest.mark.parametrize(("kind", "options"), [("containerd", {}), ("CRI", {}), ("CRI", {"pod_events": "shared"})])

@@ -8,9 +8,8 @@ import os
 import signal
 import ssl
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import aiohttp
 import grpc.aio
@@ -31,87 +30,57 @@ if TYPE_CHECKING:
 live = pytest.mark.live
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A kind of engine, and what to do with it in words that are the same for all.
+class Docker(DockerControl):
+    """The driver of an engine, in words that are the same for all.
 
     Attributes:
         options: how such an engine is started.
-        control: its driver.
-        ask: makes a call.
-        run: runs something of a name, and returns its id.
-        pids: the PIDs of what is alive, by id.
-        ended: what is told of a container that has ended by SIGKILL while the engine was away; by version.
-        end_of: asks for that.
+        ended: what is told by version of a container that has ended by SIGKILL while the engine was away.
     """
 
-    options: dict[str, bool]
-    control: Any
-    ask: Callable[[Any], Awaitable[object]]
-    run: Callable[[Any, str], Awaitable[str]]
-    pids: Callable[[Any], Awaitable[dict[str, int]]]
-    end_of: Callable[[Any, str], Awaitable[object]]
-    ended: dict[str, object]
+    options: ClassVar = {"live_restore": True}
+    ended: ClassVar = dict.fromkeys(VERSIONS, "exited")
+    ask = DockerControl.info
+
+    async def pids(self) -> dict[str, int]:
+        """Return the PIDs of what is alive, by id."""
+        return {id: inspection["State"]["Pid"] for id, inspection in (await self.truth()).items()}
+
+    async def end_of(self, id: str) -> object:
+        return (await self.inspect(id))["State"]["Status"]
 
 
-async def _docker_pids(control: DockerControl) -> dict[str, int]:
-    return {id: inspection["State"]["Pid"] for id, inspection in (await control.truth()).items()}
+class Tasks(ContainerdControl):
+    """As `Docker`."""
+
+    options: ClassVar[dict[str, bool]] = {}
+    ended: ClassVar = {"1.6": "STOPPED", "1.7": None}
+    ask = ContainerdControl.namespaces
+
+    async def run(self, id: str) -> str:  # type: ignore[override]
+        namespace = "other" if id == "orphan" else "default"
+        await super().run(id, namespace)
+        if id == "orphan":
+            await self.pause(id, namespace)  # what is frozen cannot be killed
+        return id
+
+    async def pids(self) -> dict[str, int]:
+        return {id: found.pid for (_, id), found in (await self.truth()).items()}
+
+    async def end_of(self, id: str) -> object:
+        assert id in await self.containers()
+        return (await self.tasks()).get(id, [None])[0]
 
 
-async def _docker_end(control: DockerControl, id: str) -> object:
-    return (await control.inspect(id))["State"]["Status"]
+class Pods(CRIControl):
+    """As `Docker`."""
 
+    options: ClassVar = {"cri": True}
+    ended: ClassVar = {"1.6": 137, "1.7": 255}  # 1.7 finds that the process is gone, and does not know how it ended
+    ask, pids, end_of = CRIControl.version, CRIControl.truth, CRIControl.exited
 
-async def _run_task(control: ContainerdControl, id: str) -> str:
-    namespace = "other" if id == "orphan" else "default"
-    await control.run(id, namespace)
-    if id == "orphan":
-        await control.pause(id, namespace)  # what is frozen cannot be killed
-    return id
-
-
-async def _task_pids(control: ContainerdControl) -> dict[str, int]:
-    return {id: found.pid for (_, id), found in (await control.truth()).items()}
-
-
-async def _task_end(control: ContainerdControl, id: str) -> object:
-    assert id in await control.containers()
-    return (await control.tasks()).get(id, ("none", 0))[0]
-
-
-async def _run_in_pod(control: CRIControl, name: str) -> str:
-    return await control.run(await control.run_pod(name), name)
-
-
-KINDS = {
-    "Docker": Kind(
-        options={"live_restore": True},
-        control=DockerControl,
-        ask=lambda control: control.info(),
-        run=lambda control, name: control.run(name),
-        pids=_docker_pids,
-        end_of=_docker_end,
-        ended=dict.fromkeys(VERSIONS, "exited"),
-    ),
-    "containerd": Kind(
-        options={},
-        control=ContainerdControl,
-        ask=lambda control: control.namespaces(),
-        run=_run_task,
-        pids=_task_pids,
-        end_of=_task_end,
-        ended={"1.6": "STOPPED", "1.7": "none"},
-    ),
-    "CRI": Kind(
-        options={"cri": True},
-        control=CRIControl,
-        ask=lambda control: control.version(),
-        run=_run_in_pod,
-        pids=lambda control: control.truth(),
-        end_of=CRIControl.exited,
-        ended={"1.6": 137, "1.7": 255},  # 1.7 finds that the process is gone, and does not know how it ended
-    ),
-}
+    async def run(self, name: str) -> str:  # type: ignore[override]
+        return await super().run(await self.run_pod(name), name)
 
 
 @pytest.fixture
@@ -127,22 +96,21 @@ async def make(
 
 
 @live
-@pytest.mark.parametrize(("kind", "version"), [(kind, version) for kind in KINDS for version in KINDS[kind].ended])
+@pytest.mark.parametrize(("kind", "version"), [(kind, v) for kind in (Docker, Tasks, Pods) for v in kind.ended])
 async def test_containers_outlive_an_engine_that_hangs_or_is_killed_and_closing_it_leaves_nothing_behind(
-    make: Callable[..., Awaitable[Any]], kind: str, version: str
+    make: Callable[..., Awaitable[Any]], kind: Any, version: str
 ) -> None:
-    does = KINDS[kind]
-    engine = await make(version, **does.options)
-    async with does.control(engine.socket) as control:
-        survivor, victim = [await does.run(control, name) for name in ("survivor", "victim")]
-        before = await does.pids(control)
+    engine = await make(version, **kind.options)
+    async with kind(engine.socket) as control:
+        survivor, victim = [await control.run(name) for name in ("survivor", "victim")]
+        before = await control.pids()
         engine.freeze()
-        waiting = asyncio.ensure_future(does.ask(control))  # it is connected, and not answered
+        waiting = asyncio.ensure_future(control.ask())  # it is connected, and not answered
         answered, _ = await asyncio.wait({waiting}, timeout=0.3)
         assert (answered, engine.running) == (set(), True)
         engine.thaw()
         await waiting
-        if kind == "CRI":  # whose events have not been asked for
+        if kind is Pods:  # whose events have not been asked for
             await asyncio.to_thread(engine.kill)
         else:
             async with control.events() as events:
@@ -150,17 +118,18 @@ async def test_containers_outlive_an_engine_that_hangs_or_is_killed_and_closing_
                 assert [told async for told in events] == []
         assert not engine.running
         with pytest.raises((aiohttp.ClientError, grpc.aio.AioRpcError), match=r"refused|Cannot connect"):
-            await does.ask(control)
+            await control.ask()
     os.kill(before[victim], signal.SIGKILL)
     await eventually(lambda: not alive(before[victim]))
     await asyncio.to_thread(engine.start)
-    async with does.control(engine.socket) as control:
-        assert await does.end_of(control, victim) == does.ended[version]
-        assert await does.pids(control) == {id: pid for id, pid in before.items() if id != victim}
-        orphan = await does.run(control, "orphan")
-        pids = await does.pids(control)
-    sockets = engine.shim_sockets() if kind != "Docker" else []
-    if kind != "Docker":  # it shares these with no other engine
+    async with kind(engine.socket) as control:
+        assert await control.end_of(victim) == kind.ended[version]
+        assert await control.pids() == {id: pid for id, pid in before.items() if id != victim}
+        orphan = await control.run("orphan")
+        pids = await control.pids()
+    sockets = []
+    if kind is not Docker:  # it shares these with no other engine
+        sockets = engine.shim_sockets()
         for names in (_cgroups(engine), list(engine.root.glob("runc/*/*"))):
             assert all(any(path.name.endswith(id) for path in names) for id in (survivor, orphan))
         assert len(sockets) >= 2
