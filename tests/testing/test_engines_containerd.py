@@ -118,46 +118,37 @@ def do(name: str, *arguments: Any, **options: Any) -> Step:
 
 
 # What each scenario, and the removal at its end, says on the event stream between the creation and the deletion.
-_BEGUN = "/tasks/create it, /tasks/start it"
-_ENDED = "/tasks/exit it 137, /tasks/delete it 137"
+_BEGUN = "create it, start it"
+_ENDED = "exit it 137, delete it 137"
 
 
 def _executed(id: str) -> str:
-    return f"/tasks/exec-added it/{id}, /tasks/exec-started it/{id}"
+    return f"exec-added it/{id}, exec-started it/{id}"
 
 
 SCENARIOS: dict[str, tuple[list[Step], str]] = {
     "run": ([do("run")], f"{_BEGUN}, {_ENDED}"),
     "kill": ([do("run"), do("kill_and_wait")], f"{_BEGUN}, {_ENDED}"),
-    "exit": ([do("run", cmd=EXIT_4), do("wait")], f"{_BEGUN}, /tasks/exit it 4, /tasks/delete it 4"),
+    "exit": ([do("run", cmd=EXIT_4), do("wait")], f"{_BEGUN}, exit it 4, delete it 4"),
     "run-again": ([do("run"), do("kill_and_wait"), do("rerun")], f"{_BEGUN}, {_ENDED}, {_BEGUN}, {_ENDED}"),
-    "pause": ([do("run"), do("pause"), do("resume")], f"{_BEGUN}, /tasks/paused it, /tasks/resumed it, {_ENDED}"),
-    "kill-paused": ([do("run"), do("pause"), do("kill_and_wait")], f"{_BEGUN}, /tasks/paused it, {_ENDED}"),
-    "exec": (
-        [do("run"), do("exec", "probe", EXIT_4)],
-        f"{_BEGUN}, {_executed('probe')}, /tasks/exit it/probe 4, {_ENDED}",
-    ),
-    "exec-named-like-its-container": (  # only the PID tells this exit from the container's own
-        [do("run"), do("exec", "it", EXIT_4)],
-        f"{_BEGUN}, {_executed('it')}, /tasks/exit it 4, {_ENDED}",
-    ),
+    "pause": ([do("run"), do("pause"), do("resume")], f"{_BEGUN}, paused it, resumed it, {_ENDED}"),
+    "kill-paused": ([do("run"), do("pause"), do("kill_and_wait")], f"{_BEGUN}, paused it, {_ENDED}"),
+    "exec": ([do("run"), do("exec", "x", EXIT_4)], f"{_BEGUN}, {_executed('x')}, exit it/x 4, {_ENDED}"),
+    # Only the PID tells this exit from the container's own.
+    "exec-named-like-it": ([do("run"), do("exec", "it", EXIT_4)], f"{_BEGUN}, {_executed('it')}, exit it 4, {_ENDED}"),
     "exec-outlived-by-none": (
         [do("run"), do("exec_start", "long"), do("kill_and_wait")],
-        f"{_BEGUN}, {_executed('long')}, /tasks/exit it/long 137, {_ENDED}",
+        f"{_BEGUN}, {_executed('long')}, exit it/long 137, {_ENDED}",
     ),
     "update": (
-        [do("run", labels={"a": "b"}), do("update_labels", {"c": "d"})],
-        f"{_BEGUN}, /containers/update it c=d, {_ENDED}",
-    ),
-    "update-image": (
-        [do("run", labels={"a": "b"}), do("update_image", "other:2")],
-        f"{_BEGUN}, /containers/update it a=b, {_ENDED}",
+        [do("run", labels={"a": "b"}), do("update_labels", {"c": "d"}), do("update_image", "other:2")],
+        f"{_BEGUN}, /containers/update it c=d, /containers/update it c=d, {_ENDED}",
     ),
     "never-run": ([do("create")], ""),
-    "never-started": ([do("create"), do("task_create")], f"/tasks/create it, {_ENDED}"),
+    "never-started": ([do("create"), do("task_create")], f"create it, {_ENDED}"),
     "record-deleted-first": (
         [do("run", cmd=["/bin/true"]), do("wait"), do("task_delete"), do("container_delete")],
-        f"{_BEGUN}, /tasks/exit it 0, /tasks/delete it",
+        f"{_BEGUN}, exit it 0, delete it",
     ),
 }
 
@@ -327,7 +318,7 @@ def _spell(told: Told) -> str:
         whom += f"/{exec_id}"
     elif told.topic == "/tasks/exit" and event.id != whom:
         whom += f"/{event.id}"
-    parts = [told.topic, whom]
+    parts = [told.topic.removeprefix("/tasks/"), whom]
     if getattr(event, "exit_status", 0) or told.topic == "/tasks/exit":
         parts.append(str(event.exit_status))
     parts += [f"{key}={value}" for key, value in getattr(event, "labels", {}).items()]

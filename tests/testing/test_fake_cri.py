@@ -204,16 +204,6 @@ async def test_any_event_can_be_told(fake: FakeCRI, control: CRIControl) -> None
     ]
 
 
-# -- faults of calls ---------------------------------------------------------------------------------------------------
-
-
-async def test_event_stream_can_begin_with_nonsense(fake: FakeCRI, control: CRIControl) -> None:
-    with fake.faults.garble("events", b"\xff nonsense"):
-        stream = control._opened().unary_stream(f"{SERVICE}/GetContainerEvents")(b"")
-        assert await anext(aiter(stream)) == b"\xff nonsense"
-        stream.cancel()
-
-
 # -- helpers -----------------------------------------------------------------------------------------------------------
 
 

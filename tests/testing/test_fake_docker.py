@@ -314,19 +314,6 @@ async def test_dropped_and_silent_events_are_gone_from_the_ring_too(docker: Engi
     assert _short(await docker.history()) == "b, c, d"
 
 
-async def test_answers_that_are_cut_in_the_middle(docker: Engine) -> None:
-    docker.run("web")
-    with docker.faults.halve("list", count=1), docker.faults.halve("inspect", "web"):
-        async with docker.control._opened().get("http://docker/containers/json") as response:
-            assert response.status == 200
-            with pytest.raises(aiohttp.ClientPayloadError):
-                await response.read()
-        with pytest.raises(aiohttp.ClientPayloadError):
-            await docker.control.inspect("web")
-        assert len(await docker.control.list()) == 1
-    assert (await docker.control.inspect("web"))["Name"] == "/web"
-
-
 async def test_a_stale_listing(docker: Engine) -> None:
     docker.run("one", labels={"a": "b"})
     with docker.faults.stale_list():

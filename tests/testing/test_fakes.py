@@ -195,12 +195,14 @@ async def case(request: pytest.FixtureRequest) -> AsyncIterator[Case]:
 # -- what they are -----------------------------------------------------------------------------------------------------
 
 
-async def test_calls_are_counted_and_can_be_waited_for(case: Case) -> None:
+async def test_calls_are_counted_by_kinds_that_there_are_and_can_be_waited_for(case: Case) -> None:
     counted = asyncio.create_task(case.fake.until(lambda: case.fake.requests[case.listing] == 2))
     await case.alive()
     await case.alive()
     await counted
     assert case.fake.requests == {case.listing: 2}
+    with pytest.raises(ValueError, match=f"no kind of call is named 'lists': .*{case.listing}"):
+        case.faults.hang("lists")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -217,25 +219,18 @@ async def test_nothing_is_left_where_it_served_and_it_is_entered_once(kind: str,
         _ = KINDS[kind].make().path
 
 
-def test_a_fake_is_loaded_with_its_protocol_and_no_other() -> None:
-    program = (
-        "import sys, whalewatch.testing as fakes; fakes.{}; print('aiohttp' in sys.modules, 'grpc' in sys.modules)"
-    )
-    loaded = {
-        "FakeContainerd": "False True",
-        "FakeCRI": "False True",
-        "FakeDocker": "True False",
-        "Gate": "False False",
-    }
-    for name, expected in loaded.items():
+def test_a_fake_is_loaded_when_it_is_used_with_its_protocol_and_no_other() -> None:
+    program = "import sys; from whalewatch.testing import {}; print({{'aiohttp', 'grpc'}} & sys.modules.keys())"
+    for name, loaded in {
+        "FakeContainerd": {"grpc"},
+        "FakeCRI": {"grpc"},
+        "FakeDocker": {"aiohttp"},
+        "Gate": set(),
+    }.items():
         command = [sys.executable, "-c", program.format(name)]
         ran = subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE)
-        assert ran.stdout.strip() == expected, name
-
-
-def test_all_exported_names_can_be_loaded() -> None:
-    for name in testing.__all__:
-        assert getattr(testing, name).__name__ == name
+        assert ran.stdout.strip() == str(loaded), name
+    assert [getattr(testing, name).__name__ for name in testing.__all__] == testing.__all__
     with pytest.raises(AttributeError, match="no attribute"):
         _ = testing.Nothing
 
@@ -278,14 +273,6 @@ async def test_delayed_events_are_told_in_order_with_their_true_time(case: Case)
             told = [case.kind.told(await anext(events)) for _ in range(3)]
     assert [word for word, _ in told] == ["soon", "later", "later"]
     assert told[1][1] < told[0][1] < told[2][1]
-
-
-async def test_any_bytes_can_be_told(case: Case) -> None:
-    async with case.subscribed() as events:
-        (case.fake.emit_raw if case.kind.make is FakeDocker else case.fake.publish)(NONSENSE)
-        case.tell("sound")
-        assert await anext(events) == NONSENSE
-        assert await case.words(events, 1) == ["sound"]
 
 
 # -- faults of calls ---------------------------------------------------------------------------------------------------
@@ -346,16 +333,23 @@ async def test_faults_of_calls_can_be_limited_to_one_container(
         await (ask(case.control, one) if how == "fail" else asking)
 
 
-async def test_garbled_calls_answer_with_what_is_made_up(case: Case) -> None:
+async def test_calls_can_be_garbled_or_slow(case: Case) -> None:
     with case.faults.garble(*case.kind.listing, count=1):
         assert (await case.alive(), await case.alive()) == ({"made-up"}, set())
-
-
-async def test_slow_calls_take_their_time(case: Case) -> None:
     started = time.monotonic()
     with case.faults.slow(case.listing, 0.1):
         assert await case.alive() == set()
     assert time.monotonic() - started >= 0.1
+
+
+async def test_streams_can_tell_any_bytes(case: Case) -> None:
+    async with case.subscribed() as events:
+        (case.fake.emit_raw if case.kind.make is FakeDocker else case.fake.publish)(NONSENSE)
+        case.tell("sound")
+        assert (await anext(events), await case.words(events, 1)) == (NONSENSE, ["sound"])
+    case.faults.garble(case.kind.subscribing[1], NONSENSE)
+    async with case.events() as events:
+        assert await anext(events) == NONSENSE
 
 
 async def test_gates_hold_calls_before_and_after_they_read(case: Case) -> None:
@@ -400,11 +394,6 @@ async def test_gate_before_a_subscription_lets_events_be_missed_and_after_it_del
         case.tell("later")
         missed = moment == "before" and not case.kind.remembers
         assert case.kind.told(await first)[0] == ("later" if missed else "held")
-
-
-async def test_kind_of_call_that_there_is_not_is_refused(case: Case) -> None:
-    with pytest.raises(ValueError, match=f"no kind of call is named 'lists': .*{case.listing}"):
-        case.faults.hang("lists")
 
 
 async def test_clearing_undoes_all_faults(case: Case) -> None:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -24,30 +23,6 @@ ROOT = Path(__file__).parents[2]
 
 SERVICES = "containerd.services"
 
-PACKAGES = {
-    "google.protobuf": "Empty Timestamp Any",
-    f"{SERVICES}.namespaces.v1": "ListNamespacesRequest ListNamespacesResponse Namespace",
-    f"{SERVICES}.containers.v1": """
-        GetContainerRequest GetContainerResponse ListContainersRequest ListContainersResponse ListContainerMessage
-        Container""",
-    f"{SERVICES}.tasks.v1": "ListTasksRequest ListTasksResponse",
-    f"{SERVICES}.introspection.v1": "ServerResponse",
-    f"{SERVICES}.version.v1": "VersionResponse",
-    f"{SERVICES}.events.v1": "SubscribeRequest Envelope",
-    "containerd.events": "TaskStart TaskExit TaskDelete TaskPaused TaskResumed ContainerUpdate ContainerDelete",
-}
-"""The messages of containerd that have the same name with us."""
-
-NAMES = {name: f"{package}.{name}" for package, names in PACKAGES.items() for name in names.split()} | {
-    "Label": f"{SERVICES}.containers.v1.Container.LabelsEntry",
-    "Extension": f"{SERVICES}.containers.v1.Container.ExtensionsEntry",
-    "Runtime": f"{SERVICES}.containers.v1.Container.Runtime",
-    "GetTaskRequest": f"{SERVICES}.tasks.v1.GetRequest",
-    "GetTaskResponse": f"{SERVICES}.tasks.v1.GetResponse",
-    "Task": "containerd.v1.types.Process",
-}
-"""Our names of messages, with those that containerd gives to the same."""
-
 METHODS = {
     "namespaces.v1.Namespaces/List": ("ListNamespacesRequest", "ListNamespacesResponse"),
     "containers.v1.Containers/Get": ("GetContainerRequest", "GetContainerResponse"),
@@ -61,6 +36,8 @@ METHODS = {
 }
 """The calls that are made to containerd, with our names of what is sent and what is answered."""
 
+EVENTS = ["TaskStart", "TaskExit", "TaskDelete", "TaskPaused", "TaskResumed", "ContainerUpdate", "ContainerDelete"]
+
 CRI_METHODS = {
     *("Version", "ListContainers", "ListPodSandbox"),
     *("ContainerStatus", "PodSandboxStatus", "GetContainerEvents"),
@@ -68,17 +45,6 @@ CRI_METHODS = {
 
 NEWER = {"Container.sandbox", "ServerResponse.pid"}
 """Fields of containerd 1.7, which the published package does not know yet."""
-
-OURS: dict[str, tuple[ModuleType, Descriptor]] = {
-    f"{module.__name__.rpartition('.')[2]}.{name}": (module, message)
-    for module in (containerd_pb2, cri_pb2)
-    for name, message in module.DESCRIPTOR.message_types_by_name.items()
-}
-
-
-def published(module: ModuleType, name: str) -> Any:
-    """The message that is one of ours."""
-    return containerd_wire.message(NAMES[name]) if module is containerd_pb2 else cri_wire.message(name)
 
 
 def repeated(field: FieldDescriptor) -> bool:
@@ -88,58 +54,63 @@ def repeated(field: FieldDescriptor) -> bool:
     return message.field[field.index].label == FieldDescriptorProto.LABEL_REPEATED
 
 
-def same_on_the_wire(module: ModuleType, ours: FieldDescriptor, theirs: FieldDescriptor) -> bool:
-    if ours.type == FieldDescriptor.TYPE_STRING:
-        return False  # text that is not UTF-8 would make the message unreadable
-    if (repeated(ours), ours.number) != (repeated(theirs), theirs.number):
-        return False
-    if ours.message_type is not None:
-        other: Any = theirs.message_type
-        if module is cri_pb2 and ours.message_type.name == "Entry":
-            fields = {} if other is None else other.fields_by_name
-            entry = all(same_on_the_wire(module, each, fields[each.name]) for each in ours.message_type.fields)
-            return entry and other.GetOptions().map_entry
-        expected = published(module, ours.message_type.name).DESCRIPTOR.full_name
-        return other is not None and other.full_name == expected
-    if module is cri_pb2 and ours.enum_type is not None:
-        return theirs.enum_type is not None and theirs.enum_type.name == ours.enum_type.name
-    same = {ours.type}
-    if ours.type == FieldDescriptor.TYPE_BYTES:  # as text is, and with the CRI a message that is parsed apart
-        same |= {FieldDescriptor.TYPE_STRING} | ({FieldDescriptor.TYPE_MESSAGE} if module is cri_pb2 else set())
-    return theirs.type in same
-
-
-@pytest.mark.parametrize("name", sorted(OURS.keys() - {"cri_pb2.Entry"}))
-def test_message_is_the_same_on_the_wire_as_published(name: str) -> None:
-    module, message = OURS[name]
-    theirs = published(module, message.name).DESCRIPTOR.fields_by_name
-    for field in message.fields:
-        if f"{message.name}.{field.name}" in NEWER and module is containerd_pb2:
-            assert field.name not in theirs
+def compare(ours: Descriptor, theirs: Descriptor, compared: set[tuple[str, str]]) -> None:
+    """Check that a message, and all that are in it, are the same on the wire as those published."""
+    if (ours.name, theirs.full_name) in compared:
+        return
+    compared.add((ours.name, theirs.full_name))
+    cri = ours.file is cri_pb2.DESCRIPTOR
+    for field in ours.fields:
+        assert field.type != FieldDescriptor.TYPE_STRING, "text that is not UTF-8 makes a message unreadable"
+        if f"{ours.name}.{field.name}" in NEWER and not cri:
+            assert field.name not in theirs.fields_by_name
+            continue
+        other = theirs.fields_by_name[field.name]
+        assert (repeated(field), field.number) == (repeated(other), other.number), field.full_name
+        if field.message_type is not None:
+            assert other.message_type is not None, field.full_name
+            compare(field.message_type, other.message_type, compared)
+        elif cri and field.enum_type is not None:
+            assert other.enum_type is not None, field.full_name
+            assert other.enum_type.name == field.enum_type.name
         else:
-            assert same_on_the_wire(module, field, theirs[field.name]), field.name
+            same = {field.type}
+            if field.type == FieldDescriptor.TYPE_BYTES:  # as text is, and with the CRI a message that is parsed apart
+                same |= {FieldDescriptor.TYPE_STRING, *([FieldDescriptor.TYPE_MESSAGE] if cri else [])}
+            assert other.type in same, field.full_name
+
+
+def test_messages_of_containerd_are_the_same_on_the_wire_as_published() -> None:
+    ours = containerd_pb2.DESCRIPTOR.message_types_by_name
+    compared: set[tuple[str, str]] = set()
+    for path, names in METHODS.items():
+        service, _, method = path.partition("/")
+        published = containerd_wire.request_and_answer(f"{SERVICES}.{service}", method)
+        for name, theirs in zip(names, published, strict=True):
+            compare(ours[name], theirs.DESCRIPTOR, compared)
+        assert f"{service}/{method}" in Path(containerd_calls.__file__).read_text()
+    for name in EVENTS:
+        compare(ours[name], containerd_wire.message(f"containerd.events.{name}").DESCRIPTOR, compared)
+    assert {name for name, _ in compared} == ours.keys()
+
+
+def test_messages_of_the_cri_are_the_same_on_the_wire_as_published() -> None:
+    ours = cri_pb2.DESCRIPTOR.message_types_by_name
+    compared: set[tuple[str, str]] = set()
+    for name in ours.keys() - {"Entry"}:
+        compare(ours[name], cri_wire.message(name).DESCRIPTOR, compared)
+    assert {name for name, _ in compared} == ours.keys()
+    assert cri_calls.SERVICE == "/runtime.v1.RuntimeService"
+    assert set(re.findall(r"\{SERVICE\}/(\w+)", Path(cri_calls.__file__).read_text())) == CRI_METHODS
 
 
 def test_states_and_events_are_numbered_as_published() -> None:
-    theirs = containerd_wire.message(NAMES["Task"]).DESCRIPTOR.fields_by_name["status"].enum_type
+    theirs = containerd_wire.message("containerd.v1.types.Process").DESCRIPTOR.fields_by_name["status"].enum_type
     assert dict(containerd_pb2.Status.items()) == {value.name: value.number for value in theirs.values}
     enums = cri_pb2.DESCRIPTOR.enum_types_by_name
     assert {name: [value.name for value in enum.values] for name, enum in enums.items()} == cri_wire.ENUMS
     for enum in enums.values():
         assert [value.number for value in enum.values] == list(range(len(enum.values)))
-
-
-@pytest.mark.parametrize("path", METHODS)
-def test_method_takes_and_returns_these_messages(path: str) -> None:
-    service, _, method = path.partition("/")
-    request, answer = containerd_wire.request_and_answer(f"{SERVICES}.{service}", method)
-    assert (request.DESCRIPTOR.full_name, answer.DESCRIPTOR.full_name) == tuple(NAMES[n] for n in METHODS[path])
-    assert f"{service}/{method}" in Path(containerd_calls.__file__).read_text()
-
-
-def test_calls_of_the_cri_go_to_the_published_methods() -> None:
-    assert cri_calls.SERVICE == "/runtime.v1.RuntimeService"
-    assert set(re.findall(r"\{SERVICE\}/(\w+)", Path(cri_calls.__file__).read_text())) == CRI_METHODS
 
 
 # ---- the generated code
@@ -189,7 +160,7 @@ theirs = descriptor_pool.Default().FindMessageTypeByName("{}")
 @pytest.mark.parametrize("ours_first", [True, False])
 @pytest.mark.parametrize(
     ("module", "name"),
-    [("containerd_pb2", NAMES["Container"]), ("cri_pb2", "runtime.v1.Container")],
+    [("containerd_pb2", "containerd.services.containers.v1.Container"), ("cri_pb2", "runtime.v1.Container")],
 )
 def test_definitions_can_be_loaded_beside_the_published(module: str, name: str, ours_first: bool) -> None:
     loaded = [f"from whalewatch._wire import {module} as ours", THEIRS_LOADED.format(name)]
