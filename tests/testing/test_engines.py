@@ -66,10 +66,9 @@ async def test_listing_and_inspection_tell_what_a_container_was_given(docker: Do
     (listed,) = await docker.control.list()
     inspections = [await docker.control.inspect(name) for name in (container, container[:12], "it")]
     for document, expected in (*((inspection, INSPECTED) for inspection in inspections), (listed, LISTED)):
-        found = {path: _field(document, path) for path in expected}
-        assert {
-            path: type(found[path]) if isinstance(expected[path], type) else found[path] for path in found
-        } == expected
+        for path, value in expected.items():
+            found = _field(document, path)
+            assert (type(found) if isinstance(value, type) else found) == value, path
         assert document["Id"] == container
     ports = [
         {"IP": "0.0.0.0", "PrivatePort": 80, "PublicPort": 18080, "Type": "tcp"},
@@ -232,18 +231,25 @@ async def test_engine_tells_what_happens_to_a_container(docker: Docker, scenario
     assert re.fullmatch(expected, ", ".join(between).replace("stop, die 137", "die 137, stop"))
 
 
-async def test_engine_tells_what_happens_to_a_containers_networks(docker: Docker) -> None:
-    events = await _watch(docker, *NETWORKS)
-    (container,) = {event["Actor"]["ID"] for event in events if event["Type"] == "container"}
-    told = [
-        (event["Action"], event["Actor"]["Attributes"]["name"], event["Actor"]["Attributes"]["container"])
-        for event in events
-        if event["Type"] == "network" and "container" in event["Actor"]["Attributes"]
+async def test_engine_tells_what_happens_to_networks_images_and_volumes(docker: Docker) -> None:
+    others: list[Step] = [
+        lambda docker: docker.control.tag("tiny", "other"),
+        lambda docker: docker.control._call("POST", "/volumes/create", body={"Name": "vol"}),
+        lambda docker: docker.control._call("DELETE", "/volumes/vol"),
     ]
+    events = await _watch(docker, *NETWORKS, *others)
+    (container,) = {event["Actor"]["ID"] for event in events if event["Type"] == "container"}
+    actors = [(event, event["Actor"]["Attributes"]) for event in events if event["Type"] != "container"]
+    told = [(event["Action"], of["name"]) for event, of in actors if of.get("container") == container]
     # Real engines tell twice that a running container was disconnected.
     assert [told[0], *(this for last, this in pairwise(told) if this != last)] == [
-        (action, network, container) for action in ("connect", "disconnect") for network in ("front", "back")
+        (action, network) for action in ("connect", "disconnect") for network in ("front", "back")
     ]
+    told_of_others = ", ".join(f"{event['Type']} {event['Action']}" for event, of in actors if "container" not in of)
+    assert told_of_others == (
+        "network create, network create, image tag, volume create, volume destroy, network destroy, network destroy"
+    )
+    assert {event["Type"] for event in events if "status" in event} == {"container", "image"}
 
 
 async def test_events_carry_what_tells_a_container(docker: Docker) -> None:
@@ -260,19 +266,6 @@ async def test_events_carry_what_tells_a_container(docker: Docker) -> None:
     assert [event["Action"] for event in events] == ["create", "start", "rename", "kill", "die", "destroy"]
     assert len({event["Actor"]["ID"] for event in events}) == 1
     assert [event["timeNano"] for event in events] == sorted(event["timeNano"] for event in events)
-
-
-async def test_engine_tells_of_networks_images_and_volumes(docker: Docker) -> None:
-    events = await _watch(
-        docker,
-        lambda docker: docker.control.network_create("net"),
-        lambda docker: docker.control.tag("tiny", "other"),
-        lambda docker: docker.control._call("POST", "/volumes/create", body={"Name": "vol"}),
-        lambda docker: docker.control._call("DELETE", "/volumes/vol"),
-    )
-    told = [f"{event['Type']} {event['Action']}" for event in events]
-    assert told == ["network create", "image tag", "volume create", "volume destroy", "network destroy"]
-    assert {event["Type"] for event in events if "status" in event} == {"image"}
 
 
 # -- helpers -----------------------------------------------------------------------------------------------------------

@@ -161,17 +161,6 @@ async def test_engine_tells_what_happens_to_a_container(containerd: ContainerdUn
     assert {event.namespace for event in told} == {"default"}
 
 
-async def test_engine_tells_nothing_of_a_signal_that_ends_nothing(containerd: ContainerdUnderTest) -> None:
-    async def harmless_signal(control: ContainerdControl) -> None:
-        pid = await control.run("it")
-        if containerd.fake is None:  # whose process may still be the runtime, which the signal would end
-            await eventually(lambda: Path(f"/proc/{pid}/comm").read_text() == "sleep\n")
-        await control.kill("it", signal=signal.SIGUSR1)
-        assert (await control.tasks())["it"][0] == "RUNNING"
-
-    assert _life(await _watch(containerd.control, [harmless_signal])) == SCENARIOS["run"][1]
-
-
 async def test_engine_tells_of_namespaces_that_are_created_and_deleted_as_such(containerd: ContainerdUnderTest) -> None:
     told = await _watch(
         containerd.control,
@@ -183,32 +172,30 @@ async def test_engine_tells_of_namespaces_that_are_created_and_deleted_as_such(c
             lambda control: control.namespace_delete("untold"),
         ],
     )
-    assert [(event.namespace, event.topic) for event in told] == [
-        ("told", "/namespaces/create"),
-        ("told", "/namespaces/delete"),
-        ("untold", "/containers/create"),
-        ("untold", "/containers/delete"),
-        ("untold", "/namespaces/delete"),
-    ]
+    assert " ".join(f"{event.namespace}:{event.topic}" for event in told) == (
+        "told:/namespaces/create told:/namespaces/delete "
+        "untold:/containers/create untold:/containers/delete untold:/namespaces/delete"
+    )
     assert (told[0].event.name, dict(told[0].event.labels)) == ("told", {"a": "b"})
 
 
-async def test_events_of_a_task_carry_its_pid_and_the_time_of_its_exit(containerd: ContainerdUnderTest) -> None:
+async def test_events_carry_the_pid_and_the_time_of_the_exit_and_tell_nothing_of_a_signal_that_ends_nothing(
+    containerd: ContainerdUnderTest,
+) -> None:
     pids: list[int] = []
 
-    async def two(control: ContainerdControl) -> None:
+    async def signalled(control: ContainerdControl) -> None:
         pids.append(await control.run("it"))
+        if containerd.fake is None:  # whose process may still be the runtime, which the signal would end
+            await eventually(lambda: Path(f"/proc/{pids[0]}/comm").read_text() == "sleep\n")
+        await control.kill("it", signal=signal.SIGUSR1)
+        assert (await control.tasks())["it"][0] == "RUNNING"
         pids.append(await control.exec_start("it", "probe"))
 
-    told = await _watch(containerd.control, [two])
-    assert [(event.topic, event.event.pid) for event in told if hasattr(event.event, "pid")] == [
-        ("/tasks/create", pids[0]),
-        ("/tasks/start", pids[0]),
-        ("/tasks/exec-started", pids[1]),
-        ("/tasks/exit", pids[1]),
-        ("/tasks/exit", pids[0]),
-        ("/tasks/delete", pids[0]),
-    ]
+    told = await _watch(containerd.control, [signalled])
+    assert _life(told) == f"{_BEGUN}, {_executed('probe')}, exit it/probe 137, {_ENDED}"
+    it, probe = pids
+    assert [event.event.pid for event in told if hasattr(event.event, "pid")] == [it, it, probe, probe, it, it]
     exited, deleted = told[-3], told[-2]
     assert exited.event.exited_at == deleted.event.exited_at
     assert 0 <= exited.timestamp - exited.event.exited_at.ToNanoseconds() < 10_000_000_000

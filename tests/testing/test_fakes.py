@@ -56,12 +56,12 @@ class Kind:
     control: Any
     listing: tuple[str, bytes]
     subscribing: tuple[str, str, str]
-    failure: Any
-    run: Callable[[Any, str], object]
     alive: Callable[[Any], Awaitable[set[str]]]
     tell: Callable[[Any, str], object]
     means: Callable[[Any, str], bool]
     told: Callable[[bytes], tuple[str, int]]
+    run: Callable[[Any, str], object] = lambda fake, name: fake.run(name)
+    failure: Any = "INTERNAL"
     remembers: bool = False
 
 
@@ -99,7 +99,6 @@ KINDS = {
         listing=("list", b'[{"Names": ["/made-up"]}]'),
         subscribing=("subscribe", "events", "http://docker/events"),
         failure=503,
-        run=lambda fake, name: fake.run(name),
         alive=_alive_in_docker,
         tell=lambda fake, word: fake.emit("container", word, "x"),
         means=lambda event, word: event["Action"] == word,
@@ -110,8 +109,6 @@ KINDS = {
         control=ContainerdControl,
         listing=("task_list", b"\n\x09\x12\x07made-up"),
         subscribing=("subscribe", "subscribe", f"/{EVENTS}.Events/Subscribe"),
-        failure="INTERNAL",
-        run=lambda fake, name: fake.run(name),
         alive=_alive_in_containerd,
         tell=lambda fake, word: fake.tell(f"/{word}", "containerd.events.TaskOOM", b"", "other"),
         means=lambda event, word: (event.topic, event.namespace) == (f"/{word}", "other"),
@@ -122,7 +119,6 @@ KINDS = {
         control=CRIControl,
         listing=("pod_list", b"\n\x0b\x12\x09\n\x07made-up"),
         subscribing=("events", "events", f"/{CRI}/GetContainerEvents"),
-        failure="INTERNAL",
         run=lambda fake, name: fake.run_pod(name),
         alive=_alive_in_cri,
         tell=lambda fake, word: fake.tell("CREATED", word),
@@ -421,46 +417,34 @@ async def test_ended_streams_tell_what_is_unsent_and_then_their_end(case: Case) 
     await case.fake.until(lambda: case.fake.subscribers == 0)
 
 
-async def test_cut_streams_fail_and_calls_find_the_engine_again(case: Case) -> None:
-    async with case.subscribed() as events:
-        with case.faults.pause_at(case.listing) as gate:
-            call = asyncio.create_task(case.alive())
-            await gate.reached()
-            case.faults.cut_streams()
-            with pytest.raises(REFUSED):
-                await anext(events)
-            assert case.fake.subscribers == 0
-            if case.kind.make is not FakeDocker:  # with gRPC they share their connection
-                with pytest.raises(REFUSED):
-                    await call
-    if case.kind.make is FakeDocker:
-        assert await call == set()
-    await case.control.aclose()
-    assert await case.alive() == set()
-
-
-async def test_killed_engine_is_gone_and_comes_back_with_what_was_done_meanwhile(case: Case) -> None:
+@pytest.mark.parametrize("how", ["cut", "killed"])
+async def test_streams_and_calls_fail_with_their_connection_and_find_the_engine_again(case: Case, how: str) -> None:
+    survives = how == "cut" and case.kind.make is FakeDocker  # with gRPC calls share the connection of the stream
     async with case.subscribed() as events:
         with case.faults.pause_at(case.listing) as gate:
             held = asyncio.create_task(case.alive())
             await gate.reached()
-            case.faults.refuse()
+            (case.faults.cut_streams if how == "cut" else case.faults.refuse)()
             case.kind.run(case.fake, "web")
-            for lost in (held, anext(events)):
+            for lost in (anext(events), *([] if survives else [held])):
                 with pytest.raises(REFUSED):
                     await lost
+            assert case.fake.subscribers == 0
+    if survives:
+        assert await held == {"web"}
     await case.control.aclose()
-    assert case.fake.path.exists()  # as a killed engine leaves it
-    with pytest.raises(REFUSED, match=r"refused|Connect call failed"):
-        await case.alive()
-    await case.control.aclose()
-    for comes_back in (case.faults.accept, case.faults.restart):
-        await comes_back()
+    if how == "killed":
+        assert case.fake.path.exists()  # as a killed engine leaves it
+        with pytest.raises(REFUSED, match=r"refused|Connect call failed"):
+            await case.alive()
+        await case.faults.accept()
+    for _ in range(2):
         await case.control.aclose()
         assert await case.alive() == {"web"}
         async with case.subscribed() as events:
             case.tell("next")
             assert await case.words(events, 1) == ["next"]
+        await case.faults.restart()
 
 
 async def test_frozen_engine_accepts_connections_and_answers_only_when_thawed(case: Case) -> None:
