@@ -171,11 +171,9 @@ async def test_what_makes_no_sense_is_refused(docker: Docker) -> None:
 # -- the fake does as the real ones do ---------------------------------------------------------------------------------
 
 
-def do(name: str, *arguments: Any, **options: Any) -> Step:
+def do(name: str, *args: Any, **options: Any) -> Step:
     """Do something to the container named "it"."""
-    return lambda docker: getattr(docker if hasattr(docker, name) else docker.control, name)(
-        "it", *arguments, **options
-    )
+    return lambda docker: getattr(docker if hasattr(docker, name) else docker.control, name)("it", *args, **options)
 
 
 NETWORKS: list[Step] = [
@@ -281,16 +279,10 @@ async def _watch(docker: Docker, *scenario: Step) -> list[dict[str, Any]]:
             await step(docker)
         await docker.control.clean()
         ended = await _marker(docker.control)
-        collecting = False
-        async for event in events:
-            identifier, action = event["Actor"]["ID"], event["Action"]
-            if identifier == ended:
-                break
-            if collecting:
-                found.append(event)
-            elif identifier == begun and action == "destroy":
-                collecting = True
-    return found
+        while not found or found[-1]["Actor"]["ID"] != ended:
+            found.append(await anext(events))
+    begins = max(number for number, event in enumerate(found) if event["Actor"]["ID"] == begun)
+    return found[begins + 1 : -1]
 
 
 async def _marker(control: DockerControl) -> str:
@@ -300,16 +292,12 @@ async def _marker(control: DockerControl) -> str:
     return container
 
 
+DETAILS = {"kill": "signal", "die": "exitCode", "exec_die": "exitCode", "rename": "oldName"}
+
+
 def _told(event: dict[str, Any]) -> str:
-    attributes = event["Actor"]["Attributes"]
     action = str(event["Action"])
-    detail = {
-        "kill": attributes.get("signal"),
-        "die": attributes.get("exitCode"),
-        "exec_die": attributes.get("exitCode"),
-        "rename": attributes.get("oldName"),
-    }.get(action)
-    return action if detail is None else f"{action} {detail}"
+    return f"{action} {event['Actor']['Attributes'][DETAILS[action]]}" if action in DETAILS else action
 
 
 def _addresses(inspection: dict[str, Any]) -> dict[str, str]:

@@ -34,20 +34,6 @@ live = pytest.mark.live
 # -- what engines list -------------------------------------------------------------------------------------------------
 
 
-async def test_pod_with_containers_is_listed_with_all_that_it_was_given(cri: CRIUnderTest) -> None:
-    control = cri.control
-    pod = await control.run_pod("web", "shop", uid="u-1", attempt=2, labels={"a": "b"}, annotations={"c": "d"})
-    one = await control.run(pod, "one", labels={"e": "f"}, annotations={"g": "h"})
-    two = await control.create(pod, "two", attempt=3)
-    assert await control.sandboxes() == {pod.id: Listed(pod.id, pod.id, "web", 2, "READY", {"a": "b"}, {"c": "d"})}
-    assert await control.containers() == {
-        one: Listed(one, pod.id, "one", 0, "RUNNING", {"e": "f"}, {"g": "h"}),
-        two: Listed(two, pod.id, "two", 3, "CREATED", {}, {}),
-    }
-    told = (await control.call("ListPodSandbox")).items[0].metadata
-    assert (told.namespace, told.uid) == ("shop", "u-1")
-
-
 async def test_only_what_runs_has_a_pid_of_its_own_which_outlives_the_process_of_its_sandbox(cri: CRIUnderTest) -> None:
     control = cri.control
     pod = await control.run_pod("web")
@@ -103,12 +89,25 @@ async def test_what_has_stopped_is_listed_until_it_is_removed_and_may_be_stopped
     assert (await control.sandboxes(), await control.containers()) == ({}, {})
 
 
-async def test_listings_can_be_filtered_and_the_beginning_of_an_id_stands_for_it(cri: CRIUnderTest) -> None:
+async def test_listings_tell_what_was_given_and_can_be_filtered_and_the_beginning_of_an_id_stands_for_it(
+    cri: CRIUnderTest,
+) -> None:
     control = cri.control
-    pod, other = await control.run_pod("web", labels={"a": "b"}), await control.run_pod("other")
-    running = await control.run(pod, "running", labels={"c": "d", "e": "f"})
-    created = await control.create(other, "created", labels={"c": "x"})
+    pod = await control.run_pod("web", "shop", uid="u-1", attempt=2, labels={"a": "b"}, annotations={"c": "d"})
+    told = (await control.call("ListPodSandbox")).items[0].metadata
+    assert (told.namespace, told.uid) == ("shop", "u-1")
+    other = await control.run_pod("other")
+    running = await control.run(pod, "one", labels={"c": "d", "e": "f"}, annotations={"g": "h"})
+    created = await control.create(other, "two", attempt=3, labels={"c": "x"})
     await control.stop_pod(other.id)
+    assert await control.sandboxes() == {
+        pod.id: Listed(pod.id, pod.id, "web", 2, "READY", {"a": "b"}, {"c": "d"}),
+        other.id: Listed(other.id, other.id, "other", 0, "NOTREADY", {}, {}),
+    }
+    assert await control.containers() == {
+        running: Listed(running, pod.id, "one", 0, "RUNNING", {"c": "d", "e": "f"}, {"g": "h"}),
+        created: Listed(created, other.id, "two", 3, "CREATED", {"c": "x"}, {}),
+    }
     rows: list[tuple[str, dict[str, Any], list[str]]] = [
         ("Containers", {"state": {"state": 1}}, [running]),
         ("Containers", {"state": {"state": 0}}, [created]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -73,10 +72,9 @@ async def test_methods_do_what_the_calls_do(fake: FakeContainerd, control: Conta
 async def test_it_says_who_it_is(version: str) -> None:
     async with FakeContainerd(version=version, uuid="some-uuid") as fake, ContainerdControl(fake.path) as control:
         assert (await control._call("Version", "Version")).version == version
-        server = await control._call("Introspection", "Server")
-        # The definitions in use here are older than the field, which is kept as it came.
-        told_pid = b"" if version == "1.6.20" else b"\x10" + _varint(os.getpid())
-        assert server.SerializeToString() == b"\n\x09some-uuid" + told_pid
+        server = (await control._call("Introspection", "Server")).SerializeToString()
+        uuid, told_pid = server[:11], server[11:]  # which the definitions in use here are too old to know
+        assert (uuid, bool(told_pid)) == (b"\n\x09some-uuid", version != "1.6.20")
 
 
 async def test_large_listing_is_refused(fake: FakeContainerd, control: ContainerdControl) -> None:
@@ -178,8 +176,3 @@ def _short(told: Told) -> str:
 
 async def _task(control: ContainerdControl, namespace: str, id: str) -> Any:
     return await control._call("Tasks", "Get", namespace, container_id=id)
-
-
-def _varint(value: int) -> bytes:
-    low = bytes([value & 0x7F | (0x80 if value > 0x7F else 0)])
-    return low + (_varint(value >> 7) if value > 0x7F else b"")
