@@ -243,6 +243,7 @@ async def test_engine_tells_what_happens_to_networks_images_and_volumes(docker: 
     assert [told[0], *(this for last, this in pairwise(told) if this != last)] == [
         (action, network) for action in ("connect", "disconnect") for network in ("front", "back")
     ]
+    assert {of["type"] for _, of in actors if "container" in of} == {"bridge"}
     told_of_others = ", ".join(f"{event['Type']} {event['Action']}" for event, of in actors if "container" not in of)
     assert told_of_others == (
         "network create, network create, image tag, volume create, volume destroy, network destroy, network destroy"

@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from tests.support.engines.containerd import Containerd
+from tests.conftest import PATIENCE
 from tests.support.engines.containerd_control import IMAGE, MARK, Alive, ContainerdControl
 from tests.support.engines.process import descendants, thread_states
 from tests.support.followed import eventually
@@ -22,16 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from tests.conftest import ContainerdUnderTest
+    from tests.support.engines.containerd import Containerd
     from tests.support.engines.containerd_control import Told
 
     Step = Callable[[ContainerdControl], Awaitable[object]]
-    MakeContainerd = Callable[..., Containerd]
 
-PATIENCE = 30.0  # seconds, after which a test has failed
 SH = ["/bin/sh", "-c"]
 EXIT_4 = [*SH, "exit 4"]
-
-live = pytest.mark.live
 
 
 # -- real engines do as they are told ----------------------------------------------------------------------------------

@@ -49,6 +49,15 @@ async def test_methods_do_what_the_calls_do(fake: FakeCRI, control: CRIControl) 
         assert (one.name, one.pod, one.image, one.state, one.pid) == ("one", pod, "web:1", "RUNNING", 5002)
         fake.exit(created, 7)
         assert (one.state, one.pid, one.exit_code) == ("EXITED", 0, 7)
+        with pytest.raises(FakeCRIError, match="CONTAINER_EXITED"):
+            fake.exit(created)
+        with pytest.raises(FakeCRIError, match="is reserved for") as refused:
+            fake.run_pod("web", "shop", uid="u", attempt=1)
+        assert refused.value.code == "UNKNOWN"
+        for operation in (fake.stop_pod, fake.remove_pod, fake.start, fake.stop, fake.remove, fake.faults.unknown):
+            with pytest.raises(FakeCRIError, match="not found") as refused:
+                operation("nobody")
+            assert refused.value.code == "NOT_FOUND"
         fake.stop(other)
         fake.stop(other)
         fake.remove(other)
@@ -69,21 +78,6 @@ async def test_methods_do_what_the_calls_do(fake: FakeCRI, control: CRIControl) 
     assert (fake.pods, fake.containers) == ({}, {})
     await control.call("Status")
     assert fake.requests["status"] == 1
-
-
-async def test_methods_refuse_as_the_calls_do(fake: FakeCRI) -> None:
-    pod = fake.run_pod("web", uid="u")
-    one = fake.run(pod, "one")
-    fake.stop(one)
-    with pytest.raises(FakeCRIError, match="is reserved for") as refused:
-        fake.run_pod("web", uid="u")
-    assert refused.value.code == "UNKNOWN"
-    with pytest.raises(FakeCRIError, match="CONTAINER_EXITED"):
-        fake.exit(one)
-    for operation in (fake.stop_pod, fake.remove_pod, fake.start, fake.stop, fake.remove, fake.faults.unknown):
-        with pytest.raises(FakeCRIError, match="not found") as refused:
-            operation("nobody")
-        assert refused.value.code == "NOT_FOUND"
 
 
 async def test_text_that_is_not_utf8_is_told_as_it_is(fake: FakeCRI, control: CRIControl) -> None:

@@ -409,12 +409,24 @@ async def test_clearing_undoes_all_faults(case: Case) -> None:
 # -- faults of streams and of the engine -------------------------------------------------------------------------------
 
 
-async def test_ended_streams_tell_what_is_unsent_and_then_their_end(case: Case) -> None:
-    async with case.subscribed() as events:
+FAILED, SHARED = ("INTERNAL", "enough"), {"pod_events": "shared"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "status"),
+    [*((kind, {}, ()) for kind in KINDS), ("containerd", {}, FAILED), ("CRI", {}, FAILED), ("CRI", SHARED, FAILED)],
+)
+async def test_ended_streams_tell_what_is_unsent_and_then_their_end(
+    kind: str, options: dict[str, Any], status: tuple[str, ...]
+) -> None:
+    async with serving(kind, **options) as case, case.subscribed() as events:
         case.tell("a", "b")
-        case.faults.end_streams()
-        assert [case.kind.told(event)[0] async for event in events] == ["a", "b"]
-    await case.fake.until(lambda: case.fake.subscribers == 0)
+        case.faults.end_streams(*status)
+        assert await case.words(events, 2) == ["a", "b"]
+        ended, why = (grpc.aio.AioRpcError, r"INTERNAL(.|\n)*enough") if status else (StopAsyncIteration, "")
+        with pytest.raises(ended, match=why):
+            await anext(events)
+        await case.fake.until(lambda: case.fake.subscribers == 0)
 
 
 @pytest.mark.parametrize("how", ["cut", "killed"])
@@ -477,14 +489,3 @@ async def test_held_calls_and_streams_end_with_the_engine_and_leave_no_task(case
                 await lost
     await case.control.aclose()
     assert {task for task in asyncio.all_tasks() if "grpc" not in repr(task)} <= before
-
-
-@pytest.mark.parametrize(("kind", "options"), [("containerd", {}), ("CRI", {}), ("CRI", {"pod_events": "shared"})])
-async def test_streams_of_grpc_can_end_with_any_status(kind: str, options: dict[str, Any]) -> None:
-    async with serving(kind, **options) as case, case.subscribed() as events:
-        case.tell("told")
-        case.faults.end_streams("INTERNAL", "enough")
-        assert await case.words(events, 1) == ["told"]
-        with pytest.raises(grpc.aio.AioRpcError, match=r"INTERNAL(.|\n)*enough"):
-            await anext(events)
-        await case.fake.until(lambda: case.fake.subscribers == 0)
