@@ -46,9 +46,10 @@ class Kind:
         listing: the kind of the calls that list what is alive, and an answer to it that tells of "made-up".
         subscribing: the kinds of call that hold a subscription before and after the engine knows it; their method.
         failure: a status.
-        run, alive: runs something of a name; returns the names of what is alive.
+        listed, names: lists what is alive, and the names in that.
         tell, means: lets the engine tell an event that can be known by a word, and knows it as faults see it.
-        told: the word and the time of an event as it was sent.
+        decode, told: an event as it was sent, and the word and the time in that.
+        run: runs something of a name.
         remembers: whether the first subscriber is told what was before.
     """
 
@@ -56,40 +57,15 @@ class Kind:
     control: Any
     listing: tuple[str, bytes]
     subscribing: tuple[str, str, str]
-    alive: Callable[[Any], Awaitable[set[str]]]
+    listed: Callable[[Any], Awaitable[Any]]
+    names: Callable[[Any], set[str]]
     tell: Callable[[Any, str], object]
     means: Callable[[Any, str], bool]
-    told: Callable[[bytes], tuple[str, int]]
+    decode: Callable[[bytes], Any]
+    told: Callable[[Any], tuple[str, int]]
     run: Callable[[Any, str], object] = lambda fake, name: fake.run(name)
     failure: Any = "INTERNAL"
     remembers: bool = False
-
-
-async def _alive_in_docker(control: DockerControl) -> set[str]:
-    return {listed["Names"][0][1:] for listed in await control.list()}
-
-
-async def _alive_in_containerd(control: ContainerdControl) -> set[str]:
-    return set(await control.tasks())
-
-
-async def _alive_in_cri(control: CRIControl) -> set[str]:
-    return {sandbox.name for sandbox in (await control.sandboxes()).values()}
-
-
-def _told_by_docker(event: bytes) -> tuple[str, int]:
-    read = json.loads(event)
-    return read["Action"], read["timeNano"]
-
-
-def _told_by_containerd(event: bytes) -> tuple[str, int]:
-    read = containerd_wire.message(f"{EVENTS}.Envelope").FromString(event)
-    return read.topic.removeprefix("/"), read.timestamp.ToNanoseconds()
-
-
-def _told_by_cri(event: bytes) -> tuple[str, int]:
-    read = cri_wire.message("ContainerEventResponse").FromString(event)
-    return read.container_id, read.created_at
 
 
 KINDS = {
@@ -99,20 +75,24 @@ KINDS = {
         listing=("list", b'[{"Names": ["/made-up"]}]'),
         subscribing=("subscribe", "events", "http://docker/events"),
         failure=503,
-        alive=_alive_in_docker,
+        listed=DockerControl.list,
+        names=lambda listed: {each["Names"][0][1:] for each in listed},
         tell=lambda fake, word: fake.emit("container", word, "x"),
         means=lambda event, word: event["Action"] == word,
-        told=_told_by_docker,
+        decode=json.loads,
+        told=lambda event: (event["Action"], event["timeNano"]),
     ),
     "containerd": Kind(
         make=FakeContainerd,
         control=ContainerdControl,
         listing=("task_list", b"\n\x09\x12\x07made-up"),
         subscribing=("subscribe", "subscribe", f"/{EVENTS}.Events/Subscribe"),
-        alive=_alive_in_containerd,
+        listed=ContainerdControl.tasks,
+        names=set,
         tell=lambda fake, word: fake.tell(f"/{word}", "containerd.events.TaskOOM", b"", "other"),
         means=lambda event, word: (event.topic, event.namespace) == (f"/{word}", "other"),
-        told=_told_by_containerd,
+        decode=containerd_wire.message(f"{EVENTS}.Envelope").FromString,
+        told=lambda event: (event.topic.removeprefix("/"), event.timestamp.ToNanoseconds()),
     ),
     "CRI": Kind(
         make=FakeCRI,
@@ -120,10 +100,12 @@ KINDS = {
         listing=("pod_list", b"\n\x0b\x12\x09\n\x07made-up"),
         subscribing=("events", "events", f"/{CRI}/GetContainerEvents"),
         run=lambda fake, name: fake.run_pod(name),
-        alive=_alive_in_cri,
+        listed=CRIControl.sandboxes,
+        names=lambda listed: {sandbox.name for sandbox in listed.values()},
         tell=lambda fake, word: fake.tell("CREATED", word),
         means=lambda event, word: (event.type, event.id) == ("CREATED", word),
-        told=_told_by_cri,
+        decode=cri_wire.message("ContainerEventResponse").FromString,
+        told=lambda event: (event.container_id, event.created_at),
         remembers=True,
     ),
 }
@@ -145,7 +127,10 @@ class Case:
         return lambda event: any(self.kind.means(event, word) for word in words)
 
     async def alive(self) -> set[str]:
-        return await self.kind.alive(self.control)
+        return self.kind.names(await self.kind.listed(self.control))
+
+    def told(self, event: bytes) -> tuple[str, int]:
+        return self.kind.told(self.kind.decode(event))
 
     @asynccontextmanager
     async def events(self) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -169,7 +154,7 @@ class Case:
             yield events
 
     async def words(self, events: AsyncIterator[bytes], count: int) -> list[str]:
-        return [self.kind.told(await anext(events))[0] for _ in range(count)]
+        return [self.told(await anext(events))[0] for _ in range(count)]
 
 
 @asynccontextmanager
@@ -258,7 +243,7 @@ async def test_faults_of_events_change_what_is_told(case: Case, fault: str) -> N
             found = [await anext(events) for _ in before]
         case.tell("z")
         found += [await anext(events) for _ in undone.replace(" ", "")]
-    assert "".join(case.kind.told(event)[0] for event in found) == told.replace(" ", "")
+    assert "".join(case.told(event)[0] for event in found) == told.replace(" ", "")
     assert len(set(found)) == min(len(found), len("abcabz")), "what is duplicated is told as it was"
 
 
@@ -266,7 +251,7 @@ async def test_delayed_events_are_told_in_order_with_their_true_time(case: Case)
     async with case.subscribed() as events:
         with case.faults.delay(0.01, case.meant("later")):
             case.tell("later", "soon", "later")
-            told = [case.kind.told(await anext(events)) for _ in range(3)]
+            told = [case.told(await anext(events)) for _ in range(3)]
     assert [word for word, _ in told] == ["soon", "later", "later"]
     assert told[1][1] < told[0][1] < told[2][1]
 
@@ -348,29 +333,23 @@ async def test_streams_can_tell_any_bytes(case: Case) -> None:
         assert await anext(events) == NONSENSE
 
 
-async def test_gates_hold_calls_before_and_after_they_read(case: Case) -> None:
+async def test_gates_hold_calls_before_and_after_they_read_and_let_them_go_one_by_one(case: Case) -> None:
     with case.faults.pause_at(case.listing) as gate:
-        before = asyncio.create_task(case.alive())
-        await gate.reached()
+        calls = [asyncio.create_task(case.alive()) for _ in range(4)]
+        await gate.reached(4)
+        gate.step()
+        done, held = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
         case.kind.run(case.fake, "one")
+        assert ([call.result() for call in done], gate.held) == ([set()], 3)
+        gate.step(2)
+        done, held = await asyncio.wait(held, return_when=asyncio.FIRST_COMPLETED)
         assert gate.held == 1
-    assert await before == {"one"}
+    assert await asyncio.gather(*done, *held) == [{"one"}] * 3
     with case.faults.pause_after(case.listing) as gate:
         after = asyncio.create_task(case.alive())
         await gate.reached()
         case.kind.run(case.fake, "two")
     assert (await after, await case.alive()) == ({"one"}, {"one", "two"})
-
-
-async def test_gate_lets_calls_go_one_by_one(case: Case) -> None:
-    gate = case.faults.pause_at(case.listing)
-    calls = [asyncio.create_task(case.alive()) for _ in range(3)]
-    await gate.reached(3)
-    gate.step()
-    await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
-    assert (sum(call.done() for call in calls), gate.held) == (1, 2)
-    gate.step(2)
-    assert await asyncio.gather(*calls) == [set()] * 3
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
@@ -389,7 +368,7 @@ async def test_gate_before_a_subscription_lets_events_be_missed_and_after_it_del
         await case.fake.until(lambda: case.fake.subscribers)
         case.tell("later")
         missed = moment == "before" and not case.kind.remembers
-        assert case.kind.told(await first)[0] == ("later" if missed else "held")
+        assert case.told(await first)[0] == ("later" if missed else "held")
 
 
 async def test_clearing_undoes_all_faults(case: Case) -> None:
