@@ -96,9 +96,6 @@ async def unanswered(path: Path) -> AsyncIterator[Connection]:
             yield to
 
 
-# ---- addresses
-
-
 def test_address_is_understood_and_a_relative_path_made_absolute() -> None:
     paths = {"unix:///run/x.sock": "/run/x.sock", "/run/x.sock": "/run/x.sock", "unix:///a b%c?d": "/a b%c?d"}
     for address, path in paths.items():
@@ -123,9 +120,6 @@ def test_wrong_address_is_refused_with_a_correction(address: str, message: str) 
         endpoint(address, engine="test", example=EXAMPLE)
     assert message in str(caught.value)
     assert str(caught.value).isprintable()
-
-
-# ---- every status
 
 
 TYPES = {
@@ -183,9 +177,6 @@ async def test_nonsense_is_an_error_of_ours_in_a_header_and_in_an_answer(path: P
             await version(to)
 
 
-# ---- streams
-
-
 @pytest.mark.parametrize("how", ["it ends", "it fails", "the reader leaves"])
 async def test_stream_yields_until_it_ends_or_fails_and_leaving_it_ends_the_call(path: Path, how: str) -> None:
     left = asyncio.Event()
@@ -211,9 +202,6 @@ async def test_stream_yields_until_it_ends_or_fails_and_leaving_it_ends_the_call
                 assert [message async for message in messages] == []
         async with asyncio.timeout(PATIENCE):
             await left.wait()
-
-
-# ---- engines that cannot be reached
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, Path.touch])

@@ -31,9 +31,6 @@ SH = ["/bin/sh", "-c"]
 live = pytest.mark.live
 
 
-# -- what engines list -------------------------------------------------------------------------------------------------
-
-
 async def test_only_what_runs_has_a_pid_of_its_own_which_outlives_the_process_of_its_sandbox(cri: CRIUnderTest) -> None:
     control = cri.control
     pod = await control.run_pod("web")
@@ -182,9 +179,6 @@ async def test_engines_say_who_they_are_and_differ_in_what_they_refuse(cri: CRIU
         with refused("UNIMPLEMENTED", "method GetContainerEvents not implemented"):
             async with control.events() as events:
                 await anext(events)
-
-
-# -- what engines tell -------------------------------------------------------------------------------------------------
 
 
 TELLING = [pytest.param("1.7", marks=live), "fake-1.7", "fake-cri-o"]

@@ -32,9 +32,6 @@ async def control(fake: FakeContainerd) -> AsyncIterator[ContainerdControl]:
         yield control
 
 
-# -- what it is --------------------------------------------------------------------------------------------------------
-
-
 async def test_methods_do_what_the_calls_do(fake: FakeContainerd, control: ContainerdControl) -> None:
     async with control.events() as events:
         fake.namespace_create("shop")
@@ -84,9 +81,6 @@ async def test_large_listing_is_refused(fake: FakeContainerd, control: Container
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await control.containers()
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-
-
-# -- events, faults ----------------------------------------------------------------------------------------------------
 
 
 async def test_any_event_can_be_told(fake: FakeContainerd, control: ContainerdControl) -> None:
@@ -161,9 +155,6 @@ async def test_restarted_engine_has_another_pid_and_forgets_what_has_exited(
     assert len({before, again, await server()}) == 3
     assert before[:38] == again[:38]  # its uuid is still the same
     assert set(await control.tasks()) == {"web"}
-
-
-# -- helpers -----------------------------------------------------------------------------------------------------------
 
 
 def _short(told: Told) -> str:

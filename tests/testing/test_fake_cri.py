@@ -34,9 +34,6 @@ async def control(fake: FakeCRI) -> AsyncIterator[CRIControl]:
         yield control
 
 
-# -- what it is --------------------------------------------------------------------------------------------------------
-
-
 async def test_methods_do_what_the_calls_do(fake: FakeCRI, control: CRIControl) -> None:
     async with control.events() as events:
         pod = fake.run_pod("web", "shop", uid="u", attempt=1, labels={"a": "b"}, annotations={"c": "d"})
@@ -89,9 +86,6 @@ async def test_text_that_is_not_utf8_is_told_as_it_is(fake: FakeCRI, control: CR
         assert all(text in answer for text in (b"c\xf7", b"l\xf8", b"x\xf9", b"b\xfa", b"y\xfb", b"i\xfc"))
 
 
-# -- verbose information, states ---------------------------------------------------------------------------------------
-
-
 async def test_information_is_told_if_asked_for_with_the_pid_of_what_has_a_process(
     fake: FakeCRI, control: CRIControl
 ) -> None:
@@ -123,9 +117,6 @@ async def test_state_can_be_unknown_until_that_is_undone(fake: FakeCRI, control:
         undo()
         fake.faults.clear()
         assert (await control.containers())[one].state == "RUNNING"
-
-
-# -- events ------------------------------------------------------------------------------------------------------------
 
 
 async def test_cri_o_tells_everybody_and_the_first_what_was_before(fake: FakeCRI, control: CRIControl) -> None:
@@ -191,9 +182,6 @@ async def test_any_event_can_be_told(fake: FakeCRI, control: CRIControl) -> None
         ("nobody", "STARTED", "READY", {one: "RUNNING"}),
         (pod, "CREATED", "READY", {one: "RUNNING"}),
     ]
-
-
-# -- helpers -----------------------------------------------------------------------------------------------------------
 
 
 async def _raw(control: CRIControl, method: str, **fields: Any) -> bytes:

@@ -34,7 +34,7 @@ NONSENSE = b"\xff\xfe nonsense\n"
 REFUSED = (ControlError, aiohttp.ClientError, grpc.aio.AioRpcError)
 """What is raised when a call or a stream fails."""
 
-TASKS, EVENTS, CRI = "containerd.services.tasks.v1.Tasks", "containerd.services.events.v1", "runtime.v1.RuntimeService"
+EVENTS, CRI = "containerd.services.events.v1", "runtime.v1.RuntimeService"
 
 
 @dataclass(frozen=True)
@@ -270,19 +270,14 @@ async def test_failing_calls_answer_with_a_status(case: Case) -> None:
     assert await case.alive() == {"web"}
 
 
-def _run(fake: Any, name: str) -> str:
-    fake.run(name)
-    return name
-
-
 def _run_in_pod(fake: FakeCRI, name: str) -> str:
     return fake.run(fake.run_pod(name), name)
 
 
 ABOUT: list[tuple[str, str, Callable[[Any, str], str], Callable[..., Awaitable[object]]]] = [
     ("Docker", "inspect", FakeDocker.run, DockerControl.inspect),
-    ("Docker", "pause", _run, DockerControl.pause),
-    ("containerd", "task_get", _run, lambda control, one: control._call("Tasks", "Get", "default", container_id=one)),
+    ("Docker", "pause", FakeDocker.run, DockerControl.pause),
+    ("containerd", "pause", lambda fake, one: fake.run(one) and one, ContainerdControl.pause),
     ("CRI", "container_list", _run_in_pod, lambda control, one: control.call("ListContainers", filter={"id": one})),
     ("CRI", "container_remove", _run_in_pod, CRIControl.remove),
     ("CRI", "container_status", _run_in_pod, CRIControl.container_status),
@@ -296,7 +291,7 @@ ABOUT: list[tuple[str, str, Callable[[Any, str], str], Callable[..., Awaitable[o
 
 
 @pytest.mark.parametrize("how", ["fail", "hang", "pause_at", "pause_after"])
-@pytest.mark.parametrize(("kind", "call", "run", "ask"), ABOUT, ids=[call for _, call, _, _ in ABOUT])
+@pytest.mark.parametrize(("kind", "call", "run", "ask"), ABOUT, ids=[f"{kind} {call}" for kind, call, *_ in ABOUT])
 async def test_faults_of_calls_can_be_limited_to_one_container(
     kind: str, call: str, run: Callable[..., str], ask: Callable[..., Awaitable[object]], how: str
 ) -> None:

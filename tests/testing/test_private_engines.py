@@ -89,9 +89,6 @@ def test_folder_too_deep_for_a_socket_is_refused(make: Callable[..., object], ve
         make(version, Path("/tmp") / ("x" * length))  # noqa: S108 - nothing is written there
 
 
-# -- helpers -----------------------------------------------------------------------------------------------------------
-
-
 def _cgroups(engine: Dockerd | Containerd) -> list[Path]:
     return [path for depth in ("", "*/") for path in Path("/sys/fs/cgroup").glob(f"{depth}{engine.root.name}-*/**/")]
 

@@ -113,9 +113,6 @@ def test_states_and_events_are_numbered_as_published() -> None:
         assert [value.number for value in enum.values] == list(range(len(enum.values)))
 
 
-# ---- the generated code
-
-
 def without_json_names(file: FileDescriptorProto) -> FileDescriptorProto:
     """Clear what the generated code leaves out."""
     for message in file.message_type:
@@ -143,9 +140,6 @@ def test_generated_code_and_types_are_what_the_definitions_say(module: ModuleTyp
     for message in file.message_type:
         annotated = [n.target.id for n in classes[message.name].body if isinstance(n, ast.AnnAssign)]  # type: ignore[union-attr]
         assert [n for n in annotated if not n.isupper()] == [field.name for field in message.field]
-
-
-# ---- beside the published definitions
 
 
 THEIRS_LOADED = """
