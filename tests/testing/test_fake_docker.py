@@ -48,7 +48,9 @@ class Engine(FakeDocker):
         """Return what the ring holds."""
         async with self.subscribed(since="1") as events:
             self.faults.end_streams()
-            return [event async for event in events]
+            told = [event async for event in events]
+        await self.until(lambda: not self.subscribers)
+        return told
 
     async def state(self, name: str) -> dict[str, Any]:
         state: dict[str, Any] = (await self.control.inspect(name))["State"]
@@ -254,7 +256,7 @@ async def test_events_pass_a_prompt_reader_and_the_ring_holds_256_of_all_types_i
         for number in ids:
             docker.emit("image" if number.endswith("0") else "container", "start", number)
         assert [(await anext(events))["Actor"]["ID"] for _ in ids] == ids
-    kept = await docker.history()
+        kept = await docker.history()
     assert ([event["Actor"]["ID"] for event in kept], docker.dropped) == (ids[-256:], 0)
     stamps = [event["timeNano"] for event in kept]
     assert stamps == sorted(set(stamps))

@@ -397,7 +397,7 @@ async def test_ended_streams_tell_what_is_unsent_and_then_their_end(
         case.tell("a", "b")
         case.faults.end_streams(*status)
         assert await case.words(events, 2) == ["a", "b"]
-        ended, why = (grpc.aio.AioRpcError, r"INTERNAL(.|\n)*enough") if status else (StopAsyncIteration, "")
+        ended, why = (grpc.aio.AioRpcError, r"INTERNAL(.|\n)*enough") if status else (StopAsyncIteration, None)
         with pytest.raises(ended, match=why):
             await anext(events)
         await case.fake.until(lambda: case.fake.subscribers == 0)

@@ -91,15 +91,15 @@ def test_messages_of_containerd_are_the_same_on_the_wire_as_published() -> None:
         assert f"{service}/{method}" in Path(containerd_calls.__file__).read_text()
     for name in EVENTS:
         compare(ours[name], containerd_wire.message(f"containerd.events.{name}").DESCRIPTOR, compared)
-    assert {name for name, _ in compared} == ours.keys()
+    assert {name for name, _ in compared} == set(ours)
 
 
 def test_messages_of_the_cri_are_the_same_on_the_wire_as_published() -> None:
     ours = cri_pb2.DESCRIPTOR.message_types_by_name
     compared: set[tuple[str, str]] = set()
-    for name in ours.keys() - {"Entry"}:
+    for name in set(ours) - {"Entry"}:
         compare(ours[name], cri_wire.message(name).DESCRIPTOR, compared)
-    assert {name for name, _ in compared} == ours.keys()
+    assert {name for name, _ in compared} == set(ours)
     assert cri_calls.SERVICE == "/runtime.v1.RuntimeService"
     assert set(re.findall(r"\{SERVICE\}/(\w+)", Path(cri_calls.__file__).read_text())) == CRI_METHODS
 
