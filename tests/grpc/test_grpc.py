@@ -23,8 +23,7 @@ from whalewatch._wire import containerd_pb2 as wire
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-PATIENCE = 10.0
-"""Seconds after which something that should have come is missing."""
+PATIENCE = 10.0  # seconds, after which something that should have come is missing
 
 METHOD = "/a.Service/Call"
 

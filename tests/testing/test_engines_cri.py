@@ -212,20 +212,19 @@ def _short(told: Told, names: dict[str, str]) -> tuple[str, str, str, str]:
 
 @pytest.mark.parametrize("kind", TELLING)
 async def test_life_of_a_pod_is_told_in_the_same_order_also_to_who_asks_late(telling: CRIControl, kind: str) -> None:
-    control = telling
-    pod = await control.run_pod("pod")
-    async with control.events() as events:
-        one = await control.run(pod, "one")
-        brief = await control.run(pod, "brief", cmd=[*SH, "sleep 0.2; exit 3"] if kind == "1.7" else [*SH, "exit 3"])
-        await control.exited(brief)
-        await control.stop(one)
-        await control.stop(one)
-        next_one = await control.run(pod, "one", attempt=1)
-        await control.remove(one)
-        await control.remove(await control.create(pod, "never"))
-        await control.stop_pod(pod.id)
-        await control.remove(brief)
-        await control.remove_pod(pod.id)
+    pod = await telling.run_pod("pod")
+    async with telling.events() as events:
+        one = await telling.run(pod, "one")
+        brief = await telling.run(pod, "brief", cmd=[*SH, "sleep 0.2; exit 3"] if kind == "1.7" else [*SH, "exit 3"])
+        await telling.exited(brief)
+        await telling.stop(one)
+        await telling.stop(one)
+        next_one = await telling.run(pod, "one", attempt=1)
+        await telling.remove(one)
+        await telling.remove(await telling.create(pod, "never"))
+        await telling.stop_pod(pod.id)
+        await telling.remove(brief)
+        await telling.remove_pod(pod.id)
         told = await _told(events, pod.id)
         names = {pod.id: "pod", one: "one", brief: "brief", next_one: "next"}
         assert [_short(each, names) for each in told] == [
@@ -249,14 +248,13 @@ async def test_life_of_a_pod_is_told_in_the_same_order_also_to_who_asks_late(tel
             ("pod", "DELETED", "", ""),
         ]
 
-        other = await control.run_pod("other")  # whatever is removed is told to have stopped
-        two, three = await control.run(other, "two"), await control.run(other, "three")
+        other = await telling.run_pod("other")  # whatever is removed is told to have stopped
+        two, three = await telling.run(other, "two"), await telling.run(other, "three")
         told += [await anext(events) for _ in range(6)]
-        await control.remove(two)
-        await control.remove_pod(other.id)
+        await telling.remove(two)
+        await telling.remove_pod(other.id)
         ended = await _told(events, other.id)
-    begun = {"CREATED", "STARTED"}
-    times = [each.timestamp for each in (*told, *ended) if each.type in begun or each.id == other.id]
+    times = [each.timestamp for each in (*told, *ended) if each.type in {"CREATED", "STARTED"} or each.id == other.id]
     assert times == sorted(times)
     names = {other.id: "pod", two: "two", three: "three"}
     found = [f"{names[each.id]} {each.type}" for each in ended]

@@ -35,10 +35,9 @@ async def control(fake: FakeContainerd) -> AsyncIterator[ContainerdControl]:
 async def test_methods_do_what_the_calls_do(fake: FakeContainerd, control: ContainerdControl) -> None:
     async with control.events() as events:
         fake.namespace_create("shop")
-        first = fake.run("web", "shop", labels={"a": "b"}, project="front", image="web:1")
+        first = fake.run("web", "shop", labels={"a": "b"}, project="front", image="web:1", paused=True)
         assert fake.namespaces == ["shop"]
         assert fake.containers["shop", "web"].labels == {"a": "b", "com.docker.compose.project": "front"}
-        fake.pause("web", "shop")
         assert [(task.pid, task.status, task.alive) for task in fake.tasks.values()] == [(first, "PAUSED", True)]
         fake.resume("web", "shop")
         other = fake.exec("web", "web", namespace="shop")

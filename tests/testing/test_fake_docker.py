@@ -368,7 +368,8 @@ async def test_ids_are_repeatable_with_a_seed() -> None:
     ids = []
     for seed in (1, 1, None):
         async with FakeDocker(seed=seed) as docker:
-            ids.append(docker.run("web"))
+            ids.append(docker.run("web", restart="always"))
+            docker.exit("web")  # so that it is still to be restarted when the engine ends
     assert ids[0] == ids[1] != ids[2]
 
 
