@@ -13,7 +13,7 @@ PYTHON ?= $(shell for python in python3 python3.15 python3.14 python3.13 python3
 VENV := .venv
 BIN := $(VENV)/bin
 PROTOC := .protoc
-PYTHONS := 3.11 3.12 3.13
+PYTHONS := 3.11 3.12 3.13 3.14 3.15
 PIP := -m pip --quiet --disable-pip-version-check --retries 2 install
 # One line instead of pip's pages, most of which are about a network that is not there.
 OR_SAY = >$(VENV)/pip.log 2>&1 || { echo "pip: $$(grep ERROR $(VENV)/pip.log | tail -n 1)" \

@@ -78,6 +78,7 @@ def _download(release: str, packages: Sequence[str], work: Path, *, needed: bool
         "Dir::Cache": f"{work}/cache",
         "Debug::NoLocking": "true",  # nothing that anybody else uses is written
         "APT::Sandbox::User": "root",  # apt's own user may not enter a home folder
+        "Acquire::Check-Valid-Until": "false",  # a mirror may be a snapshot; signatures are checked all the same
         "Acquire::Languages": "none",
         "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled": "false",
     }
