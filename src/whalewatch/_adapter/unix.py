@@ -7,7 +7,7 @@ import socket
 import struct
 from pathlib import Path
 
-__all__ = ["listener", "refusal", "unreachable"]
+__all__ = ["connected", "listener", "refusal", "unreachable"]
 
 
 def listener(path: str) -> int | None:
@@ -18,7 +18,7 @@ def listener(path: str) -> int | None:
     if not hasattr(socket, "SO_PEERCRED"):
         return None
     try:
-        with _connected(path) as peer:
+        with connected(path) as peer:
             credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         pid: int = struct.unpack("3i", credentials)[0]
         if pid == 1 and Path("/proc/1/comm").read_text().strip() in {"systemd", "init"}:
@@ -31,7 +31,7 @@ def listener(path: str) -> int | None:
 def refusal(path: str) -> OSError | None:
     """Try to connect; return the kernel's reason if that fails, None if it succeeds."""
     try:
-        with _connected(path):
+        with connected(path):
             return None
     except BlockingIOError:
         return None  # a process listens, but its queue of connections is full
@@ -58,7 +58,8 @@ def unreachable(refused: OSError, path: str, remedy: str) -> str:
     return ""
 
 
-def _connected(path: str) -> socket.socket:
+def connected(path: str) -> socket.socket:
+    """Connect to a socket without waiting; if its queue of connections is full, that is a `BlockingIOError`."""
     peer = socket.socket(socket.AF_UNIX)
     try:
         peer.setblocking(False)  # noqa: FBT003 - it takes no keyword

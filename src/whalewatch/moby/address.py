@@ -5,41 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from re import sub
 from typing import Any
-from urllib.parse import urlsplit
-
-import attrs
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from whalewatch._core.errors import AddressError
 from whalewatch._core.text import printable
+from whalewatch._http.dial import Endpoint
 
-__all__ = ["Endpoint", "default_endpoint", "endpoint"]
+__all__ = ["default_endpoint", "endpoint"]
 
 DEFAULT_PORT, DEFAULT_TLS_PORT = 2375, 2376
 """Ports that Docker's own client assumes."""
-
-
-@attrs.frozen
-class Endpoint:
-    """Where and how to connect.
-
-    Attributes:
-        address: URL of the engine as it is shown, without a password.
-        url: URL for requests; its host is a dummy for sockets and ssh.
-        path: path of the Unix socket; None for other transports.
-        ssh: URL for an ssh connection; None for other transports.
-        tls: TLS context for https; None for other transports.
-    """
-
-    address: str
-    url: str
-    path: str | None = None
-    ssh: str | None = attrs.field(default=None, repr=False)  # with its password, if it has one
-    tls: ssl.SSLContext | None = None
 
 
 def endpoint(address: str, tls: ssl.SSLContext | None = None, *, engine: str = "Docker") -> Endpoint:
@@ -63,7 +44,7 @@ def endpoint(address: str, tls: ssl.SSLContext | None = None, *, engine: str = "
         if not rest.startswith("/"):
             msg = f"{shown!r} has no absolute path of a socket: give an address such as unix:///run/docker.sock"
             raise AddressError(msg)
-        return Endpoint(address, "http://localhost", path=rest)
+        return Endpoint(address=address, path=rest)
     if scheme not in {"tcp", "http", "https", "ssh"}:
         msg = f"{shown!r} has the wrong scheme for a {engine} engine: use unix, tcp, http, https or ssh"
         raise AddressError(msg)
@@ -81,15 +62,41 @@ def _remote(scheme: str, address: str, shown: str, tls: ssl.SSLContext | None) -
     if not host:
         msg = f"{shown!r} has no host: give an address such as tcp://host:2375"
         raise AddressError(msg)
-    host = f"[{host}]" if ":" in host else host
+    path = quote(parts.path.rstrip("/"), safe="/%")
     if scheme == "ssh":
-        user = f"{parts.username}@" if parts.username else ""
-        return Endpoint(f"ssh://{user}{host}" + (f":{port}" if port else ""), "http://localhost", ssh=address)
+        return _ssh(parts, shown)
     if scheme == "https" and tls is None:
         tls = ssl.create_default_context()
-    netloc = f"{host}:{port or (DEFAULT_TLS_PORT if tls else DEFAULT_PORT)}"
-    path = parts.path.rstrip("/")
-    return Endpoint(f"{scheme}://{netloc}{path}", f"{'https' if tls else 'http'}://{netloc}{path}", tls=tls)
+    port = port or (DEFAULT_TLS_PORT if tls else DEFAULT_PORT)
+    netloc = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return Endpoint(address=f"{scheme}://{netloc}{path}", host=host, port=port, prefix=path, tls=tls)
+
+
+def _ssh(parts: SplitResult, shown: str) -> Endpoint:
+    """Connect as Docker's own client does: run it on the other host, where it passes our bytes to the engine.
+
+    The program ssh reads the user's configuration, as always. Nothing of the address can be taken for one of its
+    options, or for a command of the other host's shell.
+    """
+    user = unquote(parts.username or "")
+    host = sub(r":[0-9]*$", "", parts.netloc.rpartition("@")[2]).strip("[]")  # as it is written in ssh's configuration
+    if parts.password is not None:
+        msg = f"{shown!r} has a password, which ssh does not take: use a key"
+        raise AddressError(msg)
+    if user.startswith("-") or host.startswith("-"):
+        msg = f"{shown!r} is not an address: its user or its host begins with '-'"
+        raise AddressError(msg)
+    path = unquote(parts.path)
+    command = ["docker", *(["--host", f"unix://{path}"] if path.strip("/") else []), "system", "dial-stdio"]
+    return Endpoint(
+        address=parts.geturl(),
+        command=[
+            *("ssh", "-T"),
+            *(("-l", user) if user else ()),
+            *(("-p", str(parts.port)) if parts.port else ()),
+            *("--", host, shlex.join(command)),
+        ],
+    )
 
 
 def default_endpoint(environ: Mapping[str, str] = os.environ, home: Path | None = None) -> Endpoint:

@@ -8,10 +8,8 @@ import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime, timedelta
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 from urllib.parse import quote
-
-import aiodocker
 
 from whalewatch._adapter.events import EventDeduplicator, LostEvents
 from whalewatch._adapter.rucksack import Packer
@@ -24,6 +22,9 @@ from whalewatch.moby.address import default_endpoint, endpoint
 from whalewatch.moby.connection import Connection
 from whalewatch.moby.reading import container as read_container
 from whalewatch.moby.reading import listed, moment, signal, text
+
+if TYPE_CHECKING:
+    import aiodocker
 
 __all__ = ["MobyEngine", "watch"]
 

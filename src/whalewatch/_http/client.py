@@ -1,0 +1,310 @@
+"""A client for GET requests: all that a server sends is bounded, and whatever goes wrong is an `EngineError`.
+
+There is no time-out in here: whoever awaits a request gives it up by cancelling it, which closes its connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import ssl
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from http import HTTPStatus
+from typing import Any
+
+import httptools
+
+from whalewatch._adapter.unix import unreachable
+from whalewatch._core.errors import EngineError, EngineTimeout, EngineUnavailable, ProtocolViolation, UnsupportedEngine
+from whalewatch._core.text import printable
+from whalewatch._http.dial import Endpoint, complaint, dial
+
+__all__ = ["Client", "Connection"]
+
+MAX_HEAD = 256 * 1024
+"""Most bytes that may arrive without any of them being part of a body: status, headers, trailers."""
+
+MAX_BUFFER = 1024 * 1024
+"""Bytes of a body that wait to be read, beyond which the connection is not read."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection, and the answer that arrives on it.
+
+    Attributes:
+        status: HTTP status of the answer; 0 until its head has arrived.
+        headers: its headers, by name in lower case.
+        received: bytes of its body that have been read.
+        process: the program at the other end of the socket, if there is one.
+        silent: whether nothing of the answer has arrived.
+        ended: done when the socket is closed.
+    """
+
+    def __init__(self, peer: socket.socket, process: Process | None) -> None:
+        self.process = process
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._peer = peer
+        self._parser = httptools.HttpResponseParser(self)
+        self._transport: Any = None
+        self._error: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._expect(answer=False)
+
+    def _expect(self, *, answer: bool) -> None:
+        self.status, self.received, self.silent = 0, 0, True
+        self.headers: dict[str, str] = {}
+        self._expected, self._complete = answer, False
+        self._keep = self._until_end = self._paused = False
+        self._chunks: list[bytes] = []
+        self._buffered = self._head = 0
+
+    async def request(self, head: bytes) -> None:
+        """Send a request, and wait for the head of its answer."""
+        self._expect(answer=True)
+        self._transport.write(head)
+        while not self.status:
+            await self._news()
+        if self.headers.get("content-encoding", "identity") != "identity":
+            raise ViolationError("is compressed")
+
+    async def read(self, limit: int, progress: Callable[[int], object] = bool) -> bytes:
+        """Read the whole body, which must not have more than so many bytes, and report how many come each time."""
+        chunks = []
+        while chunk := await self._chunk():
+            progress(len(chunk))
+            chunks.append(chunk)
+            if self.received > limit:
+                raise ViolationError(f"is larger than {limit >> 20} MiB")
+        return b"".join(chunks)
+
+    async def lines(self, limit: int) -> AsyncIterator[bytes | None]:
+        """Read the lines of the body that are not empty. None stands for one of more than so many bytes."""
+        pieces: list[bytes] = []
+        size = 0
+        while chunk := await self._chunk():
+            *ends, rest = chunk.split(b"\n")
+            for end in ends:
+                line = None if size + len(end) > limit else b"".join((*pieces, end))
+                pieces, size = [], 0
+                if line is None or line.strip():
+                    yield line
+            size += len(rest)
+            if size > limit:
+                pieces = []
+            elif rest:
+                pieces.append(rest)
+
+    def release(self) -> bool:
+        """End the answer; return whether the connection can be used again. If not, it is closed."""
+        if not self._complete or not self._keep or self._error is not None:
+            self.abort()
+            return False
+        self._expect(answer=False)
+        return True
+
+    def abort(self) -> None:
+        """Close the connection at once, also for processes that have inherited it by a fork."""
+        with suppress(OSError):
+            self._peer.shutdown(socket.SHUT_RDWR)
+        if self._transport is not None:
+            self._transport.abort()
+        if self.process is not None and self.process.returncode is None:
+            with suppress(ProcessLookupError):
+                self.process.terminate()
+
+    async def _chunk(self) -> bytes:
+        """Wait for a part of the body; return b"" at its end."""
+        while not self._chunks and not self._complete:
+            await self._news()
+        chunk = b"".join(self._chunks)
+        self._chunks, self._buffered = [], 0
+        self.received += len(chunk)
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+        return chunk
+
+    async def _news(self) -> None:
+        if self._error is not None:
+            raise self._error
+        self._waiter = asyncio.get_running_loop().create_future()
+        await self._waiter
+
+    def _tell(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _fail(self, error: Exception) -> None:
+        self._error = self._error or error
+        self._transport.abort()
+        self._tell()
+
+    # What the transport calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if not self._expected or self._complete:
+            self._fail(ConnectionError("data that was not asked for"))
+            return
+        self.silent = False
+        self._head += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._fail(error)
+        if self._head > MAX_HEAD:
+            self._fail(httptools.HttpParserError(f"more than {MAX_HEAD >> 10} KiB of headers"))
+        if self._buffered > MAX_BUFFER and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+        self._tell()
+
+    def eof_received(self) -> None:
+        # Without a length, and if not in chunks, a body ends where the connection does.
+        self._complete = self._complete or (self._until_end and self._error is None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._error = self._error or exc or ConnectionError("the other side closed it")
+        if not self.ended.done():
+            self.ended.set_result(None)
+        self._tell()
+
+    # What the parser calls
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            raise ConnectionError("more than one answer")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        self._head = 0
+        status = self._parser.get_status_code()
+        if status < HTTPStatus.OK:  # another one follows
+            self.headers.clear()
+            return
+        self.status = status
+        self._until_end = self.headers.keys().isdisjoint({"content-length", "transfer-encoding"})
+
+    def on_body(self, body: bytes) -> None:
+        self._head = 0
+        self._chunks.append(body)
+        self._buffered += len(body)
+
+    def on_message_complete(self) -> None:
+        self._head = 0
+        self._complete = self.status != 0
+        self._keep = self._parser.should_keep_alive()
+
+
+class ViolationError(Exception):
+    """What is wrong with an answer; it never leaves this module."""
+
+
+class Client:
+    """Requests to one server, each on a connection of its own, which is kept for later ones.
+
+    Args:
+        endpoint: where the server is.
+        message: names the server and its address in front of a text, for errors.
+        remedy: what to do if the permission to connect is missing, for errors.
+    """
+
+    def __init__(self, endpoint: Endpoint, *, message: Callable[[str], str], remedy: str) -> None:
+        self._endpoint = endpoint
+        self._message = message
+        self._remedy = remedy
+        self._connections: set[Connection] = set()
+        self._idle: list[Connection] = []
+
+    @asynccontextmanager
+    async def get(self, what: str, path: str) -> AsyncIterator[Connection]:
+        """Request a path, and read the answer within the block.
+
+        Args:
+            what: what is asked for, for errors.
+            path: path and query, quoted.
+
+        Raises:
+            EngineUnavailable: the server cannot be reached, or the connection has ended.
+            EngineTimeout: the server accepts no connections.
+            UnsupportedEngine: the server speaks something else than HTTP.
+            ProtocolViolation: the answer is too large, or compressed.
+        """
+        connection = None
+        try:
+            connection = await self._answered(
+                f"GET {self._endpoint.prefix}{path}{self._endpoint.headers}".encode("ascii")
+            )
+            yield connection
+        except (OSError, httptools.HttpParserError, httptools.HttpParserUpgrade, ViolationError) as error:
+            raise self._translated(what, error) from error
+        finally:
+            if connection is not None and connection.release():
+                self._idle.append(connection)
+
+    async def close(self) -> None:
+        """Close all connections; closing twice is fine."""
+        for connection in (connections := [*self._connections]):
+            connection.abort()
+        for connection in connections:
+            await asyncio.wait({connection.ended})
+            if connection.process is not None:
+                await connection.process.wait()
+
+    async def _answered(self, request: bytes) -> Connection:
+        """Send a request, and return its connection as soon as the head of the answer has arrived."""
+        while True:
+            kept = self._idle.pop() if self._idle else None
+            connection = kept or await self._connected()
+            try:
+                await connection.request(request)
+            except BaseException as error:
+                connection.abort()
+                if kept is not None and connection.silent and isinstance(error, OSError):
+                    continue  # the server has closed it meanwhile
+                if connection.process is not None and isinstance(error, OSError):
+                    raise ConnectionError(await complaint(connection.process)) from error
+                raise
+            return connection
+
+    async def _connected(self) -> Connection:
+        tls = self._endpoint.tls
+        peer, process = await dial(self._endpoint)
+        connection = Connection(peer, process)
+        self._connections.add(connection)
+        connection.ended.add_done_callback(lambda _: self._connections.discard(connection))
+        try:
+            await asyncio.get_running_loop().create_connection(
+                lambda: connection, sock=peer, ssl=tls, server_hostname=self._endpoint.host if tls else None
+            )
+        except BaseException:
+            connection.abort()
+            connection.connection_lost(None)  # which a transport does not say that was never handed over
+            raise
+        return connection
+
+    def _translated(self, what: str, error: Exception) -> EngineError:
+        """Return the error for what went wrong below; its message says what can be done about it."""
+        path, shown = self._endpoint.path, printable(error) or type(error).__name__
+        if isinstance(error, ViolationError):
+            return ProtocolViolation(self._message(f"the answer to {what} {shown}"))
+        if isinstance(error, (httptools.HttpParserError, httptools.HttpParserUpgrade)):
+            return UnsupportedEngine(self._message(f"the answer to {what} is not HTTP as expected ({shown})"))
+        if isinstance(error, BlockingIOError):
+            return EngineTimeout(self._message("it does not accept connections, and too many wait for it: is it hung?"))
+        if isinstance(error, (ssl.SSLError, ssl.CertificateError)):
+            reason = f"TLS refused ({shown}): check the CA, the client certificate and its key"
+        elif path and isinstance(error, OSError) and (known := unreachable(error, path, self._remedy)):
+            reason = known
+        elif isinstance(error, OSError) and error.errno == errno.ECONNREFUSED:
+            reason = "connection refused: the engine is not running"
+        else:
+            reason = f"connection lost during {what} ({shown})"
+        return EngineUnavailable(self._message(reason))

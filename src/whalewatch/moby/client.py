@@ -1,0 +1,66 @@
+"""A client of aiodocker that reaches the engine as the watcher does. Only this module loads aiodocker and aiohttp."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio.subprocess import Process
+from contextlib import suppress
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import aiodocker
+import aiohttp
+
+from whalewatch._http.dial import Endpoint, dial
+
+__all__ = ["close", "make"]
+
+
+def make(endpoint: Endpoint, version: str) -> aiodocker.Docker:
+    """Make a client for this version of the Engine API, such as "v1.45". Must be called in a running event loop."""
+    host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+    url = f"{'https' if endpoint.tls else 'http'}://{host}{f':{endpoint.port}' if endpoint.port else ''}"
+    connector = Connector(endpoint)
+    session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
+    return aiodocker.Docker(url + endpoint.prefix, connector, session, api_version=version)
+
+
+async def close(client: aiodocker.Docker) -> None:
+    """Close a client with all its connections."""
+    await client.close()
+    assert isinstance(client.connector, Connector)
+    await client.connector.abort()
+    await client.session.close()
+
+
+class Connector(aiohttp.BaseConnector):
+    """Makes connections of aiohttp's to one engine, as many as the application wants."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(limit=0)
+        self._endpoint = endpoint
+        # The keys are the protocols, because not every event loop allows weak references to transports.
+        self._made: WeakKeyDictionary[asyncio.BaseProtocol, tuple[asyncio.Transport, Process | None]] = (
+            WeakKeyDictionary()
+        )
+
+    async def _create_connection(self, *_: Any, **__: Any) -> Any:
+        tls = self._endpoint.tls
+        try:
+            peer, process = await dial(self._endpoint)
+            transport, protocol = await asyncio.get_running_loop().create_connection(
+                self._factory, sock=peer, ssl=tls, server_hostname=self._endpoint.host if tls else None
+            )
+        except OSError as error:
+            raise aiohttp.ClientConnectionError(str(error)) from error
+        self._made[protocol] = transport, process
+        return protocol
+
+    async def abort(self) -> None:
+        """Close all connections at once: over TLS, aiohttp would wait for the engine to agree, and it may hang."""
+        for transport, process in [*self._made.values()]:
+            transport.abort()
+            if process is not None:
+                with suppress(ProcessLookupError):
+                    process.terminate()
+                await process.wait()
