@@ -265,13 +265,15 @@ class Client:
             connection = kept or await self._connected()
             try:
                 await connection.request(request)
-            except BaseException as error:
-                connection.abort()
-                if kept is not None and connection.silent and isinstance(error, OSError):
+            except OSError as error:
+                if kept is not None and connection.silent:
                     continue  # the server has closed it meanwhile
-                if connection.process is not None and isinstance(error, OSError):
+                if connection.process is not None:
                     raise ConnectionError(await complaint(connection.process)) from error
                 raise
+            finally:
+                if not connection.status:
+                    connection.abort()
             return connection
 
     async def _connected(self) -> Connection:
