@@ -24,6 +24,8 @@ from whalewatch._http.dial import Endpoint, complaint, dial
 
 __all__ = ["Client", "Connection"]
 
+NOT_HTTP = (httptools.HttpParserError, httptools.HttpParserUpgrade)
+
 MAX_HEAD = 256 * 1024
 """Most bytes that may arrive without any of them being part of a body: status, headers, trailers."""
 
@@ -67,8 +69,6 @@ class Connection(asyncio.Protocol):
         self._transport.write(head)
         while not self.status:
             await self._news()
-        if self.headers.get("content-encoding", "identity") != "identity":
-            raise ViolationError("is compressed")
 
     async def read(self, limit: int, progress: Callable[[int], object] = bool) -> bytes:
         """Read the whole body, which must not have more than so many bytes, and report how many come each time."""
@@ -99,7 +99,7 @@ class Connection(asyncio.Protocol):
 
     def release(self) -> bool:
         """End the answer; return whether the connection can be used again. If not, it is closed."""
-        if not self._complete or not self._keep or self._error is not None:
+        if not self._complete or not self._keep or self._paused or self._error is not None:
             self.abort()
             return False
         self._expect(answer=False)
@@ -117,6 +117,8 @@ class Connection(asyncio.Protocol):
 
     async def _chunk(self) -> bytes:
         """Wait for a part of the body; return b"" at its end."""
+        if self.headers.get("content-encoding", "identity") != "identity":
+            raise ViolationError("is compressed")
         while not self._chunks and not self._complete:
             await self._news()
         chunk = b"".join(self._chunks)
@@ -155,7 +157,7 @@ class Connection(asyncio.Protocol):
         self._head += len(data)
         try:
             self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+        except NOT_HTTP as error:
             self._fail(error)
         if self._head > MAX_HEAD:
             self._fail(httptools.HttpParserError(f"more than {MAX_HEAD >> 10} KiB of headers"))
@@ -220,6 +222,10 @@ class Client:
         self._endpoint = endpoint
         self._message = message
         self._remedy = remedy
+        self._headers = (
+            f"HTTP/1.1\r\nHost: {endpoint.netloc}\r\nUser-Agent: whalewatch\r\n"
+            "Accept: application/json\r\nAccept-Encoding: identity\r\n\r\n"
+        )
         self._connections: set[Connection] = set()
         self._idle: list[Connection] = []
 
@@ -239,11 +245,9 @@ class Client:
         """
         connection = None
         try:
-            connection = await self._answered(
-                f"GET {self._endpoint.prefix}{path}{self._endpoint.headers}".encode("ascii")
-            )
+            connection = await self._answered(f"GET {self._endpoint.prefix}{path} {self._headers}".encode("ascii"))
             yield connection
-        except (OSError, httptools.HttpParserError, httptools.HttpParserUpgrade, ViolationError) as error:
+        except (OSError, *NOT_HTTP, ViolationError) as error:
             raise self._translated(what, error) from error
         finally:
             if connection is not None and connection.release():
@@ -263,6 +267,7 @@ class Client:
         while True:
             kept = self._idle.pop() if self._idle else None
             connection = kept or await self._connected()
+            answered = False
             try:
                 await connection.request(request)
             except OSError as error:
@@ -271,10 +276,12 @@ class Client:
                 if connection.process is not None:
                     raise ConnectionError(await complaint(connection.process)) from error
                 raise
+            else:
+                answered = True
+                return connection
             finally:
-                if not connection.status:
+                if not answered:
                     connection.abort()
-            return connection
 
     async def _connected(self) -> Connection:
         tls = self._endpoint.tls
@@ -297,7 +304,7 @@ class Client:
         path, shown = self._endpoint.path, printable(error) or type(error).__name__
         if isinstance(error, ViolationError):
             return ProtocolViolation(self._message(f"the answer to {what} {shown}"))
-        if isinstance(error, (httptools.HttpParserError, httptools.HttpParserUpgrade)):
+        if isinstance(error, NOT_HTTP):
             return UnsupportedEngine(self._message(f"the answer to {what} is not HTTP as expected ({shown})"))
         if isinstance(error, BlockingIOError):
             return EngineTimeout(self._message("it does not accept connections, and too many wait for it: is it hung?"))

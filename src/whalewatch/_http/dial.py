@@ -45,14 +45,15 @@ class Endpoint:
     tls: ssl.SSLContext | None = None
 
     @property
-    def headers(self) -> str:
-        """What follows the path of a request."""
+    def netloc(self) -> str:
+        """Host and port, as in a URL and in the header Host."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        port = f":{self.port}" if self.port else ""
-        return (
-            f" HTTP/1.1\r\nHost: {host}{port}\r\nUser-Agent: whalewatch\r\n"
-            "Accept: application/json\r\nAccept-Encoding: identity\r\n\r\n"
-        )
+        return f"{host}:{self.port}" if self.port else host
+
+    @property
+    def url(self) -> str:
+        """URL for requests; its host is a dummy for a Unix socket and for a program."""
+        return f"{'https' if self.tls else 'http'}://{self.netloc}{self.prefix}"
 
 
 async def dial(endpoint: Endpoint) -> tuple[socket.socket, Process | None]:

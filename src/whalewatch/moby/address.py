@@ -13,6 +13,8 @@ from re import sub
 from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
+import attrs
+
 from whalewatch._core.errors import AddressError
 from whalewatch._core.text import printable
 from whalewatch._http.dial import Endpoint
@@ -68,8 +70,8 @@ def _remote(scheme: str, address: str, shown: str, tls: ssl.SSLContext | None) -
     if scheme == "https" and tls is None:
         tls = ssl.create_default_context()
     port = port or (DEFAULT_TLS_PORT if tls else DEFAULT_PORT)
-    netloc = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return Endpoint(address=f"{scheme}://{netloc}{path}", host=host, port=port, prefix=path, tls=tls)
+    found = Endpoint(address="", host=host, port=port, prefix=path, tls=tls)
+    return attrs.evolve(found, address=f"{scheme}://{found.netloc}{path}")
 
 
 def _ssh(parts: SplitResult, shown: str) -> Endpoint:

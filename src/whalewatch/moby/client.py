@@ -18,11 +18,9 @@ __all__ = ["close", "make"]
 
 def make(endpoint: Endpoint, version: str) -> aiodocker.Docker:
     """Make a client for this version of the Engine API, such as "v1.45". Must be called in a running event loop."""
-    host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
-    url = f"{'https' if endpoint.tls else 'http'}://{host}{f':{endpoint.port}' if endpoint.port else ''}"
     connector = Connector(endpoint)
     session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
-    return aiodocker.Docker(url + endpoint.prefix, connector, session, api_version=version)
+    return aiodocker.Docker(endpoint.url, connector, session, api_version=version)
 
 
 async def close(client: aiodocker.Docker) -> None:
