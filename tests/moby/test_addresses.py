@@ -52,22 +52,36 @@ from whalewatch.testing import FakeDocker
 )
 def test_address_is_understood(address: str, shown: str, url: str, path: str | None) -> None:
     found = endpoint(address)
-    assert (found.address, found.url, found.path, found.ssh) == (shown, url, path, None)
+    assert (found.address, found.url, found.path, found.command) == (shown, url, path, ())
     assert (found.tls is not None) is address.startswith("https")
     assert moby.MobyEngine(address).address == shown
 
 
-def test_relative_path_ssh_and_tls_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_path_and_tls_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = endpoint("./docker.sock")
     assert (found.path, found.address) == (f"{tmp_path}/docker.sock", f"unix://{tmp_path}/docker.sock")
-    for address in ("ssh://me@host:2222", "ssh://host"):
-        found = endpoint(address)
-        assert (found.address, found.ssh, found.path) == (address, address, None)
     tls = ssl.create_default_context()
     for scheme in ("tcp", "https", "http"):
         found = endpoint(f"{scheme}://host", tls)
         assert (found.url, found.tls) == ("https://host:2376", tls)
+
+
+@pytest.mark.parametrize(
+    ("address", "arguments", "remote"),
+    [
+        ("ssh://host", [], "docker system dial-stdio"),
+        ("ssh://me@Host:2222/", ["-l", "me", "-p", "2222"], "docker system dial-stdio"),
+        ("ssh://[::1]:22/run/d.sock", ["-p", "22"], "docker --host unix:///run/d.sock system dial-stdio"),
+        ("ssh://host/a;reboot", [], "docker --host 'unix:///a;reboot' system dial-stdio"),
+        ("ssh://a%20b@host/%24(id)", ["-l", "a b"], "docker --host 'unix:///$(id)' system dial-stdio"),
+    ],
+)
+def test_ssh_runs_dockers_own_client_on_the_other_host(address: str, arguments: list[str], remote: str) -> None:
+    found = endpoint(address)
+    host = "::1" if "::1" in address else "Host" if "Host" in address else "host"
+    assert found.command == ["ssh", "-T", *arguments, "--", host, remote]
+    assert (found.address, found.path, found.tls) == (address, None, None)
 
 
 UNUSABLE = (
@@ -76,7 +90,7 @@ UNUSABLE = (
     *("/run/docker\x00.sock", "unix:///run/\x1b[31mdocker.sock"),
     *("ftp://someone:secret@host", "tcp://someone:secret@host:port", "tcp://someone:secret@"),
     *("http://someone:secret@[::1", "tcp://someone:very@secret@host:port", "tcp://someone:very/secret@host"),
-    "unix://someone:secret@host",
+    *("unix://someone:secret@host", "ssh://someone:secret@host", "ssh://-oProxyCommand=reboot", "ssh://%2dF@host"),
 )
 
 
@@ -93,7 +107,7 @@ def test_address_that_cannot_be_used_is_refused_at_once_by_what_it_is_without_it
         assert "very" not in str(caught.value)
 
 
-@pytest.mark.parametrize("scheme", ["tcp", "http", "https", "ssh"])
+@pytest.mark.parametrize("scheme", ["tcp", "http", "https"])
 def test_password_is_never_shown(scheme: str) -> None:
     address = f"{scheme}://someone:secret@host:1234"
     assert "secret" not in endpoint(address).address

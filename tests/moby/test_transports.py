@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import os
 import shutil
 import ssl
 import weakref
@@ -19,7 +20,7 @@ import asyncssh
 import pytest
 from yarl import URL
 
-from tests.conftest import Docker
+from tests.conftest import LIVE, Docker
 from tests.support.certificates import make_certificates
 from tests.support.checker import PATIENCE
 from tests.support.docker_contexts import context
@@ -30,7 +31,7 @@ from tests.support.engines.proxy import Proxy
 from tests.support.followed import eventually, leave
 from tests.support.outage import lost
 from whalewatch import EngineTimeout, EngineUnavailable, UnsupportedEngine, Watcher, WatchState, moby
-from whalewatch.moby.connection import TLSConnector
+from whalewatch.moby.client import Connector
 from whalewatch.testing import FakeDocker
 
 
@@ -170,21 +171,21 @@ async def test_tls_connections_that_ended_are_not_kept(hanging: tuple[Watcher, C
         client = watcher.engine.client
         assert isinstance(client, aiodocker.Docker)
         connector = client.session.connector
-        assert isinstance(connector, TLSConnector)
+        assert isinstance(connector, Connector)
         made = weakref.WeakSet[asyncio.BaseProtocol]()
         for _ in range(20):
             async with client.session.get(f"{client.docker_host}/events") as response:
                 assert response.connection is not None
                 assert response.connection.protocol is not None
                 made.add(response.connection.protocol)
-                assert response.connection.protocol in connector.transports
+                assert response.connection.protocol in connector._made
         del response
-        await eventually(lambda: gc.collect() and not made & {*connector.transports})
+        await eventually(lambda: gc.collect() and not made & {*connector._made})
 
 
 @asynccontextmanager
-async def ssh_server(home: Path, socket: Path) -> AsyncIterator[int]:
-    """Serve ssh on a port of the loopback; what Docker's client would run there reaches the engine's socket."""
+async def ssh_server(home: Path, socket: Path) -> AsyncIterator[None]:
+    """Serve ssh as the host "far", where Docker's own client reaches the engine's socket."""
 
     async def dial_stdio(process: asyncssh.SSHServerProcess[bytes]) -> None:
         assert process.command == "docker system dial-stdio"
@@ -214,32 +215,34 @@ async def ssh_server(home: Path, socket: Path) -> AsyncIterator[int]:
         Open, "127.0.0.1", 0, server_host_keys=[key], process_factory=dial_stdio, encoding=None
     )
     port = server.get_port()
-    (home / ".ssh").mkdir()
-    (home / ".ssh/known_hosts").write_text(f"[127.0.0.1]:{port} {key.export_public_key().decode()}")
+    known_hosts = home / "known_hosts"
+    known_hosts.write_text(f"[127.0.0.1]:{port} {key.export_public_key().decode()}")
+    (home / "config").write_text(
+        f"Host far\n HostName 127.0.0.1\n Port {port}\nHost *\n UserKnownHostsFile {known_hosts}\n"
+    )
+    program = home / "ssh"  # it reads its configuration in the user's home, whatever HOME says
+    program.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {home}/config "$@"\n')
+    program.chmod(0o755)
     try:
-        yield port
+        yield
     finally:
         server.close()
         await server.wait_closed()
 
 
-async def test_ssh(home: Path) -> None:
-    async with FakeDocker() as fake, ssh_server(home, fake.path) as port:
-        address = f"ssh://root@127.0.0.1:{port}"
-        async with moby.watch(address) as watcher:
-            await watcher.ready(PATIENCE)
-            id = fake.run("far")
-            assert (await watcher.portfolio.wait_for("far", PATIENCE)).id == id
-            assert watcher.engine.address == address
-
-
-async def test_ssh_to_nowhere_is_a_clear_error(home: Path) -> None:
-    (home / ".ssh").mkdir()
-    (home / ".ssh/known_hosts").touch()
-    expected = r"ssh://root@127\.0\.0\.1:1: .*Cannot connect to Docker via SSH"
-    with pytest.raises(EngineUnavailable, match=expected) as caught:
-        await version_at("ssh://root:secret@127.0.0.1:1")
-    assert "secret" not in str(caught.value)
+@pytest.mark.live
+@pytest.mark.skipif(shutil.which("ssh") is None and LIVE != "require", reason="there is no ssh")
+async def test_ssh(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{home}:{os.environ['PATH']}")
+    async with FakeDocker() as fake, ssh_server(home, fake.path), moby.watch("ssh://root@far") as watcher:
+        await watcher.ready(PATIENCE)
+        id = fake.run("far")
+        assert (await watcher.portfolio.wait_for("far", PATIENCE)).id == id
+        client = watcher.engine.client
+        assert isinstance(client, aiodocker.Docker)
+        assert [container.id for container in await client.containers.list()] == [id]
+        with pytest.raises(EngineUnavailable, match=r"ssh://nobody@127\.0\.0\.1:1: connection lost .*refused"):
+            await version_at("ssh://nobody@127.0.0.1:1")
 
 
 async def test_calls_of_the_application_leave_room_for_the_watcher() -> None:

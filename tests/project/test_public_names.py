@@ -11,35 +11,24 @@ import re
 import subprocess
 import sys
 import typing
-from collections import Counter
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
-from aiohttp.client_reqrep import ConnectionKey
-from multidict import CIMultiDict, CIMultiDictProxy
-from yarl import URL
 
 import whalewatch
 from tests.support.scripted import ScriptedEngine, box
 from whalewatch import (
     Engine,
-    EngineError,
-    EngineTimeout,
-    EngineUnavailable,
     Portfolio,
     Snapshot,
     Subscription,
-    UnsupportedEngine,
     WatcherOptions,
     containerd,
     cri,
     moby,
 )
-from whalewatch.moby.address import endpoint
-from whalewatch.moby.connection import Connection
 
 SPECIAL = {"__aenter__", "__aexit__", "__aiter__", "__anext__", "__contains__", "__getitem__", "__iter__", "__len__"}
 
@@ -159,7 +148,11 @@ OURS = {f"whalewatch.{name}" for name in ("moby", "containerd", "cri", "_grpc", 
     ("statement", "needed", "needless"),
     [
         ("import whalewatch", {"whalewatch._core.watcher"}, HTTP | GRPC | OURS),
-        ("from whalewatch import moby", {"aiohttp"}, GRPC | {"whalewatch.testing"}),
+        (
+            "from whalewatch import moby; moby.watch('/nonexistent')",
+            {"httptools"},
+            HTTP | GRPC | {"whalewatch.testing"},
+        ),
         ("from whalewatch import containerd", GRPC, HTTP | {"whalewatch.testing"}),
         ("from whalewatch import cri", GRPC, HTTP | {"whalewatch.testing"}),
     ],
@@ -175,109 +168,6 @@ def test_importing_changes_no_logging() -> None:
         "import logging; before = dict(vars(logging.root)); from whalewatch import containerd, cri, moby; "
         "assert vars(logging.root) == before; assert not logging.getLogger('whalewatch').handlers"
     )
-
-
-# ---- foreign exceptions
-
-
-TRANSLATED: dict[str, type[EngineError]] = {
-    "ClientConnectionError": EngineUnavailable,
-    "ClientConnectionResetError": EngineUnavailable,
-    "ClientConnectorCertificateError": EngineUnavailable,
-    "ClientConnectorDNSError": EngineUnavailable,
-    "ClientConnectorError": EngineUnavailable,
-    "ClientConnectorSSLError": EngineUnavailable,
-    "ClientError": EngineError,
-    "ClientHttpProxyError": UnsupportedEngine,
-    "ClientOSError": EngineUnavailable,
-    "ClientPayloadError": EngineUnavailable,
-    "ClientProxyConnectionError": EngineUnavailable,
-    "ClientResponseError": UnsupportedEngine,
-    "ClientSSLError": EngineUnavailable,
-    "ConnectionTimeoutError": EngineTimeout,
-    "ContentTypeError": UnsupportedEngine,
-    "InvalidURL": EngineError,
-    "InvalidUrlClientError": EngineError,
-    "InvalidUrlRedirectClientError": EngineError,
-    "NonHttpUrlClientError": EngineError,
-    "NonHttpUrlRedirectClientError": EngineError,
-    "RedirectClientError": EngineError,
-    "ServerConnectionError": EngineUnavailable,
-    "ServerDisconnectedError": EngineUnavailable,
-    "ServerFingerprintMismatch": EngineUnavailable,
-    "ServerTimeoutError": EngineTimeout,
-    "SocketTimeoutError": EngineTimeout,
-    "TooManyRedirects": UnsupportedEngine,
-    "UnixClientConnectorError": EngineUnavailable,
-    "UploadAbortedError": EngineError,
-    "WSServerHandshakeError": UnsupportedEngine,
-}
-"""What becomes of each of aiohttp's exceptions: whoever meets a new one decides, and writes it down here."""
-
-
-def all_subclasses(parent: type[BaseException]) -> set[type[BaseException]]:
-    return {parent}.union(*(all_subclasses(child) for child in parent.__subclasses__()))
-
-
-CLIENT_ERRORS = sorted(
-    (kind for kind in all_subclasses(aiohttp.ClientError) if kind.__module__.startswith("aiohttp.")),
-    key=lambda kind: kind.__name__,
-)
-
-
-def instance(kind: type[BaseException]) -> BaseException:
-    """Make an exception of aiohttp's as aiohttp itself makes it."""
-    make: Any = kind
-    if kind.__name__ == "UnixClientConnectorError":
-        return make("/run/docker.sock", key(), OSError("out of luck"))  # type: ignore[no-any-return]
-    if issubclass(kind, aiohttp.ClientConnectorCertificateError):
-        return make(key(), ValueError("out of luck"))  # type: ignore[no-any-return]
-    if issubclass(kind, aiohttp.ClientConnectorError):
-        return make(key(), OSError("out of luck"))  # type: ignore[no-any-return]
-    if issubclass(kind, aiohttp.ServerFingerprintMismatch):
-        return make(b"expected", b"got", "host", 1)  # type: ignore[no-any-return]
-    if issubclass(kind, aiohttp.ClientResponseError):
-        request = aiohttp.RequestInfo(
-            URL("http://host:1/"), "GET", CIMultiDictProxy(CIMultiDict()), URL("http://host:1/")
-        )
-        return make(request, (), message="out of luck")  # type: ignore[no-any-return]
-    return make("out of luck")  # type: ignore[no-any-return]
-
-
-def key() -> ConnectionKey:
-    return ConnectionKey("host", 1, False, True, None, None, None)
-
-
-def test_every_exception_of_aiohttps_client_is_thought_of() -> None:
-    unknown = {kind.__name__ for kind in CLIENT_ERRORS} - TRANSLATED.keys()
-    assert not unknown, "aiohttp has grown: decide what these mean, in Connection and in TRANSLATED"
-
-
-@pytest.mark.parametrize("kind", CLIENT_ERRORS, ids=lambda kind: kind.__name__)
-async def test_exception_of_aiohttps_is_translated(kind: type[Exception]) -> None:
-    connection = Connection(endpoint("tcp://host:1"), engine="Docker", remedy="none", calls=Counter())
-    try:
-        foreign = instance(kind)
-        assert isinstance(foreign, Exception)
-        with pytest.raises(EngineError) as caught:
-            await fail(connection, foreign)
-        assert type(caught.value) is TRANSLATED[kind.__name__]
-        assert caught.value.__cause__ is foreign
-        assert str(caught.value).startswith("Docker engine at tcp://host:1: ")
-        assert str(caught.value).isprintable()
-    finally:
-        await connection.close()
-
-
-async def fail(connection: Connection, foreign: Exception) -> None:
-    """Make a request during which something below raises."""
-    session: Any = connection._session
-
-    def get(*_: Any, **__: Any) -> Any:
-        raise foreign
-
-    session.__dict__["get"] = get
-    await connection.ping()
 
 
 def test_the_program_for_type_checkers_uses_every_public_name() -> None:

@@ -14,10 +14,9 @@ import whalewatch
 
 ALLOWED = (
     ("logging/__init__.py", "callHandlers"),  # the application's own handlers
-    ("aiodocker/ssh.py", "close"),  # removes the folder of its socket
     ("whalewatch/_adapter/unix.py", "unreachable"),  # looks at a path at which the kernel has just looked
     ("whalewatch/moby/address.py", "default_endpoint"),  # reads Docker's configuration, before the watch begins
-    ("whalewatch/moby/connection.py", "_connector"),  # imports the client for ssh when it is first used
+    ("whalewatch/moby/connection.py", "client"),  # imports aiodocker when it is first asked for
 )
 """What may block: file and function."""
 
