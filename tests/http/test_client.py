@@ -235,8 +235,11 @@ async def test_answer_that_nobody_reads_is_not_buffered() -> None:
         assert len(await stream.read(200 * 65536)) == 200 * 65536
 
 
-async def test_request_that_is_cancelled_closes_its_connection() -> None:
-    async with served([b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"]) as (server, client):
+@pytest.mark.parametrize(
+    "answer", [b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"], ids=["head", "body"]
+)
+async def test_request_that_is_given_up_closes_its_connection(answer: bytes) -> None:
+    async with served([answer]) as (server, client):
         for _ in range(3):
             task = asyncio.create_task(got(client))
             await eventually(lambda: server.open == 1)
