@@ -18,9 +18,10 @@ PIP := -m pip --quiet --disable-pip-version-check --retries 2 install
 # One line instead of pip's pages, most of which are about a network that is not there.
 OR_SAY = >$(VENV)/pip.log 2>&1 || { echo "pip: $$(grep ERROR $(VENV)/pip.log | tail -n 1)" \
 	"(can it reach its package index? all it said is in $(VENV)/pip.log)" >&2; exit 1; }
-# Most tests wait, so that three at a time keep two cores busy; each has engines of its own.
+# Most tests wait, so that several at a time keep two cores busy; each has engines of its own.
 PYTEST := -m pytest -n 3
-UNIT := --hypothesis-profile=unit -m 'not live and not slow'
+UNIT := -n 4 --hypothesis-profile=unit -m 'not live and not slow'
+unexport PYTHONDONTWRITEBYTECODE # without bytecode, each process compiles all tests again
 
 # A virtual environment without pip, or that was moved here from elsewhere, is made again.
 SOUND := $(shell [ ! -e $(VENV) ] || { grep -qF '$(CURDIR)/$(VENV)' $(BIN)/activate && $(BIN)/python -c 'import pip'; } \

@@ -50,9 +50,9 @@ FAKE_CRIS: dict[str, dict[str, Any]] = {
 grpc.aio.init_grpc_aio()
 _KEPT = grpc.insecure_channel("unix:///nonexistent")
 
-# Of what is left to chance `make unit` tries a tenth.
+# Of what is left to chance `make unit` tries a fifteenth.
 hypothesis.settings.register_profile("all", max_examples=300, deadline=None)
-hypothesis.settings.register_profile("unit", max_examples=30, deadline=None)
+hypothesis.settings.register_profile("unit", max_examples=20, deadline=None)
 hypothesis.settings.load_profile("all")
 
 _left_out: dict[str, str] = {}

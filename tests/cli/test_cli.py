@@ -296,6 +296,7 @@ async def test_signals_end_a_watch_cleanly_even_of_a_frozen_engine(
         assert (code, err) == (0, "")
 
 
+@pytest.mark.slow
 async def test_seconds_end_a_watch_that_was_in_sync_with_success() -> None:
     async with FakeDocker() as fake:
         fake.run("web", project="shop")
@@ -324,6 +325,7 @@ async def test_output_that_cannot_be_written_is_told() -> None:
         os.close(full)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["Docker", "containerd"])
 @pytest.mark.parametrize("dead", [False, True], ids=["missing", "dead"])
 async def test_engine_that_is_not_there_is_told_once_and_at_once_and_fails_when_the_time_is_over(
@@ -376,6 +378,7 @@ async def test_an_engine_that_comes_later_is_found(tmp_path: Path) -> None:
             await until_following(watch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "scheme", "engine", "remedy"),
     [(FakeDocker, "unix", "Docker", "group docker"), (FakeContainerd, "containerd", "containerd", ": run as root")],

@@ -108,6 +108,7 @@ async def test_namespace_that_fails_is_not_read_as_empty_and_one_that_vanishes_i
         await engine.listing()
 
 
+@pytest.mark.slow
 async def test_failing_namespace_keeps_its_last_known_containers_and_is_warned_about_once(
     fake: FakeContainerd, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -476,6 +477,7 @@ async def test_watchers_that_are_kept_keep_no_socket(fake: FakeContainerd) -> No
     assert all(watcher.status.state is WatchState.CLOSED for watcher in kept)
 
 
+@pytest.mark.slow
 async def test_many_namespaces_that_hang_hide_nobody_else_and_take_no_longer_than_one(
     fake: FakeContainerd, monkeypatch: pytest.MonkeyPatch
 ) -> None:

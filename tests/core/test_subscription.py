@@ -167,6 +167,7 @@ def test_buffer_without_room_is_refused(buffer: int) -> None:
 # ---- a reader that does not read at all
 
 
+@pytest.mark.slow
 async def test_unread_subscription_hurts_nobody() -> None:
     engine = ScriptedEngine(*(box(f"old{i}") for i in range(20)), complete=True)
     async with followed(Watcher(engine, audit=None)) as follow:

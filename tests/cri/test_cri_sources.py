@@ -241,6 +241,7 @@ BOTH = pytest.mark.parametrize("source", ["pod-events", "poll"])
 EACH = pytest.mark.parametrize("source", ["native", "pod-events", "poll"])
 
 
+@pytest.mark.slow
 @BOTH
 async def test_one_status_is_asked_of_each_that_runs_which_the_application_may_pack(
     engine: FakeCRI, source: str
@@ -288,6 +289,7 @@ async def test_of_what_tells_no_pid_containers_are_alive_and_counted_and_sandbox
     assert len(logged(caplog, "no PID")) == len(caplog.records) == 1
 
 
+@pytest.mark.slow
 @BOTH
 async def test_pid_that_is_told_late_is_found_by_an_audit(engine: FakeCRI, source: str) -> None:
     c1 = engine.run(bare(engine), "c1")
@@ -455,6 +457,7 @@ async def test_events_that_look_old_because_the_clock_was_set_back_are_no_backlo
         assert follow.fold.events[-1].origin is Origin.ENGINE
 
 
+@pytest.mark.slow
 async def test_garbage_on_the_stream_is_told_once_and_repaired_and_what_comes_twice_is_read_once(
     engine: FakeCRI, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -501,6 +504,7 @@ async def test_start_of_a_sandbox_is_read_as_such(engine: FakeCRI) -> None:
         assert (calls.get("container", 0), calls["sandbox"], calls["sandbox-status"]) == (0, 1, 1)
 
 
+@pytest.mark.slow
 async def test_engine_that_serves_its_events_once_is_read_by_one_stream_only(caplog: pytest.LogCaptureFixture) -> None:
     """A containerd 1.7 notices that a reader has gone when it has lost an event to it."""
     engine = FakeCRI(runtime="containerd", version="1.7.24", pod_events="shared")
@@ -669,6 +673,7 @@ async def test_containers_of_others_in_the_namespace_are_not_seen_and_garbage_do
         assert (follow.stats.lost, follow.stats.outages) == (1, 0)
 
 
+@pytest.mark.slow
 async def test_task_whose_shim_is_silent_keeps_what_is_known_also_through_an_outage(containerd: Containerd) -> None:
     faults, tasks = containerd.native.faults, containerd.native._state.tasks
     async with following(containerd, audit=0.1) as follow:

@@ -152,6 +152,7 @@ async def test_leaving_lets_go_of_tls_connections_to_a_hung_engine(hanging: tupl
         await eventually(lambda: not connections(watcher.engine.address))
 
 
+@pytest.mark.slow
 async def test_outage_lets_go_of_tls_connections_to_a_hung_engine(hanging: tuple[Watcher, Callable[[], None]]) -> None:
     watcher, hang = hanging
     async with watcher:

@@ -88,6 +88,7 @@ async def test_demo_shows_the_engine_that_answers() -> None:
         assert out.startswith("engine seen for ")
 
 
+@pytest.mark.slow
 async def test_demo_simulates_an_engine_where_none_answers() -> None:
     async with example("demo.py", "--seconds", "3", DOCKER_HOST="unix:///nowhere") as program:
         code, out, err = await program.ended()

@@ -59,6 +59,7 @@ async def test_what_the_engine_tells_about_when_the_audit_reads_is_no_drift(
 # ---- what the audit does
 
 
+@pytest.mark.slow
 async def test_audit_of_an_engine_that_told_everything_changes_nothing() -> None:
     async with FakeDocker() as fake:
         for number in range(30):
@@ -127,6 +128,7 @@ async def test_what_is_told_of_a_container_waits_for_no_audit_that_is_about_to_r
         assert (engine.inspected[0], follow.stats.drift) == ("box-19", 0)
 
 
+@pytest.mark.slow
 async def test_containers_that_keep_failing_do_not_keep_others_from_being_read_anew() -> None:
     async with docker_followed(*(f"box-{number}" for number in range(30)), audit=0.1) as (fake, follow, ids):
         for id in ids[:20]:
@@ -185,6 +187,7 @@ async def test_container_that_exits_before_an_audit_has_read_it_is_no_suspect_an
         assert (suspects, follow.types()) == (set(), ["exited"] * 2)
 
 
+@pytest.mark.slow
 async def test_restart_told_without_times_while_the_audit_reads_is_told_once() -> None:
     engine = ScriptedEngine(box("box", pid=1, start=None))
     async with followed(Watcher(engine, audit=0.1)) as follow:
@@ -254,6 +257,7 @@ async def test_start_that_fell_between_listing_and_subscription_is_found_right_a
         assert (follow.stats.outages, follow.stats.syncs) == (0, 1), "not by a second synchronisation"
 
 
+@pytest.mark.slow
 async def test_listing_that_is_stale_repairs_nothing() -> None:
     thawed = partial(FakeDocker.run, name="thawed", paused=True)
     async with docker_followed("dead", "restarted", "renamed", "paused", thawed, audit=0.2) as (fake, follow, ids):
@@ -286,6 +290,7 @@ async def test_synchronisation_with_a_stale_listing_ends_in_the_truth() -> None:
                 await follow.until(lambda: follow.shows(fake))
 
 
+@pytest.mark.slow
 async def test_what_was_lost_is_looked_for_soon_without_waiting_for_the_next_audit() -> None:
     async with FakeDocker() as fake:
         listed = fake.faults.pause_after("list")
@@ -322,6 +327,7 @@ async def test_noise_that_goes_on_asks_for_audits_less_and_less_often_and_reads_
         assert engine.calls["inspect"] == 140 + 20, "an audit that is due reads some anew"
 
 
+@pytest.mark.slow
 @in_no_time
 async def test_loss_right_after_an_audit_that_was_due_is_heard_at_once_though_there_was_noise_long_ago() -> None:
     engine = ScriptedEngine(box("a"))

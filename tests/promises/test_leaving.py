@@ -103,6 +103,7 @@ async def test_cancelled_while_leaving_it_leaves_nothing_behind() -> None:
     assert watcher._task.done()
 
 
+@pytest.mark.slow
 async def test_streams_that_swallow_their_cancellation_are_ended_all_the_same() -> None:
     class Deaf(ScriptedEngine):
         async def signals(self) -> AsyncIterator[Signal]:

@@ -152,6 +152,7 @@ async def test_inspect_that_fails_once_is_no_news(caplog: pytest.LogCaptureFixtu
     assert [record for record in caplog.records if record.levelname == "WARNING"] == []
 
 
+@pytest.mark.slow
 async def test_container_that_keeps_failing_is_tried_less_and_less_often(caplog: pytest.LogCaptureFixture) -> None:
     loop = asyncio.get_running_loop()
     async with docker_followed("good", "bad", audit=None) as (fake, follow, (good, bad)):
