@@ -91,6 +91,7 @@ UNUSABLE = (
     *("ftp://someone:secret@host", "tcp://someone:secret@host:port", "tcp://someone:secret@"),
     *("http://someone:secret@[::1", "tcp://someone:very@secret@host:port", "tcp://someone:very/secret@host"),
     *("unix://someone:secret@host", "ssh://someone:secret@host", "ssh://-oProxyCommand=reboot", "ssh://%2dF@host"),
+    *("ssh://u%00@host", "ssh://host/%00", "tcp://a..b", f"tcp://{'a' * 64}"),
 )
 
 

@@ -9,7 +9,6 @@ import asyncio
 import errno
 import socket
 import ssl
-from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
@@ -20,7 +19,7 @@ import httptools
 from whalewatch._adapter.unix import unreachable
 from whalewatch._core.errors import EngineError, EngineTimeout, EngineUnavailable, ProtocolViolation, UnsupportedEngine
 from whalewatch._core.text import printable
-from whalewatch._http.dial import Endpoint, complaint, dial
+from whalewatch._http.dial import Endpoint, Program, dial
 
 __all__ = ["Client", "Connection"]
 
@@ -40,13 +39,13 @@ class Connection(asyncio.Protocol):
         status: HTTP status of the answer; 0 until its head has arrived.
         headers: its headers, by name in lower case.
         received: bytes of its body that have been read.
-        process: the program at the other end of the socket, if there is one.
+        program: the program at the other end of the socket, if there is one.
         silent: whether nothing of the answer has arrived.
         ended: done when the socket is closed.
     """
 
-    def __init__(self, peer: socket.socket, process: Process | None) -> None:
-        self.process = process
+    def __init__(self, peer: socket.socket, program: Program | None) -> None:
+        self.program = program
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._peer = peer
         self._parser = httptools.HttpResponseParser(self)
@@ -59,7 +58,7 @@ class Connection(asyncio.Protocol):
         self.status, self.received, self.silent = 0, 0, True
         self.headers: dict[str, str] = {}
         self._expected, self._complete = answer, False
-        self._keep = self._until_end = self._paused = False
+        self._keep = self._until_end = self._compressed = self._paused = False
         self._chunks: list[bytes] = []
         self._buffered = self._head = 0
 
@@ -97,6 +96,18 @@ class Connection(asyncio.Protocol):
             elif rest:
                 pieces.append(rest)
 
+    def quiet(self) -> bool:
+        """Return whether nothing has arrived: it would be taken for the answer to the next request."""
+        if self._error is not None or self._transport.get_extra_info("sslcontext") is not None:
+            return self._error is None
+        try:
+            self._peer.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            return error.errno == errno.EBADF  # some event loops take the socket over
+        return False
+
     def release(self) -> bool:
         """End the answer; return whether the connection can be used again. If not, it is closed."""
         if not self._complete or not self._keep or self._paused or self._error is not None:
@@ -111,13 +122,12 @@ class Connection(asyncio.Protocol):
             self._peer.shutdown(socket.SHUT_RDWR)
         if self._transport is not None:
             self._transport.abort()
-        if self.process is not None and self.process.returncode is None:
-            with suppress(ProcessLookupError):
-                self.process.terminate()
+        if self.program is not None:
+            self.program.end()
 
     async def _chunk(self) -> bytes:
         """Wait for a part of the body; return b"" at its end."""
-        if self.headers.get("content-encoding", "identity") != "identity":
+        if self._compressed:
             raise ViolationError("is compressed")
         while not self._chunks and not self._complete:
             await self._news()
@@ -141,7 +151,7 @@ class Connection(asyncio.Protocol):
 
     def _fail(self, error: Exception) -> None:
         self._error = self._error or error
-        self._transport.abort()
+        self.abort()
         self._tell()
 
     # What the transport calls
@@ -174,6 +184,8 @@ class Connection(asyncio.Protocol):
         self._error = self._error or exc or ConnectionError("the other side closed it")
         if not self.ended.done():
             self.ended.set_result(None)
+        if self.program is not None and not self._expected:  # else it may have to say why
+            self.program.end()
         self._tell()
 
     # What the parser calls
@@ -193,6 +205,8 @@ class Connection(asyncio.Protocol):
             return
         self.status = status
         self._until_end = self.headers.keys().isdisjoint({"content-length", "transfer-encoding"})
+        codings = {self.headers.get(name, "identity").lower() for name in ("content-encoding", "transfer-encoding")}
+        self._compressed = not codings <= {"identity", "chunked"}
 
     def on_body(self, body: bytes) -> None:
         self._head = 0
@@ -228,6 +242,7 @@ class Client:
         )
         self._connections: set[Connection] = set()
         self._idle: list[Connection] = []
+        self._closed = False
 
     @asynccontextmanager
     async def get(self, what: str, path: str) -> AsyncIterator[Connection]:
@@ -255,17 +270,21 @@ class Client:
 
     async def close(self) -> None:
         """Close all connections; closing twice is fine."""
+        self._closed = True
         for connection in (connections := [*self._connections]):
             connection.abort()
         for connection in connections:
             await asyncio.wait({connection.ended})
-            if connection.process is not None:
-                await connection.process.wait()
+            if connection.program is not None:
+                await connection.program.ended()
 
     async def _answered(self, request: bytes) -> Connection:
         """Send a request, and return its connection as soon as the head of the answer has arrived."""
         while True:
             kept = self._idle.pop() if self._idle else None
+            if kept is not None and not kept.quiet():
+                kept.abort()
+                continue
             connection = kept or await self._connected()
             answered = False
             try:
@@ -273,8 +292,8 @@ class Client:
             except OSError as error:
                 if kept is not None and connection.silent:
                     continue  # the server has closed it meanwhile
-                if connection.process is not None:
-                    raise ConnectionError(await complaint(connection.process)) from error
+                if connection.program is not None:
+                    raise ConnectionError(await connection.program.complaint()) from error
                 raise
             else:
                 answered = True
@@ -285,16 +304,20 @@ class Client:
 
     async def _connected(self) -> Connection:
         tls = self._endpoint.tls
-        peer, process = await dial(self._endpoint)
-        connection = Connection(peer, process)
+        peer, program = await dial(self._endpoint)
+        connection = Connection(peer, program)
         self._connections.add(connection)
-        connection.ended.add_done_callback(lambda _: self._connections.discard(connection))
+        gone = connection.ended if program is None else program.exited
+        gone.add_done_callback(lambda _: self._connections.discard(connection))
         try:
+            if self._closed:
+                raise ConnectionError("the connection was closed")  # noqa: TRY301 - as if it had failed
             await asyncio.get_running_loop().create_connection(
                 lambda: connection, sock=peer, ssl=tls, server_hostname=self._endpoint.host if tls else None
             )
         except BaseException:
             connection.abort()
+            peer.close()
             connection.connection_lost(None)  # which a transport does not say that was never handed over
             raise
         return connection
@@ -306,7 +329,7 @@ class Client:
             return ProtocolViolation(self._message(f"the answer to {what} {shown}"))
         if isinstance(error, NOT_HTTP):
             return UnsupportedEngine(self._message(f"the answer to {what} is not HTTP as expected ({shown})"))
-        if isinstance(error, BlockingIOError):
+        if path and isinstance(error, BlockingIOError):
             return EngineTimeout(self._message("it does not accept connections, and too many wait for it: is it hung?"))
         if isinstance(error, (ssl.SSLError, ssl.CertificateError)):
             reason = f"TLS refused ({shown}): check the CA, the client certificate and its key"

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
 import ssl
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import PIPE
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
 
 import attrs
 
 from whalewatch._adapter.unix import connected
 from whalewatch._core.text import printable
 
-__all__ = ["Endpoint", "complaint", "dial"]
+__all__ = ["Endpoint", "Program", "dial"]
 
 MAX_COMPLAINT = 4096
-"""Most bytes that are read of what a program such as ssh says of its failure."""
+"""Most bytes that are kept of what a program such as ssh says."""
+
+NEXT_ADDRESS = 1.0
+"""Seconds after which another address of the same host is tried."""
+
+KILL = 1.0
+"""Seconds that a program may take to end before it is killed."""
 
 KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 """After 15 s of silence the kernel asks whether the other end still exists, every 5 s, and gives up after 3 times."""
@@ -56,7 +66,7 @@ class Endpoint:
         return f"{'https' if self.tls else 'http'}://{self.netloc}{self.prefix}"
 
 
-async def dial(endpoint: Endpoint) -> tuple[socket.socket, Process | None]:
+async def dial(endpoint: Endpoint) -> tuple[socket.socket, Program | None]:
     """Connect; return the socket, and the program at its other end if there is one.
 
     Raises:
@@ -73,7 +83,8 @@ async def dial(endpoint: Endpoint) -> tuple[socket.socket, Process | None]:
 async def _tcp(host: str, port: int) -> socket.socket:
     loop = asyncio.get_running_loop()
     refused = OSError("the name has no address")
-    for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    for number, (family, kind, protocol, _, address) in enumerate(found, 1):
         peer = socket.socket(family, kind, protocol)
         try:
             peer.setblocking(False)  # noqa: FBT003 - it takes no keyword
@@ -82,7 +93,8 @@ async def _tcp(host: str, port: int) -> socket.socket:
             for option, value in KEEPALIVE.items():
                 if hasattr(socket, option):
                     peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-            await loop.sock_connect(peer, address)
+            async with asyncio.timeout(NEXT_ADDRESS if number < len(found) else None):
+                await loop.sock_connect(peer, address)
         except BaseException as error:
             peer.close()
             if not isinstance(error, OSError):
@@ -93,25 +105,65 @@ async def _tcp(host: str, port: int) -> socket.socket:
     raise refused
 
 
-async def _run(command: Sequence[str]) -> tuple[socket.socket, Process]:
+async def _run(command: Sequence[str]) -> tuple[socket.socket, Program]:
     ours, theirs = socket.socketpair()
     with theirs:
         try:
             ours.setblocking(False)  # noqa: FBT003 - it takes no keyword
-            # In a session of its own it has no terminal: it asks for no password, and Ctrl-C does not end it.
-            process = await asyncio.create_subprocess_exec(
-                *command, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=PIPE, start_new_session=True
+            _, program = await asyncio.get_running_loop().subprocess_exec(
+                Program, *command, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=PIPE, start_new_session=True
             )
         except BaseException:
             ours.close()
             raise
-    return ours, process
+    return ours, program
 
 
-async def complaint(process: Process) -> str:
-    """Wait for the end of a program that was to connect us, and return what it says of its failure."""
-    assert process.stderr is not None
-    said = await process.stderr.read(MAX_COMPLAINT)
-    await process.wait()
-    lines = said.decode("utf-8", "replace").strip().splitlines()
-    return printable(lines[-1]) if lines else f"exit code {process.returncode}"
+class Program(asyncio.SubprocessProtocol):
+    """A program at the other end of a socket. What it says of itself is always read, so that it never has to wait.
+
+    It runs in a session of its own: it has no terminal to ask for a password, Ctrl-C does not end it, and what it has
+    started, such as the ssh to a jump host, ends with it.
+
+    Attributes:
+        exited: done when it has ended.
+    """
+
+    def __init__(self) -> None:
+        self.exited: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._transport: Any = None
+        self._said = b""
+
+    def end(self, how: int = signal.SIGTERM) -> None:
+        """Send a signal to it and to what it has started."""
+        if not self.exited.done():
+            with suppress(ProcessLookupError):
+                os.killpg(self._transport.get_pid(), how)
+
+    async def ended(self) -> None:
+        """Wait for its end; if that does not come soon, kill it."""
+        await asyncio.wait({self.exited}, timeout=KILL)
+        self.end(signal.SIGKILL)
+        await asyncio.wait({self.exited})
+
+    async def complaint(self) -> str:
+        """Wait for its end, and return the last line of what it has said."""
+        await asyncio.wait({self.exited})
+        lines = self._said.decode("utf-8", "replace").strip().splitlines()
+        return printable(lines[-1]) if lines else f"exit code {self._transport.get_returncode()}"
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def pipe_data_received(self, _fd: int, data: bytes) -> None:
+        self._said = (self._said + data)[-MAX_COMPLAINT:]
+
+    def process_exited(self) -> None:
+        with suppress(
+            AttributeError, OSError, ValueError
+        ):  # the rest; a program that it has started may keep the pipe open
+            pipe = self._transport.get_pipe_transport(2).get_extra_info("pipe")
+            self._said += os.read(pipe.fileno(), MAX_COMPLAINT)
+        self._transport.close()
+        if not self.exited.done():
+            self.exited.set_result(None)

@@ -57,7 +57,7 @@ def _remote(scheme: str, address: str, shown: str, tls: ssl.SSLContext | None) -
     """Read an address with a host."""
     try:
         parts = urlsplit(address)
-        host, port = parts.hostname, parts.port
+        host, port = (parts.hostname or "").encode("idna").decode(), parts.port
     except ValueError:  # not chained: its text may quote a part of a password
         msg = f"{shown!r} is not an address: its host or its port is not valid"
         raise AddressError(msg) from None
@@ -85,10 +85,10 @@ def _ssh(parts: SplitResult, shown: str) -> Endpoint:
     if parts.password is not None:
         msg = f"{shown!r} has a password, which ssh does not take: use a key"
         raise AddressError(msg)
-    if user.startswith("-") or host.startswith("-"):
-        msg = f"{shown!r} is not an address: its user or its host begins with '-'"
-        raise AddressError(msg)
     path = unquote(parts.path)
+    if not f"{user}{path}".isprintable() or user.startswith("-") or host.startswith("-"):
+        msg = f"{shown!r} is not an address: its user or its host begins with '-', or it cannot be printed"
+        raise AddressError(msg)
     command = ["docker", *(["--host", f"unix://{path}"] if path.strip("/") else []), "system", "dial-stdio"]
     return Endpoint(
         address=parts.geturl(),

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from asyncio.subprocess import Process
-from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import aiodocker
 import aiohttp
 
-from whalewatch._http.dial import Endpoint, dial
+from whalewatch._http.dial import Endpoint, Program, dial
 
 __all__ = ["close", "make"]
 
@@ -38,27 +36,29 @@ class Connector(aiohttp.BaseConnector):
         super().__init__(limit=0)
         self._endpoint = endpoint
         # The keys are the protocols, because not every event loop allows weak references to transports.
-        self._made: WeakKeyDictionary[asyncio.BaseProtocol, tuple[asyncio.Transport, Process | None]] = (
-            WeakKeyDictionary()
-        )
+        self._made: WeakKeyDictionary[asyncio.BaseProtocol, asyncio.Transport] = WeakKeyDictionary()
+        self._programs: set[Program] = set()
 
     async def _create_connection(self, *_: Any, **__: Any) -> Any:
         tls = self._endpoint.tls
         try:
-            peer, process = await dial(self._endpoint)
+            peer, program = await dial(self._endpoint)
+            if program is not None:
+                self._programs.add(program)
+                program.exited.add_done_callback(lambda _: self._programs.discard(program))
             transport, protocol = await asyncio.get_running_loop().create_connection(
                 self._factory, sock=peer, ssl=tls, server_hostname=self._endpoint.host if tls else None
             )
         except OSError as error:
             raise aiohttp.ClientConnectionError(str(error)) from error
-        self._made[protocol] = transport, process
+        self._made[protocol] = transport
         return protocol
 
     async def abort(self) -> None:
         """Close all connections at once: over TLS, aiohttp would wait for the engine to agree, and it may hang."""
-        for transport, process in [*self._made.values()]:
+        for transport in [*self._made.values()]:
             transport.abort()
-            if process is not None:
-                with suppress(ProcessLookupError):
-                    process.terminate()
-                await process.wait()
+        for program in (programs := [*self._programs]):
+            program.end()
+        for program in programs:
+            await program.ended()

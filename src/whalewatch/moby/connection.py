@@ -104,11 +104,13 @@ class Connection:
 
     async def close(self) -> None:
         """Close all connections; closing twice is fine."""
-        await self._client.close()
-        if self._application is not None:
-            from whalewatch.moby.client import close  # noqa: PLC0415 - loaded by now
+        try:
+            await self._client.close()
+        finally:
+            if self._application is not None:
+                from whalewatch.moby.client import close  # noqa: PLC0415 - loaded by now
 
-            await close(self._application)
+                await close(self._application)
 
     def pid(self) -> int | None:
         """Return the PID of the process that listens at the other end of a Unix socket; None if it cannot be known."""
