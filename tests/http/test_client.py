@@ -7,7 +7,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -36,9 +37,11 @@ class Server:
         self.path = path
         self.answers = list(answers)
         self.requests: list[bytes] = []
+        self.writers: list[asyncio.StreamWriter] = []
         self.connections = self.open = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writers.append(writer)
         self.connections += 1
         self.open += 1
         try:
@@ -261,6 +264,28 @@ async def test_closing_ends_what_waits_and_leaves_nothing() -> None:
         await eventually(lambda: server.open == 0)
 
 
+async def test_request_on_a_kept_connection_makes_no_new_one_after_closing() -> None:
+    async with served([HELLO], [b"HTTP/1.1 2"]) as (server, client):
+        await got(client)
+        server.answers = [[]]  # the next request is never answered
+        waiting = asyncio.create_task(outcome(client))
+        await eventually(lambda: len(server.requests) == 2)
+        await client.close()
+        assert await within(waiting) is EngineUnavailable
+        await eventually(lambda: server.open == 0)
+        assert server.connections == 1
+
+
+async def test_stray_answer_is_not_taken_for_that_of_the_next_request() -> None:
+    async with served([HELLO], [HELLO.replace(b"hello", b"right")]) as (server, client):
+        await got(client)
+        (kept,) = client._idle
+        writer = server.writers[0]
+        writer.write(HELLO.replace(b"hello", b"wrong"))  # it is in the kernel before this loop reads anything
+        assert kept._expected is False
+        assert await got(client) == (200, b"right")
+
+
 async def test_server_that_accepts_no_connections_is_hung() -> None:
     with TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
         path = f"{folder}/http.sock"
@@ -328,6 +353,38 @@ async def test_program_that_does_not_connect_says_why(program: str, why: str) ->
     with pytest.raises(EngineUnavailable, match=rf"connection lost during thing \({why}\)"):
         await got(client)
     await client.close()
+
+
+def alive_in(group: int) -> list[str]:
+    """The processes of a process group that have not ended."""
+    stats = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            stats.append(path.read_text().rpartition(")")[2].split())
+    return [state for state, _, found, *_ in stats if int(found) == group and state != "Z"]
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import os, time; os.write(2, b'x' * 2_000_000); time.sleep(60)",
+        "import os, subprocess, time; subprocess.Popen(['sleep', '60']); os.write(2, b'x'); time.sleep(60)",
+        "import os, signal, time; signal.signal(15, signal.SIG_IGN); os.write(2, b'x'); time.sleep(60)",
+    ],
+    ids=["says much", "starts another", "ignores SIGTERM"],
+)
+async def test_program_that_hangs_ends_with_the_client_and_so_does_what_it_has_started(program: str) -> None:
+    client = client_of(Endpoint(address="ssh://host", command=[sys.executable, "-c", program]))
+    waiting = asyncio.create_task(outcome(client))
+    await eventually(lambda: client._connections)
+    (running,) = [connection.program for connection in client._connections]
+    assert running is not None
+    await eventually(lambda: running._said)
+    group = running._transport.get_pid()
+    assert alive_in(group)
+    await within(client.close())
+    assert await within(waiting) is EngineUnavailable
+    await eventually(lambda: not alive_in(group))
 
 
 async def test_program_that_is_not_installed() -> None:

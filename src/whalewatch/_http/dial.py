@@ -159,9 +159,8 @@ class Program(asyncio.SubprocessProtocol):
         self._said = (self._said + data)[-MAX_COMPLAINT:]
 
     def process_exited(self) -> None:
-        with suppress(
-            AttributeError, OSError, ValueError
-        ):  # the rest; a program that it has started may keep the pipe open
+        # The rest of what it has said; a program that it has started may keep the pipe open.
+        with suppress(AttributeError, OSError, ValueError):
             pipe = self._transport.get_pipe_transport(2).get_extra_info("pipe")
             self._said += os.read(pipe.fileno(), MAX_COMPLAINT)
         self._transport.close()
