@@ -18,6 +18,7 @@ from typing import Any
 import aiodocker
 import asyncssh
 import pytest
+import uvloop
 from yarl import URL
 
 from tests.conftest import LIVE, Docker
@@ -31,8 +32,11 @@ from tests.support.engines.proxy import Proxy
 from tests.support.followed import eventually, leave
 from tests.support.outage import lost
 from whalewatch import EngineTimeout, EngineUnavailable, UnsupportedEngine, Watcher, WatchState, moby
-from whalewatch.moby.client import Connector
+from whalewatch._http.dial import Endpoint
+from whalewatch.moby.client import Connector, close, make
 from whalewatch.testing import FakeDocker
+
+uvloop.new_event_loop().close()  # the first one opens a pipe that all others share
 
 
 async def version_at(address: str | None, **options: Any) -> str:
@@ -259,3 +263,28 @@ async def test_calls_of_the_application_leave_room_for_the_watcher() -> None:
             pings = fake.requests["ping"]
             await fake.until(lambda: fake.requests["ping"] > pings + 1)
             assert (watcher.status.state, watcher.stats.outages) == (WatchState.SYNCED, 0)
+
+
+async def test_client_that_is_given_up_while_it_connects_ends_its_program() -> None:
+    waiting_for_tls = Endpoint(address="ssh://far", command=("sleep", "1000"), tls=ssl.create_default_context())
+    client = make(waiting_for_tls, "v1.41")
+    connector = client.connector
+    assert isinstance(connector, Connector)
+    asking = asyncio.create_task(client.containers.list())
+    await eventually(lambda: connector._programs)
+    (program,) = connector._programs
+    asking.cancel()
+    await asyncio.wait({program.exited}, timeout=PATIENCE)
+    assert program.exited.done()
+    await close(client)
+
+
+@pytest.mark.live
+def test_every_way_under_uvloop(
+    make_dockerd: Callable[..., Dockerd], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(test_calls_of_the_application_leave_room_for_the_watcher())
+        runner.run(test_ssh(home, monkeypatch))
+        runner.run(test_plain_tcp(make_dockerd, "26.1"))
+        runner.run(test_tls_with_certificates(make_dockerd, home, monkeypatch, "26.1"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -36,7 +38,8 @@ class Connector(aiohttp.BaseConnector):
         super().__init__(limit=0)
         self._endpoint = endpoint
         # The keys are the protocols, because not every event loop allows weak references to transports.
-        self._made: WeakKeyDictionary[asyncio.BaseProtocol, asyncio.Transport] = WeakKeyDictionary()
+        self._made: WeakKeyDictionary[asyncio.BaseProtocol, tuple[asyncio.Transport, socket.socket]]
+        self._made = WeakKeyDictionary()
         self._programs: set[Program] = set()
 
     async def _create_connection(self, *_: Any, **__: Any) -> Any:
@@ -46,17 +49,25 @@ class Connector(aiohttp.BaseConnector):
             if program is not None:
                 self._programs.add(program)
                 program.exited.add_done_callback(lambda _: self._programs.discard(program))
-            transport, protocol = await asyncio.get_running_loop().create_connection(
-                self._factory, sock=peer, ssl=tls, server_hostname=self._endpoint.host if tls else None
-            )
+            try:
+                transport, protocol = await asyncio.get_running_loop().create_connection(
+                    self._factory, sock=peer, ssl=tls, server_hostname=self._endpoint.host if tls else None
+                )
+            except BaseException:
+                peer.close()
+                if program is not None:
+                    program.end()
+                raise
         except OSError as error:
             raise aiohttp.ClientConnectionError(str(error)) from error
-        self._made[protocol] = transport
+        self._made[protocol] = transport, peer
         return protocol
 
     async def abort(self) -> None:
         """Close all connections at once: over TLS, aiohttp would wait for the engine to agree, and it may hang."""
-        for transport in [*self._made.values()]:
+        for transport, peer in [*self._made.values()]:
+            with suppress(OSError):
+                peer.shutdown(socket.SHUT_RDWR)  # also for processes that have inherited it by a fork
             transport.abort()
         for program in (programs := [*self._programs]):
             program.end()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import threading
 import time
 from dataclasses import dataclass
@@ -52,10 +53,12 @@ async def leaked_tasks() -> list[str]:
 
 def _descriptors() -> frozenset[tuple[int, str]]:
     found = set()
+    eventfds = itertools.count()  # in place of numbers: gRPC replaces its own after a fork
     with contextlib.suppress(OSError):
         for entry in Path("/proc/self/fd").iterdir():
             with contextlib.suppress(OSError):  # the one that reads this folder
-                found.add((int(entry.name), str(entry.readlink())))
+                target = str(entry.readlink())
+                found.add((next(eventfds) if target == "anon_inode:[eventfd]" else int(entry.name), target))
     return frozenset(found)
 
 
