@@ -77,9 +77,9 @@ def _measured(options: argparse.Namespace) -> Iterator[Row]:
 def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks",
-        description="Measure whalewatch beside a bare aiohttp session or a bare gRPC channel, and how soon it notices "
-        "hangs and recovers from outages (some ten minutes, fails beyond the bounds). Engines are started for the "
-        "purpose, with data of their own, which takes root.",
+        description="Measure whalewatch beside a bare protocol of asyncio's or a bare gRPC channel, and how soon it "
+        "notices hangs and recovers from outages (some ten minutes, fails beyond the bounds). Engines are started for "
+        "the purpose, with data of their own, which takes root.",
     )
     add = parser.add_argument
     names = [*BY_THEMSELVES, *WITH_ENGINE]
@@ -103,7 +103,7 @@ def _options() -> argparse.ArgumentParser:
 
 def _circumstances(started: datetime) -> str:
     packages = ", ".join(
-        f"{name} {version(name)}" for name in ("aiohttp", "aiodocker", "grpcio", "protobuf", "attrs", "tenacity")
+        f"{name} {version(name)}" for name in ("httptools", "aiohttp", "grpcio", "protobuf", "attrs", "tenacity")
     )
     load = " ".join(f"{value:.1f}" for value in os.getloadavg())
     return (

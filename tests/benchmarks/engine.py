@@ -38,7 +38,8 @@ class Program(subprocess.Popen[str]):
     """A process that answers in lines of JSON, by default of Python; a context manager, which ends it."""
 
     def __init__(self, *arguments: object, command: str = sys.executable) -> None:
-        environment, pipe = os.environ | {"PYTHONPATH": _PATH}, subprocess.PIPE
+        # An installed package is compiled; so are these sources, after the first round.
+        environment, pipe = os.environ | {"PYTHONPATH": _PATH, "PYTHONDONTWRITEBYTECODE": ""}, subprocess.PIPE
         whole = [*shlex.split(command), *(str(argument) for argument in arguments)]
         super().__init__(whole, stdin=pipe, stdout=pipe, text=True, env=environment)
 
@@ -87,7 +88,7 @@ MOBY = Kind(
     control=DockerControl,
     containers=200,
     life=("start", "pause", "unpause", "kill", "wait"),
-    bare="bare session",
+    bare="bare protocol",
 )
 CONTAINERD = Kind(
     name="containerd",
