@@ -128,16 +128,29 @@ async def test_garbage_changes_nothing_and_is_told_in_one_clean_line(
     assert sum(record.levelno >= logging.WARNING for record in caplog.records) == lost
 
 
-async def test_event_that_comes_byte_by_byte_is_understood() -> None:
+@pytest.mark.parametrize("end", [b"\n", b""], ids=["newline", "no newline"])
+async def test_event_that_comes_byte_by_byte_is_understood(end: bytes) -> None:
     async with FakeDocker() as fake, followed(moby.watch(fake.address, audit=None)) as follow:
+        fake.faults.stale_list()  # only events tell
         with fake.faults.silently():
             id = fake.run("quiet")
-        line = told("start", Actor={"ID": id, "Attributes": {}})
+        line = told("start", Actor={"ID": id, "Attributes": {"name": "?"}}).strip().replace(b"?", "€}".encode()) + end
         for position in range(len(line)):
             fake.emit_raw(line[position : position + 1])
             await fake.until(lambda: fake.unsent == 0)
         await follow.until_taken(id)
-        assert follow.stats.lost == 0
+        assert (follow.stats.lost, follow.stats.signals, follow.stats.drift) == (0, 1, 0)
+
+
+@pytest.mark.parametrize("garbage", [b"", b"{", b'{"', b'{"a": "b', b'"', b"]}\\"])
+async def test_garbage_among_events_without_newlines_hides_at_most_the_next_one(garbage: bytes) -> None:
+    async with FakeDocker() as fake, followed(moby.watch(fake.address, audit=None)) as follow:
+        fake.faults.stale_list()  # only events tell
+        with fake.faults.silently():
+            id = fake.run()
+        fake.emit_raw(garbage + told("die").strip() + told("start", Actor={"ID": id, "Attributes": {}}).strip())
+        await follow.until_taken(id)
+        assert (follow.stats.lost > 0) is (garbage != b"")
 
 
 async def test_line_without_end_takes_no_memory_and_then_events_go_on() -> None:

@@ -20,6 +20,7 @@ from whalewatch._adapter.unix import unreachable
 from whalewatch._core.errors import EngineError, EngineTimeout, EngineUnavailable, ProtocolViolation, UnsupportedEngine
 from whalewatch._core.text import printable
 from whalewatch._http.dial import Endpoint, Program, dial
+from whalewatch._http.documents import Documents
 
 __all__ = ["Client", "Connection"]
 
@@ -80,21 +81,14 @@ class Connection(asyncio.Protocol):
         return b"".join(chunks)
 
     async def lines(self, limit: int) -> AsyncIterator[bytes | None]:
-        """Read the lines of the body that are not empty. None stands for one of more than so many bytes."""
-        pieces: list[bytes] = []
-        size = 0
+        """Read the lines of the body that are not empty. None stands for one of more than so many bytes.
+
+        A JSON object is a line of its own also where the newline after it is missing.
+        """
+        documents = Documents(limit)
         while chunk := await self._chunk():
-            *ends, rest = chunk.split(b"\n")
-            for end in ends:
-                line = None if size + len(end) > limit else b"".join((*pieces, end))
-                pieces, size = [], 0
-                if line is None or line.strip():
-                    yield line
-            size += len(rest)
-            if size > limit:
-                pieces = []
-            elif rest:
-                pieces.append(rest)
+            for line in documents.feed(chunk):
+                yield line
 
     def quiet(self) -> bool:
         """Return whether nothing has arrived: it would be taken for the answer to the next request."""
