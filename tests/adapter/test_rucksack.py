@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.scripted import box
 from whalewatch import Container
-from whalewatch._adapter import rucksack
+from whalewatch._adapter import once
 from whalewatch._adapter.rucksack import Packer
 
 LOG = logging.getLogger("whalewatch.tests")
@@ -26,7 +26,7 @@ def test_failure_is_logged_once_for_each_container_until_others_have_failed_sinc
     def fails(container: Container, _: None) -> None:
         raise LookupError(container.id)
 
-    monkeypatch.setattr(rucksack, "MAX_REMEMBERED", 10)
+    monkeypatch.setattr(once, "MAX_REMEMBERED", 10)
     packer, ids = Packer(fails, LOG), [f"c{number}" for number in range(11)]
     for id in [*ids[:10] * 3, *ids, "c10", "c0"]:
         assert packer.pack(box(id), None) == box(id)

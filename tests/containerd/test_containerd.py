@@ -43,7 +43,7 @@ async def run_and_tell(control: ContainerdControl, id: str, namespace: str = "de
 async def test_initial_picture_is_what_containerd_says(containerd: ContainerdUnderTest) -> None:
     control = containerd.control
     await control.run("web", labels={"nerdctl/name": "shop-web", PROJECT: "shop"}, image="registry.example/web:1")
-    await control.run("web", "other", labels={"nerdctl/name": "frontend"})
+    await control.run("web", "other", labels={"nerdctl/name": "frontend", "com.docker.stack.namespace": "mail"})
     await control.run("plain", "other")
     await control.pause("plain", "other")
     await control.create("created")
@@ -60,7 +60,7 @@ async def test_initial_picture_is_what_containerd_says(containerd: ContainerdUnd
         assert (frontend.id, frontend.name, frontend.paused) == ("other/web", "other/frontend", False)
         assert (web.id, web.name, web.project, web.image) == ("web", "shop-web", "shop", "registry.example/web:1")
         assert await portfolio.container("shop-web") is await portfolio.container("web") is web
-        assert await portfolio.names() == ("shop",)
+        assert await portfolio.names() == ("mail", "shop")
         assert all(e.origin is Origin.SYNC for e in check.fold.events)
         # What containerd does not tell:
         assert (web.started_at, web.health, web.privileged, web.ports, len(web.addresses)) == (None, None, None, (), 0)

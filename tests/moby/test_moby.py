@@ -15,7 +15,7 @@ from tests.support.checker import checked
 from whalewatch import Container, Dead, Health, Origin, Port, moby
 from whalewatch._core import inspections
 
-PROJECT = "com.docker.compose.project"
+PROJECT, STACK = "com.docker.compose.project", "com.docker.stack.namespace"
 
 
 async def test_initial_picture_is_what_the_engine_says(docker: Docker) -> None:
@@ -24,7 +24,8 @@ async def test_initial_picture_is_what_the_engine_says(docker: Docker) -> None:
         for service in ("web", "db"):
             await control.run(f"{project}-{service}", labels={PROJECT: project, "tier": service})
     await control.run("alone", privileged=docker.fake is not None)  # which real engines may not grant in a sandbox
-    paused = await control.run("frozen", labels={PROJECT: "shop"})
+    paused = await control.run("frozen", labels={PROJECT: "shop", STACK: "another"})
+    await control.run("mail_smtp.1.x7", labels={STACK: "mail", "com.docker.swarm.service.name": "mail_smtp"})
     await control.pause(paused)
     await control.create("created")
     await docker.run_and_exit("exited", 3)
@@ -34,8 +35,8 @@ async def test_initial_picture_is_what_the_engine_says(docker: Docker) -> None:
 
     async with checked(docker.address, control) as check:
         portfolio = check.watcher.portfolio
-        assert await portfolio.names() == ("blog", "shop")
-        assert [p.name for p in await portfolio.projects()] == ["", "blog", "shop"]
+        assert await portfolio.names() == ("blog", "mail", "shop")
+        assert [p.name for p in await portfolio.projects()] == ["", "blog", "mail", "shop"]
         shop = await portfolio.containers("shop")
         assert [(c.name, c.paused) for c in shop] == [("frozen", True), ("shop-db", False), ("shop-web", False)]
         assert (shop[0], shop[0].id) == (await portfolio.container("frozen"), paused)

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import Mapping
+from ipaddress import ip_address
 from random import Random
+from typing import Any
 
 import pytest
 
 from tests.support.followed import AT_ONCE, docker_followed, eventually, followed, picture, truth
 from tests.support.scripted import PATIENCE, Hold, ScriptedEngine, alive, box, lost_engine
 from tests.support.stepping import in_no_time
-from whalewatch import Container, EngineError, EngineTimeout, ListedContainer, Listing, SignalType, Watcher, moby
+from whalewatch import (
+    Container,
+    EngineError,
+    EngineTimeout,
+    ListedContainer,
+    Listing,
+    Port,
+    SignalType,
+    Watcher,
+    moby,
+)
 from whalewatch.testing import FakeDocker
 
 pytestmark = pytest.mark.promise(9)
@@ -208,3 +222,60 @@ async def test_containers_that_an_outage_took_do_not_keep_others_from_being_warn
     told = warned(caplog)
     assert len(told) == 8 + 1
     assert told[8].startswith("cannot read container 'new'")
+
+
+V4, V6 = {"HostIp": "0.0.0.0", "HostPort": "8080"}, {"HostIp": "::", "HostPort": "8080"}
+
+PUBLISHED = Port(80, "tcp", ip_address("0.0.0.0"), 8080)
+
+ODD: dict[str, tuple[Mapping[str, Any], str, Any]] = {
+    "address": (
+        {"NetworkSettings": {"Networks": {"a": {"IPAddress": "invalid IP", "GlobalIPv6Address": "fd00::2"}, "b": {}}}},
+        "addresses",
+        {"a": (ip_address("fd00::2"),), "b": ()},
+    ),
+    "address is a number": ({"NetworkSettings": {"Networks": {"a": {"IPAddress": 7}}}}, "addresses", {"a": ()}),
+    "network": ({"NetworkSettings": {"Networks": {"a": [1]}}}, "addresses", {"a": ()}),
+    "networks": ({"NetworkSettings": {"Networks": "a"}}, "addresses", {}),
+    "network settings": ({"NetworkSettings": "none"}, "addresses", {}),
+    "address of a port": (
+        {"NetworkSettings": {"Ports": {"80/tcp": [V4, {**V6, "HostIp": "invalid IP"}]}}},
+        "ports",
+        (PUBLISHED,),
+    ),
+    "host port": ({"NetworkSettings": {"Ports": {"80/tcp": [{**V6, "HostPort": "x"}, V4]}}}, "ports", (PUBLISHED,)),
+    "binding": ({"NetworkSettings": {"Ports": {"7/udp": 7, "80/tcp": [V4, "x"]}}}, "ports", (PUBLISHED,)),
+    "ports": ({"NetworkSettings": {"Ports": [80]}}, "ports", ()),
+    "exposed ports": (
+        {"Config": {"ExposedPorts": 80}, "NetworkSettings": {"Ports": {"80/tcp": [V4]}}},
+        "ports",
+        (PUBLISHED,),
+    ),
+    "time": ({"State": {"Pid": 7, "StartedAt": "yesterday"}}, "started_at", None),
+    "time out of range": ({"State": {"Pid": 7, "StartedAt": "9999-12-31T23:59:59-23:59"}}, "started_at", None),
+    "health": ({"State": {"Pid": 7, "Health": "good"}}, "health", None),
+    "value of the health": ({"State": {"Pid": 7, "Health": {"Status": ["good"]}}}, "health", None),
+    "labels": ({"Config": {"Labels": ["a=b"]}}, "labels", {}),
+    "image": ({"Config": {"Image": 7}}, "image", ""),
+    "host's side": ({"HostConfig": [True]}, "privileged", None),
+}
+"""Inspects in which one field makes no sense, and what is left of it."""
+
+
+@pytest.mark.parametrize(("changed", "field", "expected"), ODD.values(), ids=ODD)
+async def test_field_that_makes_no_sense_is_left_out_and_told_once_and_hides_no_container(
+    changed: Mapping[str, Any], field: str, expected: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with docker_followed("good", "bad", audit=None) as (fake, follow, (good, bad)):
+        for name in ("first", "second"):  # it is read twice
+            inspection = {"Id": bad, "Name": name, "State": {"Pid": 7}, "Config": {}, **changed}
+            with fake.faults.garble("inspect", json.dumps(inspection).encode(), bad):
+                fake.rename(bad, name)
+                await follow.watcher.portfolio.wait_for(name, PATIENCE)
+        found = follow.snapshot.container("second")
+        assert found is not None
+        assert (found.id, getattr(found, field)) == (bad, expected)
+        assert (follow.stats.unresolved, follow.stats.lost, follow.types(good)) == (0, 0, [])
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert f"docker.sock: {field} of container {bad} makes no sense" in told
+    assert told.isprintable()

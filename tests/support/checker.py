@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -29,13 +29,18 @@ def told(inspection: dict[str, Any]) -> dict[str, Any]:
         "pid": state["Pid"],
         "paused": state["Paused"],
         "labels": config["Labels"] or {},
-        "project": (config["Labels"] or {}).get("com.docker.compose.project", ""),
+        "project": project_of(config["Labels"] or {}),
         "image": config["Image"],
         "started_at": started,
         "health": None if state["Paused"] else state.get("Health", {}).get("Status"),
         "privileged": inspection["HostConfig"]["Privileged"],
         "addresses": {name: [a for a in (n["IPAddress"], n["GlobalIPv6Address"]) if a] for name, n in networks.items()},
     }
+
+
+def project_of(labels: Mapping[str, str]) -> str:
+    """The project by the labels of a container; a compose project wins over a stack."""
+    return labels.get("com.docker.compose.project") or labels.get("com.docker.stack.namespace", "")
 
 
 def facts(container: object, *names: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from tests.support.checker import Checked, facts, supervised
+from tests.support.checker import Checked, facts, project_of, supervised
 from tests.support.engines.containerd_control import ContainerdControl
 from whalewatch import Container, Watcher, containerd
 
@@ -30,7 +30,7 @@ class CheckedContainerd(Checked):
                     "id": prefix + id,
                     "name": prefix + (alive.labels.get("nerdctl/name") or id),
                     "paused": alive.status == "PAUSED",
-                    "project": alive.labels.get("com.docker.compose.project", ""),
+                    "project": project_of(alive.labels),
                 }
         return found
 

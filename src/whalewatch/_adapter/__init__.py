@@ -1,1 +1,1 @@
-"""What adapters share: deduplication of events, rucksacks, Unix sockets."""
+"""What adapters share: deduplication of events, labels, rucksacks, Unix sockets."""

@@ -9,15 +9,12 @@ from typing import Any, Generic, TypeVar
 
 import attrs
 
+from whalewatch._adapter.once import Once
 from whalewatch._core.model import Container
 
 __all__ = ["Packer"]
 
 T = TypeVar("T")
-
-MAX_REMEMBERED = 16384
-"""Number of latest containers for which a failure of ``pack`` was logged. It is larger than the number of containers
-that an engine runs at the same time, so each failure is logged once."""
 
 
 class Packer(Generic[T]):
@@ -29,7 +26,7 @@ class Packer(Generic[T]):
     def __init__(self, pack: Callable[[Container, T], Any] | None, log: logging.Logger) -> None:
         self._pack = pack
         self._log = log
-        self._failed: dict[str, None] = {}
+        self._failed = Once()
 
     def __bool__(self) -> bool:
         """Return whether the application has given a ``pack`` function."""
@@ -42,9 +39,6 @@ class Packer(Generic[T]):
         try:
             return attrs.evolve(container, rucksack=self._pack(container, inspection))
         except (Exception, CancelledError):  # noqa: BLE001 - every error is logged; nothing here was awaited
-            if container.id not in self._failed:
-                self._failed[container.id] = None
-                if len(self._failed) > MAX_REMEMBERED:
-                    del self._failed[next(iter(self._failed))]
+            if self._failed.first(container.id):
                 self._log.exception("pack() failed for container %s: it is kept without a rucksack", container.id)
             return container

@@ -125,7 +125,7 @@ class Container:
     labels: FrozenMapping[str] = attrs.field(default=NOTHING, converter=_frozen)
     """All labels."""
     project: str = ""
-    """Compose project; "" if it belongs to none."""
+    """Compose project, or stack of Docker Swarm; "" if it belongs to none."""
     paused: bool = False
     """Whether its processes are paused."""
     image: str = ""
@@ -202,13 +202,13 @@ class _Group:
 
 @attrs.frozen
 class Project(_Group):
-    """The containers of one compose project; the project "" has those that belong to none.
+    """The containers of one compose project or stack of Docker Swarm; the project "" has those that belong to none.
 
     ``len``, iteration and ``in`` (a `Container`, an id or a name) work on `containers`.
     """
 
     name: str
-    """Name of the project, from the label that the compose tool sets."""
+    """Name of the project, from the label that the compose tool or ``docker stack`` sets."""
     containers: tuple[Container, ...] = ()
     """Its containers, sorted by name."""
 

@@ -8,14 +8,12 @@ from datetime import UTC, datetime, timedelta
 
 import attrs
 
+from whalewatch._adapter.labels import project
 from whalewatch._core.engine import Signal, SignalType
 from whalewatch._core.model import Container, FrozenMapping
 from whalewatch._wire import containerd_pb2 as wire
 
 __all__ = ["Inspection", "alive", "container", "filters", "inspection", "namespace_of", "signal", "split", "text"]
-
-PROJECT = "com.docker.compose.project"
-"""Label with which compose tools mark the project of a container."""
 
 NAME = "nerdctl/name"
 """Label with which nerdctl names a container; containerd itself has only ids."""
@@ -123,7 +121,7 @@ def container(namespace: str, found: wire.Container, task: wire.Task, engine: st
         name=within(namespace, labels.get(NAME) or id),
         pid=task.pid or None,
         labels=labels,
-        project=labels.get(PROJECT, ""),
+        project=project(labels),
         paused=task.status == wire.PAUSED,
         image=text(found.image),
         engine=engine,

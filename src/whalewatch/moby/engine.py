@@ -8,10 +8,12 @@ import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 from urllib.parse import quote
 
 from whalewatch._adapter.events import EventDeduplicator, LostEvents
+from whalewatch._adapter.once import Once
 from whalewatch._adapter.rucksack import Packer
 from whalewatch._core.engine import Dead, ListedContainer, Listing, Signal, SignalType
 from whalewatch._core.errors import EngineUnavailable, ProtocolViolation, UnsupportedEngine
@@ -20,8 +22,8 @@ from whalewatch._core.text import printable
 from whalewatch._core.watcher import Watcher, WatcherOptions
 from whalewatch.moby.address import default_endpoint, endpoint
 from whalewatch.moby.connection import Connection
+from whalewatch.moby.reading import UNREADABLE, listed, moment, signal, text
 from whalewatch.moby.reading import container as read_container
-from whalewatch.moby.reading import listed, moment, signal, text
 
 if TYPE_CHECKING:
     import aiodocker
@@ -78,6 +80,7 @@ class MobyEngine:
     ) -> None:
         self._endpoint = default_endpoint() if address is None else endpoint(address, tls)
         self._packer = Packer(pack, log)
+        self._warned = Once()
         self._connection: Connection | None = None
         self._calls: Counter[str] = Counter()
         self._info: Mapping[str, Any] | None = None
@@ -215,7 +218,7 @@ class MobyEngine:
             if received is None:
                 return None
             key = (event.get("timeNano", event.get("time")), received.id, event["Action"])
-        except (ValueError, RecursionError, LookupError, TypeError, AttributeError, OverflowError) as error:
+        except (*UNREADABLE, RecursionError) as error:
             why = f"an event makes no sense ({printable(repr(error))}): {printable(line[:200])}"
             return self._lost.report(connection.message(why))
         if self._seen.seen_before(key):
@@ -240,7 +243,7 @@ class MobyEngine:
         for item in items:
             try:
                 id, container = listed(item)
-            except (KeyError, TypeError, ValueError, AttributeError):
+            except UNREADABLE:
                 unreadable += 1
                 item_id = item.get("Id") if isinstance(item, dict) else None
                 if not isinstance(item_id, str):
@@ -263,8 +266,8 @@ class MobyEngine:
         if inspection is None:
             return None
         try:
-            found = read_container(inspection, self.address)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            found = read_container(inspection, self.address, partial(self._left_out, connection, id))
+        except UNREADABLE as error:
             raise ProtocolViolation(
                 connection.message(f"its answer about {printable(id)} makes no sense ({printable(repr(error))})")
             ) from error
@@ -273,6 +276,12 @@ class MobyEngine:
         if "exitCode" in found.labels:
             self._masked.add(id)
         return self._packer.pack(found, inspection)
+
+    def _left_out(self, connection: Connection, id: str, field: str, error: Exception) -> None:
+        """Log once that a field of a container cannot be read."""
+        if self._warned.first((id, field)):
+            why = f"{field} of container {printable(id)} makes no sense ({printable(repr(error))}): left out"
+            log.warning("%s", connection.message(why))
 
     @property
     def _connected(self) -> Connection:

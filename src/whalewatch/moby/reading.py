@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from re import fullmatch
-from typing import Any
+from typing import Any, TypeVar
 
+from whalewatch._adapter.labels import project
 from whalewatch._core.engine import Dead, ListedContainer, Signal, SignalType
 from whalewatch._core.model import Container, FrozenMapping, Health, IPAddress, Port
 
-__all__ = ["container", "listed", "moment", "signal"]
+__all__ = ["UNREADABLE", "LeftOut", "container", "listed", "moment", "signal"]
 
-PROJECT = "com.docker.compose.project"
-"""Label with which Docker Compose and similar tools mark the project of a container."""
+T = TypeVar("T")
+
+UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
+"""What reading raises if a part of an answer does not follow the Engine API."""
+
+LeftOut = Callable[[str, Exception], object]
+"""A function that takes the name of a field of a container that cannot be read, or not all of it, and the reason."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -36,10 +43,11 @@ NOT_ALIVE = {"created", "restarting", "removing", "exited", "dead"}
 HEALTH = {health.value: health for health in Health}
 
 
-def container(inspection: Mapping[str, Any], engine: str) -> Container | Dead | None:
+def container(inspection: Mapping[str, Any], engine: str, left_out: LeftOut) -> Container | Dead | None:
     """Read the answer to an inspect; return None if the container has never run.
 
     A container is alive if it has a PID. One that waits to be restarted has the state Running, but the PID 0.
+    Its id, its name and its PID must be readable. Whatever else is not is left out, and reported.
 
     Raises:
         KeyError, TypeError, ValueError, AttributeError: the answer does not follow the Engine API.
@@ -47,37 +55,51 @@ def container(inspection: Mapping[str, Any], engine: str) -> Container | Dead | 
     state = inspection["State"]
     pid = number(state["Pid"])
     if pid > 0:
-        return _facts(inspection, engine, pid)
+        return _facts(inspection, engine, pid, left_out)
     try:
-        facts = _facts(inspection, engine, None)
+        facts = _facts(inspection, engine, None, left_out)
         exit_code, oom = number(state["ExitCode"]), state.get("OOMKilled")
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except UNREADABLE:
         return None  # its last facts cannot be read, but it certainly has no process
     return Dead(facts, exit_code, oom if isinstance(oom, bool) else None) if facts.started_at is not None else None
 
 
-def _facts(inspection: Mapping[str, Any], engine: str, pid: int | None) -> Container:
-    state = inspection["State"]
-    config = inspection["Config"]
-    labels: FrozenMapping[str] = FrozenMapping({str(k): str(v) for k, v in (config.get("Labels") or {}).items()})
-    network = inspection.get("NetworkSettings") or {}
+def _facts(inspection: Mapping[str, Any], engine: str, pid: int | None, left_out: LeftOut) -> Container:
+    def readable(field: str, read: Callable[[Any], T], value: Any, default: T) -> T:
+        try:
+            return read(value)
+        except UNREADABLE as error:
+            left_out(field, error)
+            return default
+
+    def each(field: str, read: Callable[[Any], T | None], values: Iterable[Any]) -> tuple[T, ...]:
+        return tuple(found for value in values if (found := readable(field, read, value, None)) is not None)
+
+    state, config = inspection["State"], inspection["Config"]
+    nothing: dict[str, Any] = {}
+    network = readable("addresses", _mapping, inspection.get("NetworkSettings"), nothing)
+    networks = readable("addresses", _mapping, network.get("Networks"), nothing)
+    published = readable("ports", _mapping, network.get("Ports"), nothing)
+    exposed = readable("ports", _mapping, config.get("ExposedPorts"), nothing)
+    labels: FrozenMapping[str] = readable("labels", _labels, config.get("Labels"), FrozenMapping())
     paused = bool(state.get("Paused"))
-    # Docker reports "unhealthy" while a container is paused, because its check does not run then.
-    health = None if paused or pid is None else HEALTH.get((state.get("Health") or {}).get("Status", ""))
-    privileged = (inspection.get("HostConfig") or {}).get("Privileged")
     return Container(
         id=text(inspection["Id"]),
         name=text(inspection["Name"]).removeprefix("/"),
         pid=pid,
         labels=labels,
-        project=labels.get(PROJECT, ""),
+        project=project(labels),
         paused=paused,
-        image=text(config.get("Image") or ""),
-        started_at=moment(state.get("StartedAt")),
-        health=health,
-        ports=tuple(_ports(network.get("Ports") or {}, config.get("ExposedPorts") or {})),
-        addresses={str(k): _addresses(v) for k, v in (network.get("Networks") or {}).items()},
-        privileged=privileged if isinstance(privileged, bool) else None,
+        image=readable("image", text, config.get("Image") or "", ""),
+        started_at=readable("started_at", moment, state.get("StartedAt"), None),
+        # Docker reports "unhealthy" while a container is paused, because its check does not run then.
+        health=None if paused or pid is None else readable("health", _health, state.get("Health"), None),
+        ports=each("ports", _port, _bindings(published, exposed)),
+        addresses={
+            str(name): each("addresses", _address, readable("addresses", _addresses, found, []))
+            for name, found in networks.items()
+        },
+        privileged=readable("privileged", _privileged, inspection.get("HostConfig"), None),
         engine=engine,
     )
 
@@ -93,15 +115,15 @@ def listed(item: Mapping[str, Any]) -> tuple[str, ListedContainer | None]:
     id, state = text(item["Id"]), item.get("State")
     if state in NOT_ALIVE:
         return id, None
-    # A container that another one links to has additional names, which contain a slash.
-    names = [text(name).removeprefix("/") for name in item.get("Names") or ()]
-    facts: dict[str, Any] = {
-        "labels": FrozenMapping[str]({str(k): str(v) for k, v in (item.get("Labels") or {}).items()}),
-        "paused": state == "paused",
-    }
-    name = next((name for name in names if "/" not in name), None)
-    if name is not None:
-        facts["name"] = name
+    facts: dict[str, Any] = {"paused": state == "paused"}
+    with suppress(*UNREADABLE):
+        facts["labels"] = _labels(item.get("Labels"))
+    with suppress(*UNREADABLE):
+        # A container that another one links to has additional names, which contain a slash.
+        names = [text(name).removeprefix("/") for name in item.get("Names") or ()]
+        name = next((name for name in names if "/" not in name), None)
+        if name is not None:
+            facts["name"] = name
     return id, ListedContainer(facts=FrozenMapping(facts))
 
 
@@ -164,22 +186,51 @@ def _exit_code(value: object) -> int | None:
     return int(value) if isinstance(value, str) and fullmatch("[0-9]{1,9}", value) else None
 
 
-def _addresses(network: Mapping[str, Any] | None) -> tuple[IPAddress, ...]:
-    found = ((network or {}).get(key) for key in ("IPAddress", "GlobalIPv6Address"))
-    return tuple(ip_address(text(address)) for address in found if address)
+def _mapping(found: Any) -> dict[str, Any]:
+    return dict(found or {})
 
 
-def _ports(published: Mapping[str, Any], exposed: Mapping[str, Any]) -> Iterator[Port]:
-    unpublished: Mapping[str, Any] = {}
-    for spec in sorted({*published, *exposed}):
-        number, _, protocol = spec.partition("/")
-        if not fullmatch("[0-9]{1,5}", number):
-            continue  # an engine accepts any text as an exposed port; such a text must not hide the container
-        for binding in published.get(spec) or [unpublished]:
-            host_ip, host_port = binding.get("HostIp"), binding.get("HostPort")
-            yield Port(
-                int(number),
-                protocol or "tcp",
-                ip_address(text(host_ip)) if host_ip else None,
-                int(host_port) if host_port else None,
-            )
+def _labels(found: Any) -> FrozenMapping[str]:
+    return FrozenMapping({str(label): str(value) for label, value in (found or {}).items()})
+
+
+def _health(found: Any) -> Health | None:
+    return HEALTH.get((found or {}).get("Status", ""))
+
+
+def _privileged(host_config: Any) -> bool | None:
+    found = (host_config or {}).get("Privileged")
+    return found if isinstance(found, bool) else None
+
+
+def _addresses(network: Any) -> list[Any]:
+    return [found for key in ("IPAddress", "GlobalIPv6Address") if (found := (network or {}).get(key))]
+
+
+def _address(found: Any) -> IPAddress:
+    return ip_address(text(found))
+
+
+def _bindings(published: Mapping[str, Any], exposed: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return all ports, each with where it is published: once for each place, and once with {} if there is none."""
+    found = {**exposed, **published}
+    return [
+        (spec, binding)
+        for spec in sorted(found)
+        for bindings in [found[spec] or {}]
+        for binding in (bindings if isinstance(bindings, list) else [bindings])
+    ]
+
+
+def _port(found: tuple[str, Any]) -> Port | None:
+    spec, binding = found
+    number, _, protocol = spec.partition("/")
+    if not fullmatch("[0-9]{1,5}", number):
+        return None  # an engine accepts any text as an exposed port
+    host_ip, host_port = binding.get("HostIp"), binding.get("HostPort")
+    return Port(
+        int(number),
+        protocol or "tcp",
+        _address(host_ip) if host_ip else None,
+        int(host_port) if host_port else None,
+    )
