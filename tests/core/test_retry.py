@@ -15,7 +15,7 @@ from tenacity import RetryCallState, stop_after_attempt, stop_after_delay, wait_
 from tests.support.followed import eventually
 from tests.support.scripted import PATIENCE, ScriptedEngine, lost_engine, within
 from tests.support.stepping import in_no_time
-from whalewatch import EngineUnavailable, Retry, Watcher, WatchState, moby
+from whalewatch import EngineUnavailable, Retry, UnsupportedEngine, Watcher, WatchState, moby
 from whalewatch._core.retry import Backoff
 
 pytestmark = pytest.mark.promise(4)
@@ -143,6 +143,34 @@ async def test_run_raises_the_failure_after_which_it_stops(retry: Retry | None, 
         await within(Watcher(engine, retry=retry).run())
     assert (caught.value, engine.closed) == (error, 1)
     assert engine.calls["connect"] in attempts
+
+
+async def test_engine_that_connecting_recognises_as_the_wrong_one_ends_the_watch_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine, wrong = ScriptedEngine(), UnsupportedEngine("this is another one")
+    watcher = Watcher(engine, retry=Retry(wait=wait_fixed(0)))
+    with engine.fail("connect", lost_engine()):
+        run = asyncio.create_task(watcher.run())
+        await engine.until(lambda: engine.calls["connect"] > 2)
+        engine.errors["connect"] = wrong
+        with pytest.raises(UnsupportedEngine) as caught:
+            await within(run)
+    assert (caught.value, watcher.status.state, engine.closed) == (wrong, WatchState.CLOSED, 1)
+    told = [record for record in caplog.records if record.getMessage() == "this is another one; giving up"]
+    assert [record.levelno for record in told] == [logging.WARNING]
+
+
+@pytest.mark.parametrize("kind", ["connect", "listing"])
+async def test_engine_that_was_the_right_one_once_is_waited_for_whatever_answers_later(kind: str) -> None:
+    engine = ScriptedEngine()
+    async with Watcher(engine, retry=Retry(wait=wait_fixed(0))) as watcher:
+        if kind == "connect":
+            await watcher.ready(PATIENCE)
+        with engine.fail(kind, UnsupportedEngine("this is another one")):
+            engine.end()
+            await engine.until(lambda: engine.calls[kind] > 5)
+        await watcher.portfolio.in_sync(PATIENCE)
 
 
 @pytest.mark.parametrize("strategy", ["wait", "stop"])

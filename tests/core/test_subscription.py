@@ -391,7 +391,7 @@ async def test_end_of_the_watch_comes_after_what_is_pending_with_an_error_of_eac
             raised.append(caught.value)
     if error is not None:
         assert (len({id(one) for one in [error, *raised]}), {str(one) for one in raised}) == (7, {str(error)})
-        assert all(one.__cause__ is error for one in raised)
+        assert all(one.__cause__ is error.__cause__ for one in raised), "its own text is not repeated as its cause"
 
 
 async def test_subscription_made_after_the_end_replays_the_last_picture_and_ends() -> None:

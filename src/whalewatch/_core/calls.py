@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import TypeVar
 
 from whalewatch._core.cancellation import cancel_requests, raise_if_cancelled
-from whalewatch._core.engine import Engine
+from whalewatch._core.engine import Engine, display_name
 from whalewatch._core.errors import EngineError, EngineTimeout, WhalewatchError
 
 __all__ = ["Calls"]
@@ -35,7 +35,7 @@ class Calls:
 
     def message(self, text: str) -> str:
         """Name the engine and its address in front of a message."""
-        return f"{self._engine.type} engine at {self._engine.address}: {text}"
+        return f"{display_name(self._engine)}: {text}"
 
     async def __call__(
         self,

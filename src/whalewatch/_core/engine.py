@@ -16,7 +16,7 @@ import attrs
 from whalewatch._core.errors import EngineError
 from whalewatch._core.model import NOTHING, Container, FrozenMapping
 
-__all__ = ["Dead", "Engine", "ListedContainer", "Listing", "ReportsProgress", "Signal", "SignalType"]
+__all__ = ["Dead", "Engine", "ListedContainer", "Listing", "ReportsProgress", "Signal", "SignalType", "display_name"]
 
 
 class SignalType(Enum):
@@ -124,7 +124,10 @@ class Engine(Protocol):
 
     @property
     def type(self) -> str:
-        """Kind of engine, in lower case: "docker", "podman", "containerd", "cri"."""
+        """Kind of engine, in lower case: "docker", "podman", "containerd", "cri".
+
+        Messages use the attribute ``title`` instead, such as "Docker", if the adapter has one.
+        """
 
     @property
     def address(self) -> str:
@@ -153,7 +156,13 @@ class Engine(Protocol):
         """Return the engine's version."""
 
     async def connect(self) -> None:
-        """Make a new connection, forget earlier ones, and check that this adapter supports the engine."""
+        """Make a new connection, forget earlier ones, and check that this adapter supports the engine.
+
+        Raises:
+            UnsupportedEngine: the engine was *recognised* as another kind, or as too old. Before the first
+                synchronisation this ends the watch. What is not recognised may be something in front of the engine,
+                and the watcher tries again: raise `ProtocolViolation` for it.
+        """
 
     async def ping(self) -> None:
         """Make the cheapest call that proves that the engine still answers."""
@@ -173,6 +182,11 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Close all connections; closing twice is fine."""
+
+
+def display_name(engine: Engine) -> str:
+    """Return the name of an engine for messages: "Docker engine at unix:///run/docker.sock"."""
+    return f"{getattr(engine, 'title', engine.type)} engine at {engine.address}"
 
 
 @runtime_checkable

@@ -50,7 +50,7 @@ class EngineTimeout(EngineError):
 
 
 class UnsupportedEngine(EngineError):
-    """What answers at the address is another kind of engine, or too old a version of it."""
+    """What answers at the address was recognised: as another kind of engine, or too old a version of it."""
 
 
 class ProtocolViolation(EngineError):
@@ -71,9 +71,10 @@ class WatchEnded(WhalewatchError):
 def copy_error(error: WhalewatchError) -> WhalewatchError:
     """Make a new instance of `error` for one more caller.
 
-    Two callers must not raise the same instance: each raise adds a traceback to it.
+    Two callers must not raise the same instance: each raise adds a traceback to it. The copy has the cause of `error`,
+    not `error`, which says the same.
     """
     copy = type(error).__new__(type(error), *error.args)  # __init__ of an application's own class may differ
     copy.__dict__.update(error.__dict__)
-    copy.__cause__ = error
+    copy.__cause__ = error.__cause__
     return copy

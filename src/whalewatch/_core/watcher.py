@@ -12,8 +12,8 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Generic, Self, TypedDict
 
 from whalewatch._core.cancellation import cancel_requests, raise_if_cancelled
-from whalewatch._core.engine import Engine
-from whalewatch._core.errors import WhalewatchError
+from whalewatch._core.engine import Engine, display_name
+from whalewatch._core.errors import UnsupportedEngine, WhalewatchError
 from whalewatch._core.feed import Feed
 from whalewatch._core.model import ContainerEvent, EventType
 from whalewatch._core.portfolio import Portfolio, deadline
@@ -72,7 +72,9 @@ class Watcher(Generic[E_co]):
 
     Args:
         engine: the engine to follow; only this watcher may use it from now on.
-        retry: how to retry after a failure; None never retries: the first failure ends the watch with its error.
+        retry: how to retry after a failure; None never retries: the first failure ends the watch with its error. An
+            engine that is recognised as another kind, or as too old, ends it in any case, before the first
+            synchronisation.
         heartbeat: seconds between calls that check whether the engine still answers.
         audit: seconds between audits, with a jitter of a tenth. Each audit compares a listing with the picture, and
             renews the event stream. None makes only the audit that confirms each synchronisation.
@@ -276,7 +278,7 @@ class Watcher(Generic[E_co]):
                 await asyncio.sleep(delay)
         except Exception as error:
             # A fault of this library, or of an adapter of the application: it must not look like a clean end.
-            log.exception("%s engine at %s: internal error", self._engine.type, self._engine.address)
+            log.exception("%s: internal error", display_name(self._engine))
             ended = WhalewatchError(f"internal error: {error!r}")
             raise
         finally:
@@ -300,9 +302,12 @@ class Watcher(Generic[E_co]):
             self._counters.outages += 1
             held = asyncio.get_running_loop().time() - session.synced_at
         delay = self._backoff.after(error, connected=session.connected, held=held)
-        first = self._backoff.attempt <= 1
+        # Later the engine is known to be the right one, and something else may answer while it is away.
+        wrong = isinstance(error, UnsupportedEngine) and not session.connected and not self._feed.was_synced
+        if wrong:
+            delay = None
         log.log(
-            logging.WARNING if first else logging.DEBUG,
+            logging.WARNING if wrong or self._backoff.attempt <= 1 else logging.DEBUG,
             "%s; %s",
             error,
             "giving up" if delay is None else f"trying again in {delay:.1f} s",
@@ -314,7 +319,7 @@ class Watcher(Generic[E_co]):
     def _progress(self, state: WatchState) -> None:
         synced = state is WatchState.SYNCED
         if synced and self._feed.error is not None:
-            log.info("%s engine at %s: in sync again", self._engine.type, self._engine.address)
+            log.info("%s: in sync again", display_name(self._engine))
         if synced:
             self._feed.set_error(None)
         self._show(state, error=None if synced else self._feed.error)
@@ -334,7 +339,7 @@ class Watcher(Generic[E_co]):
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._engine.close()
         except Exception as error:  # noqa: BLE001 - whatever it is, the watch has ended anyway
-            log.warning("%s engine at %s: not closed cleanly: %r", self._engine.type, self._engine.address, error)
+            log.warning("%s: not closed cleanly: %r", display_name(self._engine), error)
 
 
 def _retrieve_exception(task: Task[None]) -> None:
