@@ -25,6 +25,7 @@ from tests.support.engines.containerd_control import ContainerdControl
 from tests.support.engines.control import DockerControl
 from tests.support.engines.cri_control import CRIControl
 from tests.support.engines.dockerd import Dockerd, Version
+from tests.support.engines.podman import Podman
 from tests.support.followed import eventually
 from whalewatch.testing import FakeContainerd, FakeCRI, FakeDocker
 
@@ -220,6 +221,7 @@ _ENGINES: dict[str, tuple[str, Callable[..., Any]]] = {
     "docker": ("Docker", Dockerd),
     "containerd": ("containerd", Containerd),
     "cri": ("containerd", partial(Containerd, cri=True)),
+    "podman": ("Podman", Podman),
 }
 """How the real engines are called and made, by the fixture that offers them."""
 
@@ -267,7 +269,7 @@ def _maker(fixture: str) -> Any:
     return make
 
 
-make_dockerd, make_containerd, make_cri = map(_maker, _ENGINES)
+make_dockerd, make_containerd, make_cri, make_podman = map(_maker, _ENGINES)
 
 
 def _fixture(

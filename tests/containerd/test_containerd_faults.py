@@ -26,7 +26,6 @@ from whalewatch import (
     Origin,
     ProtocolViolation,
     SignalType,
-    UnsupportedEngine,
     WatchState,
 )
 from whalewatch._wire import containerd_pb2 as wire
@@ -404,7 +403,7 @@ async def test_container_removed_beside_its_living_task_and_one_whose_shim_is_ki
 async def test_something_that_is_no_containerd_is_told(fake: FakeContainerd) -> None:
     with fake.faults.fail("version", "UNIMPLEMENTED", "unknown service"):
         async with watch(fake.address, retry=None) as watcher:
-            with pytest.raises(UnsupportedEngine, match="is it of another kind"):
+            with pytest.raises(ProtocolViolation, match="is it of another kind"):
                 await watcher.ready(PATIENCE)
 
 

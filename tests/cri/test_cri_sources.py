@@ -203,7 +203,7 @@ async def test_containerd_that_lets_nobody_but_the_cri_through_is_polled(contain
         ("unimplemented", "", "pod-events", UnsupportedEngine, "does not know this call"),
         ("broadcast", "version UNAVAILABLE", None, EngineUnavailable, "told to fail"),
         ("broadcast", "events UNAVAILABLE", None, EngineUnavailable, "told to fail"),
-        ("broadcast", "version UNIMPLEMENTED", None, UnsupportedEngine, r"the CRI \(runtime.v1\).*disabled_plugins"),
+        ("broadcast", "version UNIMPLEMENTED", None, ProtocolViolation, "is it of another kind"),
     ],
 )
 async def test_engine_that_cannot_be_followed_so_is_refused_with_a_reason(

@@ -15,7 +15,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from whalewatch import AddressError, EngineError, EngineTimeout, EngineUnavailable, ProtocolViolation, UnsupportedEngine
+from whalewatch import AddressError, EngineError, EngineTimeout, EngineUnavailable, ProtocolViolation
 from whalewatch._grpc.address import Endpoint, endpoint
 from whalewatch._grpc.connection import ERROR_BY_STATUS, MAX_MESSAGE, Connection, missing
 from whalewatch._wire import containerd_pb2 as wire
@@ -128,7 +128,7 @@ TYPES = {
     "PERMISSION_DENIED": EngineUnavailable,
     "UNAUTHENTICATED": EngineUnavailable,
     "UNAVAILABLE": EngineUnavailable,
-    "UNIMPLEMENTED": UnsupportedEngine,
+    "UNIMPLEMENTED": ProtocolViolation,
 }
 """What becomes of a status; the others are an `EngineError`."""
 
@@ -220,7 +220,7 @@ async def test_something_that_speaks_otherwise_is_told_with_a_remedy(path: Path)
         writer.close()
 
     async with await asyncio.start_unix_server(serve, path), connected(path) as to:
-        with pytest.raises(EngineUnavailable, match="does not speak gRPC: correct the address"):
+        with pytest.raises(ProtocolViolation, match="does not speak gRPC: correct the address"):
             await version(to)
 
 

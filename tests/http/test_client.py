@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.support.followed import eventually
 from tests.support.scripted import within
-from whalewatch import EngineError, EngineTimeout, EngineUnavailable, ProtocolViolation, UnsupportedEngine
+from whalewatch import EngineError, EngineTimeout, EngineUnavailable, ProtocolViolation
 from whalewatch._http.client import MAX_BUFFER, MAX_HEAD, Client
 from whalewatch._http.dial import Endpoint, dial
 
@@ -123,21 +123,21 @@ ANSWERS = {
     "chunk too short": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nhello", EngineUnavailable),
     "no last chunk": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", EngineUnavailable),
     "only informed": (b"HTTP/1.1 100 Continue\r\n\r\n", EngineUnavailable),
-    "another protocol": (b"SSH-2.0-OpenSSH_9.2\r\n", UnsupportedEngine),
-    "length below 0": (b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nhello", UnsupportedEngine),
-    "two lengths": (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello", UnsupportedEngine),
+    "another protocol": (b"SSH-2.0-OpenSSH_9.2\r\n", ProtocolViolation),
+    "length below 0": (b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nhello", ProtocolViolation),
+    "two lengths": (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello", ProtocolViolation),
     "length and chunks": (
         b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        UnsupportedEngine,
+        ProtocolViolation,
     ),
-    "no chunk size": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nhello\r\n", UnsupportedEngine),
-    "a request": (b"GET / HTTP/1.1\r\n\r\n", UnsupportedEngine),
-    "an upgrade": (b"HTTP/1.1 101 Switching\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n", UnsupportedEngine),
-    "header of 1 MiB": (b"HTTP/1.1 200 OK\r\nA: " + b"a" * MAX_HEAD * 4, UnsupportedEngine),
-    "headers of 1 MiB": (b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * (MAX_HEAD * 4 // 6), UnsupportedEngine),
+    "no chunk size": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nhello\r\n", ProtocolViolation),
+    "a request": (b"GET / HTTP/1.1\r\n\r\n", ProtocolViolation),
+    "an upgrade": (b"HTTP/1.1 101 Switching\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n", ProtocolViolation),
+    "header of 1 MiB": (b"HTTP/1.1 200 OK\r\nA: " + b"a" * MAX_HEAD * 4, ProtocolViolation),
+    "headers of 1 MiB": (b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * (MAX_HEAD * 4 // 6), ProtocolViolation),
     "trailers of 1 MiB": (
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nA: " + b"a" * MAX_HEAD * 4,
-        UnsupportedEngine,
+        ProtocolViolation,
     ),
     "body over the limit": (b"HTTP/1.1 200 OK\r\n\r\n" + b"a" * (LIMIT + 1), ProtocolViolation),
     "compressed": (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\nhi", ProtocolViolation),
@@ -173,7 +173,7 @@ def test_answers_that_are_damaged_do_no_harm(answer: bytes, data: st.DataObject)
     asyncio.run(story())
 
 
-ERRORS = {EngineUnavailable, UnsupportedEngine, ProtocolViolation}
+ERRORS = {EngineUnavailable, ProtocolViolation}
 
 
 async def test_request_is_whole_and_its_connection_is_kept() -> None:

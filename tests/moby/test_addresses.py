@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import socket
 import ssl
 import threading
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tenacity import wait_fixed
 
+from tests.support.answering import TO_TLS, answering, http
 from tests.support.certificates import make_certificates
 from tests.support.docker_contexts import context
+from tests.support.followed import eventually
 from tests.support.scripted import PATIENCE
 from whalewatch import (
     AddressError,
     EngineError,
     EngineTimeout,
     EngineUnavailable,
+    ProtocolViolation,
     Retry,
     UnsupportedEngine,
     WatchState,
@@ -268,7 +272,7 @@ async def refused(address: str, expected: type[EngineError], *words: str, **opti
 def told(error: WhalewatchError | None, address: str, expected: type[EngineError], *words: str) -> None:
     message = str(error)
     assert type(error) is expected, repr(error)
-    assert f"docker engine at {address}: " in message.lower()
+    assert f"Docker engine at {address}: " in message
     for word in words:
         assert word in message, message
     assert message.isprintable()
@@ -288,38 +292,30 @@ async def test_path_at_which_there_is_no_socket(tmp_path: Path) -> None:
 async def test_connection_that_is_refused_and_host_that_does_not_exist(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(tmp_path / "dead.sock"))
-    await refused(f"unix://{tmp_path}/dead.sock", EngineUnavailable, "refused", "not running")
+    remedy = ("not running", "mounted here as a file", "mount its folder")
+    await refused(f"unix://{tmp_path}/dead.sock", EngineUnavailable, "refused", *remedy)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         await refused(f"tcp://127.0.0.1:{free.getsockname()[1]}", EngineUnavailable, "refused", "not running")
-    await refused("tcp://no-such-host.invalid:2375", EngineUnavailable)
+    unknown = ("the name no-such-host.invalid does not resolve", "correct the address, or DNS")
+    await refused("tcp://no-such-host.invalid:2375", EngineUnavailable, *unknown)
 
 
-@asynccontextmanager
-async def answering(answer: bytes | Callable[[bytes], bytes]) -> AsyncIterator[str]:
-    """A server that answers every request likewise, and hangs up."""
-
-    async def answer_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            request = await reader.readuntil(b"\r\n\r\n")
-            writer.write(answer if isinstance(answer, bytes) else answer(request))
-            await writer.drain()
-        except (OSError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
-
-    server = await asyncio.start_server(answer_one, "127.0.0.1", 0)
-    try:
-        yield f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
-        await server.wait_closed()
-
-
-def http(status: str, body: bytes = b"", *headers: str) -> bytes:
-    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close", *headers]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
+async def test_ssh_that_is_missing_and_ssh_that_fails_which_is_logged_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    await refused("ssh://alias", EngineUnavailable, "there is no program ssh here: install it")
+    program = tmp_path / "ssh"
+    program.write_text("#!/bin/sh\necho one >&2\necho 'kex: two\r' >&2\nexit 255\n")
+    program.chmod(0o755)
+    await refused("ssh://alias", EngineUnavailable, "(kex: two)")
+    caplog.clear()
+    async with moby.watch("ssh://alias", retry=Retry(wait=wait_fixed(0))) as watcher:
+        await eventually(lambda: watcher.status.attempt > 3)
+    assert [record.getMessage().partition(" (")[2] for record in caplog.records if record.levelname != "DEBUG"] == [
+        "kex: two); trying again in 0.0 s"
+    ]
 
 
 async def test_what_accepts_and_never_answers_or_hangs_up() -> None:
@@ -331,8 +327,14 @@ async def test_what_accepts_and_never_answers_or_hangs_up() -> None:
 
 API = "Api-Version: 1.45"
 
-TO_TLS = b"Client sent an HTTP request to an HTTPS server.\n"
-"""What Docker's own server says."""
+INFO = {"ID": "an id", "ServerVersion": "26.1.5", "SystemTime": "2026-01-02T03:04:05Z"}
+
+PAGE = b"<html>\r\n<h1>It works!</h1>\r\n</html>"
+
+
+async def test_port_for_https() -> None:
+    async with answering(http("400 Bad Request", TO_TLS)) as address:
+        await refused(address, EngineUnavailable, "HTTPS", "tls=")
 
 
 @pytest.mark.parametrize(
@@ -340,24 +342,23 @@ TO_TLS = b"Client sent an HTTP request to an HTTPS server.\n"
     [
         pytest.param(b"SSH-2.0-OpenSSH_9.2p1\r\n", ["HTTP"], id="ssh"),
         pytest.param(b"\x00\xff\x1b[31m" * 50 + b"\r\n\r\n", ["HTTP"], id="garbage"),
-        pytest.param(http("400 Bad Request", TO_TLS), ["HTTPS", "tls="], id="TLS"),
-        pytest.param(
-            http("200 OK", b"<html><body>It works!</body></html>", "Content-Type: text/html"), [], id="a page"
-        ),
-        pytest.param(http("200 OK", b"{}"), [], id="no version"),
-        pytest.param(http("200 OK", b"[]", API), [], id="a list"),
+        pytest.param(http("200 OK", PAGE, "Content-Type: text/html"), ["API version"], id="a page"),
+        pytest.param(http("200 OK", PAGE, API), ["the answer to info is not JSON"], id="a page for a document"),
+        pytest.param(http("200 OK", b"{}"), ["API version"], id="no version"),
+        pytest.param(http("200 OK", b"[]", API), ["info"], id="a list"),
         pytest.param(http("200 OK", b'{"ID": 7, "ServerVersion": null, "SystemTime": "soon"}', API), [], id="types"),
-        pytest.param(http("200 OK", b"{}", "Api-Version: nonsense"), [], id="version"),
-        pytest.param(http("200 OK", b"[" * 100_000, API), [], id="deep"),
-        pytest.param(http("404 Not Found", b"no such page"), [], id="404"),
-        pytest.param(http("405 Method Not Allowed", b""), [], id="405"),
-        pytest.param(http("301 Moved Permanently", b"", "Location: https://elsewhere/"), [], id="301"),
-        pytest.param(http("307 Temporary Redirect", b"", "Location: /login"), [], id="307"),
+        pytest.param(http("200 OK", b"{}", "Api-Version: nonsense"), ["nonsense"], id="version"),
+        pytest.param(http("200 OK", b"[" * 100_000, API), ["JSON"], id="deep"),
+        pytest.param(http("404 Not Found", PAGE), ["GET /_ping", "404", "in front of it"], id="404"),
+        pytest.param(http("405 Method Not Allowed", b""), ["405"], id="405"),
+        pytest.param(http("301 Moved Permanently", b"", "Location: https://elsewhere/"), ["301"], id="301"),
+        pytest.param(http("307 Temporary Redirect", b"", "Location: /login"), ["307"], id="307"),
     ],
 )
-async def test_what_is_no_docker(answer: bytes, words: list[str]) -> None:
+async def test_what_is_not_recognised_as_docker(answer: bytes, words: list[str]) -> None:
     async with answering(answer) as address:
-        await refused(address, UnsupportedEngine, *words)
+        error = await refused(address, ProtocolViolation, *words)
+    assert "<" not in str(error)
 
 
 @pytest.mark.parametrize(
@@ -383,15 +384,24 @@ async def test_answer_that_breaks_the_rules_of_http(answer: bytes) -> None:
         told(caught.value, address, type(caught.value))
 
 
-async def test_engine_that_denies_access_or_fails() -> None:
+@pytest.mark.parametrize("path", ["/_ping", "/v1.45/info", "/v1.45/events"])
+async def test_engine_that_denies_access_or_fails_and_says_why_unless_it_is_a_page(path: str) -> None:
+    def answer(request: bytes) -> bytes:
+        refused = request.startswith(b"GET /docker" + path.encode())
+        return refusal if refused else http("200 OK", json.dumps(INFO).encode(), API)
+
     for status, error, *words in (
-        ("401 Unauthorized", EngineUnavailable, "denied", "401"),
-        ("403 Forbidden", EngineUnavailable, "denied", "403"),
+        ("401 Unauthorized", EngineUnavailable, "denied", "401", "proxy"),
+        ("403 Forbidden", EngineUnavailable, "denied", "403", "proxy"),
         ("500 Internal Server Error", EngineError, "500"),
         ("503 Service Unavailable", EngineError, "503"),
+        *([("404 Not Found", EngineUnavailable, "denied", "404", "proxy")] if path != "/_ping" else ()),
     ):
-        async with answering(http(status, b'{"message": "not you\x1b[31m"}')) as address:
-            await refused(address, error, "not you", *words)
+        for body, why in ((rb'{"message": "not\n you"}', r"not\n you"), (PAGE, "")):
+            refusal = http(status, body)
+            async with answering(answer) as address:
+                told = await refused(f"{address}/docker", error, f"GET /docker{path} ", why, *words)
+            assert "<" not in str(told)
 
 
 async def test_engine_of_the_oldest_api_that_is_known_is_watched_and_none_that_is_older_or_too_new() -> None:

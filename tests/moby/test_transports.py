@@ -31,7 +31,7 @@ from tests.support.engines.leaks import Held
 from tests.support.engines.proxy import Proxy
 from tests.support.followed import eventually, leave
 from tests.support.outage import lost
-from whalewatch import EngineTimeout, EngineUnavailable, UnsupportedEngine, Watcher, WatchState, moby
+from whalewatch import EngineTimeout, EngineUnavailable, Watcher, WatchState, moby
 from whalewatch._http.dial import Endpoint
 from whalewatch.moby.client import Connector, close, make
 from whalewatch.testing import FakeDocker
@@ -96,7 +96,7 @@ async def test_tls_with_certificates(
     assert (await version_at(address, tls=tls)).startswith(version)
     with pytest.raises(EngineUnavailable, match="TLS refused"):
         await version_at(address, tls=ssl.create_default_context())
-    with pytest.raises(UnsupportedEngine, match="HTTPS"):
+    with pytest.raises(EngineUnavailable, match="HTTPS"):
         await version_at(address)
 
     monkeypatch.setenv("DOCKER_HOST", address)

@@ -49,6 +49,7 @@ async def noticed(check: Checked, hung_at: float, within: float) -> None:
     status = await lost(check.watcher, EngineTimeout)
     assert asyncio.get_running_loop().time() - hung_at < within + SLACK
     assert check.watcher.engine.address in str(status.error)
+    assert "is it hung?" in str(status.error)
     picture = check.watcher.portfolio.snapshot()
     await check.until(lambda: check.fold.revision == picture.revision)
     assert check.fold.alive == {container.id: container for container in picture}

@@ -7,7 +7,10 @@ import socket
 import struct
 from pathlib import Path
 
-__all__ = ["connected", "listener", "refusal", "unreachable"]
+__all__ = ["MAX_PATH", "connected", "listener", "refusal", "unreachable"]
+
+MAX_PATH = 107
+"""Most bytes that the path of a Unix socket may have on Linux."""
 
 
 def listener(path: str) -> int | None:
@@ -54,7 +57,11 @@ def unreachable(refused: OSError, path: str, remedy: str) -> str:
     if refused.errno == errno.ECONNREFUSED:
         if Path(path).exists() and not Path(path).is_socket():
             return f"{path} is no socket: correct the address"
-        return "connection refused: the engine is not running"
+        # An engine that starts makes a new socket. A mount of the old one itself, usual in containers, keeps the old.
+        return (
+            "connection refused: the engine is not running; or it was restarted, and its socket is mounted here as a "
+            "file: then mount its folder"
+        )
     return ""
 
 

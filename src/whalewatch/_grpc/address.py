@@ -7,14 +7,11 @@ from pathlib import Path
 
 import attrs
 
+from whalewatch._adapter.unix import MAX_PATH
 from whalewatch._core.errors import AddressError
 from whalewatch._core.text import printable
 
 __all__ = ["Endpoint", "endpoint"]
-
-
-MAX_PATH = 107
-"""Most bytes that the path of a Unix socket may have on Linux."""
 
 
 @attrs.frozen

@@ -16,11 +16,11 @@ from google.protobuf.message import DecodeError, Message
 
 from whalewatch._adapter.unix import listener, refusal, unreachable
 from whalewatch._core.cancellation import cancel_requests
-from whalewatch._core.errors import EngineError, EngineTimeout, EngineUnavailable, ProtocolViolation, UnsupportedEngine
+from whalewatch._core.errors import EngineError, EngineTimeout, EngineUnavailable, ProtocolViolation
 from whalewatch._core.text import printable
 from whalewatch._grpc.address import Endpoint
 
-__all__ = ["Connection", "denied", "missing"]
+__all__ = ["Connection", "denied", "missing", "unimplemented"]
 
 M = TypeVar("M", bound=Message)
 
@@ -55,7 +55,7 @@ ERROR_BY_STATUS: dict[grpc.StatusCode, tuple[type[EngineError], str]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: (EngineError, "too large, or too many at once"),
     grpc.StatusCode.UNAUTHENTICATED: (EngineUnavailable, "access denied"),
     grpc.StatusCode.UNAVAILABLE: (EngineUnavailable, "connection lost"),
-    grpc.StatusCode.UNIMPLEMENTED: (UnsupportedEngine, "the engine does not know this call: is it of another kind?"),
+    grpc.StatusCode.UNIMPLEMENTED: (ProtocolViolation, "the engine does not know this call: is it of another kind?"),
     grpc.StatusCode.UNKNOWN: (EngineError, "failed"),
 }
 """For each status of a failed call: the error that is raised, and its message."""
@@ -80,10 +80,11 @@ class Connection:
 
     Attributes:
         client: the channel, for calls that the application makes itself.
+        endpoint: where it connects.
     """
 
     def __init__(self, endpoint: Endpoint, *, engine: str, remedy: str, calls: Counter[str]) -> None:
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._engine = engine
         self._remedy = remedy
         self._unreachable_reason: str | None = None
@@ -94,7 +95,7 @@ class Connection:
 
     def message(self, text: str) -> str:
         """Name the engine and its address in front of a message."""
-        return f"{self._engine} engine at {self._endpoint.address}: {text}"
+        return f"{self._engine} engine at {self.endpoint.address}: {text}"
 
     async def get(self, kind: str, method: str, request: Message, answer: type[M], **metadata: str) -> M:
         """Make one call.
@@ -172,7 +173,7 @@ class Connection:
 
     def pid(self) -> int | None:
         """Return the PID of the process that listens at the other end; None if it cannot be known."""
-        return listener(self._endpoint.path)
+        return listener(self.endpoint.path)
 
     def _call(self, kind: str, call: Any, request: Message, metadata: dict[str, str]) -> Any:
         if self._answered and self.client.get_state() is not grpc.ChannelConnectivity.READY:
@@ -210,7 +211,7 @@ class Connection:
         if status is grpc.StatusCode.UNAVAILABLE and (reason := self._probe_socket()):
             return EngineUnavailable(self.message(reason))
         if status is grpc.StatusCode.UNAVAILABLE and OTHER_PROTOCOL in details:
-            return EngineUnavailable(self.message("what listens there does not speak gRPC: correct the address"))
+            return ProtocolViolation(self.message("what listens there does not speak gRPC: correct the address"))
         type_, meaning = ERROR_BY_STATUS.get(status, (EngineError, "failed"))
         reason = printable(details) or "no reason given"
         return type_(self.message(f"{kind}: {meaning} ({status.name}: {reason})"))
@@ -221,7 +222,7 @@ class Connection:
         The socket is tried once, although each call under way asks when the connection is lost.
         """
         if self._unreachable_reason is None:
-            path, refused = self._endpoint.path, refusal(self._endpoint.path)
+            path, refused = self.endpoint.path, refusal(self.endpoint.path)
             self._unreachable_reason = ""
             if refused is not None:
                 self._unreachable_reason = (
@@ -232,14 +233,18 @@ class Connection:
 
 def denied(error: EngineError) -> bool:
     """Return whether an error says that this call is not permitted; other calls may be."""
-    cause = error.__cause__
-    return isinstance(cause, grpc.aio.AioRpcError) and cause.code() in {
-        grpc.StatusCode.PERMISSION_DENIED,
-        grpc.StatusCode.UNAUTHENTICATED,
-    }
+    return _status(error) in {grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}
 
 
 def missing(error: EngineError) -> bool:
     """Return whether an error says that the requested object was not found."""
-    cause = error.__cause__
-    return isinstance(cause, grpc.aio.AioRpcError) and cause.code() is grpc.StatusCode.NOT_FOUND
+    return _status(error) is grpc.StatusCode.NOT_FOUND
+
+
+def unimplemented(error: EngineError) -> bool:
+    """Return whether an error says that the engine does not know this call; it may know others."""
+    return _status(error) is grpc.StatusCode.UNIMPLEMENTED
+
+
+def _status(error: EngineError) -> grpc.StatusCode | None:
+    return error.__cause__.code() if isinstance(error.__cause__, grpc.aio.AioRpcError) else None

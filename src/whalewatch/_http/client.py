@@ -12,10 +12,12 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
+from re import fullmatch
 from typing import Any
 
 import httptools
 
+from whalewatch._adapter.recognition import GRPC
 from whalewatch._adapter.unix import unreachable
 from whalewatch._core.errors import EngineError, EngineTimeout, EngineUnavailable, ProtocolViolation, UnsupportedEngine
 from whalewatch._core.text import printable
@@ -25,6 +27,9 @@ from whalewatch._http.documents import Documents
 __all__ = ["Client", "Connection"]
 
 NOT_HTTP = (httptools.HttpParserError, httptools.HttpParserUpgrade)
+
+SETTINGS = rb"(?s).{3}\x04\x00{5}"
+"""Head of the frame with which a server of HTTP/2 begins, whatever it is sent (RFC 9113, 3.4): its length, its type."""
 
 MAX_HEAD = 256 * 1024
 """Most bytes that may arrive without any of them being part of a body: status, headers, trailers."""
@@ -154,6 +159,9 @@ class Connection(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
+        if self.silent and fullmatch(SETTINGS, data[:9]):
+            self._fail(GrpcError())
+            return
         if not self._expected or self._complete:
             self._fail(ConnectionError("data that was not asked for"))
             return
@@ -217,6 +225,10 @@ class ViolationError(Exception):
     """What is wrong with an answer; it never leaves this module."""
 
 
+class GrpcError(Exception):
+    """The server speaks HTTP/2 without being asked to, as those of gRPC do; it never leaves this module."""
+
+
 class Client:
     """Requests to one server, each on a connection of its own, which is kept for later ones.
 
@@ -249,14 +261,16 @@ class Client:
         Raises:
             EngineUnavailable: the server cannot be reached, or the connection has ended.
             EngineTimeout: the server accepts no connections.
-            UnsupportedEngine: the server speaks something else than HTTP.
-            ProtocolViolation: the answer is too large, or compressed.
+            UnsupportedEngine: the server speaks gRPC.
+            ProtocolViolation: the server speaks something else than HTTP, or its answer is too large, or compressed.
         """
         connection = None
         try:
             connection = await self._answered(f"GET {self._endpoint.prefix}{path} {self._headers}".encode("ascii"))
             yield connection
-        except (OSError, *NOT_HTTP, ViolationError) as error:
+        except (ViolationError, GrpcError) as error:
+            raise self._translated(what, error) from None
+        except (OSError, *NOT_HTTP) as error:
             raise self._translated(what, error) from error
         finally:
             if connection is not None and connection.release():
@@ -321,16 +335,22 @@ class Client:
         path, shown = self._endpoint.path, printable(error) or type(error).__name__
         if isinstance(error, ViolationError):
             return ProtocolViolation(self._message(f"the answer to {what} {shown}"))
+        if isinstance(error, GrpcError):
+            return UnsupportedEngine(self._message(GRPC))
         if isinstance(error, NOT_HTTP):
-            return UnsupportedEngine(self._message(f"the answer to {what} is not HTTP as expected ({shown})"))
+            return ProtocolViolation(self._message(f"the answer to {what} is not HTTP as expected ({shown})"))
         if path and isinstance(error, BlockingIOError):
             return EngineTimeout(self._message("it does not accept connections, and too many wait for it: is it hung?"))
         if isinstance(error, (ssl.SSLError, ssl.CertificateError)):
             reason = f"TLS refused ({shown}): check the CA, the client certificate and its key"
         elif path and isinstance(error, OSError) and (known := unreachable(error, path, self._remedy)):
             reason = known
+        elif isinstance(error, socket.gaierror):
+            reason = f"the name {self._endpoint.host} does not resolve ({error.strerror}): correct the address, or DNS"
         elif isinstance(error, OSError) and error.errno == errno.ECONNREFUSED:
             reason = "connection refused: the engine is not running"
+        elif self._endpoint.command and isinstance(error, FileNotFoundError):
+            reason = f"there is no program {self._endpoint.command[0]} here: install it"
         else:
             reason = f"connection lost during {what} ({shown})"
         return EngineUnavailable(self._message(reason))

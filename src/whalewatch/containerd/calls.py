@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 
-from whalewatch._core.errors import EngineError, UnsupportedEngine
-from whalewatch._grpc.connection import Connection, missing
+from whalewatch._core.errors import EngineError
+from whalewatch._grpc.connection import Connection, missing, unimplemented
 from whalewatch._wire import containerd_pb2 as wire
 
 __all__ = ["Calls"]
@@ -91,7 +91,9 @@ class Calls:
         if self._streams_listings:
             try:
                 await self._stream_containers(namespace, receive)
-            except UnsupportedEngine:
+            except EngineError as error:
+                if not unimplemented(error):
+                    raise
                 self._streams_listings = False
             else:
                 return

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from re import match
 from typing import Any, Unpack
 
 import grpc.aio
@@ -14,7 +15,7 @@ from google.protobuf.message import DecodeError
 from whalewatch._adapter.events import EventDeduplicator, LostEvents
 from whalewatch._adapter.rucksack import Packer
 from whalewatch._core.engine import Dead, ListedContainer, Listing, Signal, SignalType
-from whalewatch._core.errors import EngineError, EngineTimeout, EngineUnavailable
+from whalewatch._core.errors import EngineError, EngineTimeout, EngineUnavailable, UnsupportedEngine
 from whalewatch._core.model import Container
 from whalewatch._core.slots import release_when_slow
 from whalewatch._core.text import printable
@@ -35,10 +36,14 @@ from whalewatch.containerd.reading import (
     text,
     within,
 )
+from whalewatch.containerd.recognition import recognising
 
 __all__ = ["ContainerdEngine", "Inspection", "watch"]
 
 log: logging.Logger = logging.getLogger("whalewatch.containerd")
+
+OLDEST = (1, 6)
+"""The oldest version of containerd that this adapter knows."""
 
 DEFAULT_ADDRESS = "unix:///run/containerd/containerd.sock"
 
@@ -174,7 +179,12 @@ class ContainerdEngine:
         await self._identify(calls)
 
     async def _identify(self, calls: Calls) -> None:
-        version = await calls.version()
+        async with recognising(calls.connection):
+            version = await calls.version()
+        if (number := match(r"v?(\d+)\.(\d+)", version)) and tuple(map(int, number.groups())) < OLDEST:
+            raise UnsupportedEngine(
+                calls.connection.message(f"containerd {printable(version)} is too old: 1.6 or later is needed")
+            )
         server = await calls.server()
         self._version, self._id = version, text(server.uuid)
         self._pid = server.pid or calls.connection.pid()

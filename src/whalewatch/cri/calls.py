@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 
-from whalewatch._core.errors import UnsupportedEngine
 from whalewatch._grpc.connection import Connection
 from whalewatch._wire import cri_pb2 as wire
+from whalewatch.containerd.recognition import recognising
 
 __all__ = ["Calls"]
 
@@ -20,18 +20,14 @@ class Calls:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
 
+    async def identify(self) -> wire.VersionResponse:
+        """Return the engine's name and version; if it does not speak the CRI, recognise it."""
+        async with recognising(self.connection):
+            return await self.version()
+
     async def version(self, kind: str = "version") -> wire.VersionResponse:
         """Return the engine's name and version; of all calls this one costs the engine least."""
-        method, request = f"{SERVICE}/Version", wire.VersionRequest()
-        try:
-            return await self.connection.get(kind, method, request, wire.VersionResponse)
-        except UnsupportedEngine as error:
-            raise UnsupportedEngine(
-                self.connection.message(
-                    "it does not speak the CRI (runtime.v1): give the socket of a CRI engine, enable the CRI plugin "
-                    "(see disabled_plugins in containerd's configuration), or upgrade a containerd older than 1.6"
-                )
-            ) from error.__cause__
+        return await self.connection.get(kind, f"{SERVICE}/Version", wire.VersionRequest(), wire.VersionResponse)
 
     async def containers(self) -> list[wire.Container]:
         """Return all containers, in any state."""

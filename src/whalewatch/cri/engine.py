@@ -20,7 +20,7 @@ from whalewatch._core.model import Container
 from whalewatch._core.text import printable
 from whalewatch._core.watcher import Watcher, WatcherOptions
 from whalewatch._grpc.address import endpoint
-from whalewatch._grpc.connection import Connection, denied
+from whalewatch._grpc.connection import Connection, denied, unimplemented
 from whalewatch.containerd import calls as containerd
 from whalewatch.containerd.reading import text
 from whalewatch.cri.calls import Calls
@@ -98,7 +98,7 @@ class CRIEngine:
         ValueError: `source` is not one of the three, or `poll` is not positive.
     """
 
-    type = "cri"
+    type, title = "cri", "CRI"
 
     def __init__(
         self,
@@ -209,7 +209,7 @@ class CRIEngine:
         return self._identity
 
     def _new(self) -> Connection:
-        return Connection(self._endpoint, engine="CRI", remedy=REMEDY, calls=self._calls)
+        return Connection(self._endpoint, engine=self.title, remedy=REMEDY, calls=self._calls)
 
     async def connect(self) -> None:
         """Make a new connection, read the engine's identity, and choose the source of changes."""
@@ -344,14 +344,14 @@ class CRIEngine:
 
 async def _identify(connection: Connection) -> _Identity:
     """Ask the engine for its identity, and check whether containerd's own API can be used."""
-    answer = await Calls(connection).version()
+    answer = await Calls(connection).identify()
     runtime, version = text(answer.runtime_name), text(answer.runtime_version).removeprefix("v")
     missing = UnsupportedEngine(connection.message("source native needs containerd's own API, which is not there"))
     if runtime == CONTAINERD:
         try:
             server = await containerd.Calls(connection).server()
         except EngineError as error:
-            if not isinstance(error, UnsupportedEngine) and not denied(error):
+            if not unimplemented(error) and not denied(error):
                 raise
             missing.__cause__ = error
         else:

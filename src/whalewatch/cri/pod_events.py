@@ -28,7 +28,7 @@ from whalewatch._core.engine import Listing, Signal, SignalType
 from whalewatch._core.errors import EngineError, UnsupportedEngine
 from whalewatch._core.model import Container
 from whalewatch._core.text import printable
-from whalewatch._grpc.connection import denied
+from whalewatch._grpc.connection import denied, unimplemented
 from whalewatch._wire import cri_pb2 as wire
 from whalewatch.cri.reading import is_about_sandbox, signal
 from whalewatch.cri.source import Link
@@ -99,7 +99,9 @@ class PodEvents:
                     received = self._read(message)
                     if received is not None:
                         yield received
-            except UnsupportedEngine as error:
+            except EngineError as error:
+                if not unimplemented(error):
+                    raise
                 raise UnsupportedEngine(
                     self._link.calls.connection.message("it has no pod events")
                 ) from error.__cause__
@@ -171,7 +173,7 @@ class PodEvents:
 
 def refused(error: EngineError) -> bool:
     """Return whether an error means that the engine has no pod events, or refuses them to us; others are outages."""
-    return type(error) in {EngineError, UnsupportedEngine} or denied(error)
+    return type(error) in {EngineError, UnsupportedEngine} or unimplemented(error) or denied(error)
 
 
 async def _next(messages: AsyncIterator[bytes]) -> bytes | None:

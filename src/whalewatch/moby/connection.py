@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,10 @@ __all__ = ["Connection"]
 MAX_BODY = 64 * 1024 * 1024
 """Most bytes that are read of one answer. A listing of 10,000 containers has some 15 MB."""
 
+TTRPC = ".ttrpc"
+"""By default containerd has a socket for its shims beside that for gRPC, at the same path with this ending (section
+ttrpc of its configuration). There it waits for ever for what it takes for the rest of a message."""
+
 MAX_LINE = 4 * 1024 * 1024
 """Most bytes of one event. An event contains all labels of a container."""
 
@@ -38,11 +42,19 @@ class Connection:
 
     Attributes:
         listed_bytes: number of bytes of listings that have arrived.
+
+    Raises:
+        UnsupportedEngine: the socket is one that never answers HTTP.
     """
 
     def __init__(self, endpoint: Endpoint, *, engine: str, remedy: str, calls: Counter[str]) -> None:
         self._endpoint = endpoint
         self._engine = engine
+        if endpoint.path is not None and endpoint.path.endswith(TTRPC):
+            grpc = endpoint.path.removesuffix(TTRPC)
+            raise UnsupportedEngine(
+                self.message(f"this is containerd's ttrpc socket: use whalewatch.containerd with {grpc}")
+            )
         self._calls = calls
         self._prefix = ""
         self._client = Client(endpoint, message=self.message, remedy=remedy)
@@ -66,32 +78,31 @@ class Connection:
         """Name the engine and its address in front of a message."""
         return f"{self._engine} engine at {self._endpoint.address}: {text}"
 
-    async def get(self, kind: str, path: str) -> tuple[Any, str]:
-        """Get a JSON document, and the API version that the engine reports; "" if it reports none.
+    async def get(self, kind: str, path: str) -> Any:
+        """Get a JSON document.
 
         Raises:
             EngineError: the request failed; see `_refused`.
         """
-        body, version = await self._body(kind, path)
+        body, _ = await self._body(kind, path)
         try:
-            return json.loads(body.decode("utf-8", "replace")), version
+            return json.loads(body.decode("utf-8", "replace"))
         except (ValueError, RecursionError) as error:
-            shown = printable(body[:80])
-            raise ProtocolViolation(self.message(f"the answer to {kind} is not JSON: {shown}")) from error
+            raise ProtocolViolation(self.message(f"the answer to {kind} is not JSON")) from error
 
     async def find(self, kind: str, path: str) -> Any:
         """Get a JSON document, or None if the engine answers "not found"."""
         try:
-            document, _ = await self.get(kind, path)
+            document = await self.get(kind, path)
         except _Missing:
             return None
         if document is None:
             raise ProtocolViolation(self.message(f"the answer to {kind} is null"))
         return document
 
-    async def ping(self) -> None:
-        """Make a request that proves that the engine still answers."""
-        await self._body("ping", "/_ping")
+    async def ping(self) -> Mapping[str, str]:
+        """Make a request that proves that the engine still answers; return its headers, by name in lower case."""
+        return (await self._body("ping", "/_ping"))[1]
 
     @asynccontextmanager
     async def lines(self, kind: str, path: str) -> AsyncIterator[AsyncIterator[bytes | None]]:
@@ -99,7 +110,7 @@ class Connection:
         self._calls[kind] += 1
         async with self._client.get(kind, f"{self._prefix}{path}") as answer:
             if answer.status != HTTPStatus.OK:
-                raise self._refused(kind, answer.status, await answer.read(MAX_BODY))
+                raise self._refused(kind, path, answer.status, await answer.read(MAX_BODY))
             yield answer.lines(MAX_LINE)
 
     async def close(self) -> None:
@@ -116,37 +127,39 @@ class Connection:
         """Return the PID of the process that listens at the other end of a Unix socket; None if it cannot be known."""
         return None if self._endpoint.path is None else listener(self._endpoint.path)
 
-    async def _body(self, kind: str, path: str) -> tuple[bytes, str]:
+    async def _body(self, kind: str, path: str) -> tuple[bytes, Mapping[str, str]]:
         self._calls[kind] += 1
         async with self._client.get(kind, f"{self._prefix}{path}") as answer:
             body = await answer.read(MAX_BODY, self._listed if kind == "list" else bool)
             if answer.status != HTTPStatus.OK:
-                raise self._refused(kind, answer.status, body)
-            return body, answer.headers.get("api-version", "")
+                raise self._refused(kind, path, answer.status, body)
+            return body, answer.headers
 
     def _listed(self, size: int) -> None:
         self.listed_bytes += size
 
-    def _refused(self, kind: str, status: int, body: bytes) -> EngineError:
-        """Return the error for an answer other than 200."""
+    def _refused(self, kind: str, path: str, status: int, body: bytes) -> EngineError:
+        """Return the error for an answer other than 200. It quotes what the engine says in JSON, never a page."""
         try:
-            reason = json.loads(body.decode("utf-8", "replace"))["message"]
+            reason = printable(json.loads(body.decode("utf-8", "replace"))["message"]).strip()
         except (ValueError, RecursionError, LookupError, TypeError):
-            reason = body[:200].decode("utf-8", "replace")
-        reason = printable(reason).strip() or "no reason given"
-        if status == HTTPStatus.NOT_FOUND and kind == "inspect":
+            reason = ""
+        get = f"GET {self._endpoint.prefix}{self._prefix}{path.partition('?')[0]}"
+        answer = f"{status}: {reason}" if reason else f"{status}"
+        if status == HTTPStatus.NOT_FOUND and kind == "inspect" and reason:  # else it is not the engine's
             return _Missing(self.message(reason))
         if status == HTTPStatus.BAD_REQUEST and "client version" in reason:
             return UnsupportedEngine(self.message(f"{reason}: this library speaks other versions of the Engine API"))
-        if status == HTTPStatus.BAD_REQUEST and "HTTPS" in reason:
-            return UnsupportedEngine(self.message(f"{reason}: use https://, or tls="))
-        if status in {401, 403}:
-            return EngineUnavailable(
-                self.message(f"access denied ({status}: {reason}): something in front of it refuses {kind}")
-            )
-        if status in {301, 302, 307, 308, 404, 405}:
-            return UnsupportedEngine(self.message(f"{status} for {kind} ({reason}): is this a {self._engine} engine?"))
-        return EngineError(self.message(f"{kind} failed with {status}: {reason}"))
+        if status == HTTPStatus.BAD_REQUEST and b"HTTPS server" in body:
+            return EngineUnavailable(self.message("it takes HTTPS only: use https://, or tls="))
+        unknown = status in {301, 302, 307, 308, 404, 405}
+        if status in {401, 403} or (unknown and self._prefix):  # once a version is agreed on, the engine knows the path
+            remedy = "what is in front of the engine, such as a proxy, must allow it"
+            return EngineUnavailable(self.message(f"access denied to {get} ({answer}): {remedy}"))
+        if unknown:
+            remedy = f"is this a {self._engine} engine, and does what is in front of it allow this path?"
+            return ProtocolViolation(self.message(f"{get} is not known there ({answer}): {remedy}"))
+        return EngineError(self.message(f"{get} failed ({answer})"))
 
 
 class _Missing(EngineError):

@@ -14,8 +14,9 @@ from urllib.parse import quote
 
 from whalewatch._adapter.events import EventDeduplicator, LostEvents
 from whalewatch._adapter.once import Once
+from whalewatch._adapter.recognition import http_engine
 from whalewatch._adapter.rucksack import Packer
-from whalewatch._core.engine import Dead, ListedContainer, Listing, Signal, SignalType
+from whalewatch._core.engine import Dead, ListedContainer, Listing, Signal, SignalType, display_name
 from whalewatch._core.errors import EngineUnavailable, ProtocolViolation, UnsupportedEngine
 from whalewatch._core.model import Container
 from whalewatch._core.text import printable
@@ -72,7 +73,7 @@ class MobyEngine:
         AddressError: the address cannot be used.
     """
 
-    type = "docker"
+    type, title = "docker", "Docker"
     source = "events"
 
     def __init__(
@@ -143,7 +144,7 @@ class MobyEngine:
         if self._info is None:  # use another connection: a watcher may be connecting, or may never connect
             connection = self._new()
             try:
-                self._info, _ = await self._identify(connection)
+                self._info = await self._identify(connection)
             finally:
                 await connection.close()
         return self._info
@@ -151,7 +152,7 @@ class MobyEngine:
     def _new(self) -> Connection:
         return Connection(
             self._endpoint,
-            engine="Docker",
+            engine=self.title,
             remedy="add the user to group docker, or run as root",
             calls=self._calls,
         )
@@ -161,29 +162,33 @@ class MobyEngine:
         await self.close()
         self._forget()
         connection = self._connection = self._new()
-        self._info, self._clock = await self._identify(connection)
+        self._info = await self._identify(connection)
+        self._clock = moment(self._info["SystemTime"])
         self._pid = connection.pid()
 
-    async def _identify(self, connection: Connection) -> tuple[Mapping[str, Any], datetime | None]:
-        """Read the engine's identity and clock, and set the version of the API."""
+    async def _identify(self, connection: Connection) -> Mapping[str, Any]:
+        """Check that it is Docker, set the version of the API, and read the engine's identity and clock."""
+        headers = await connection.ping()
+        if other := http_engine(headers, module="moby"):
+            raise UnsupportedEngine(connection.message(other))
+        connection.use_version(self._negotiated(connection, headers.get("api-version", "")))
+        info: Mapping[str, Any] = await connection.get("info", "/info")
         try:
-            info, api = await connection.get("info", "/info")
-            if not api:
-                raise UnsupportedEngine(connection.message("it reports no API version: is this a Docker engine?"))
-            connection.use_version(self._negotiated(connection, api))
-            text(info["ID"]), text(info["ServerVersion"])
-            return info, moment(info["SystemTime"])
-        except (ProtocolViolation, KeyError, TypeError, ValueError, OverflowError) as error:
-            raise UnsupportedEngine(
+            text(info["ID"]), text(info["ServerVersion"]), moment(info["SystemTime"])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ProtocolViolation(
                 connection.message(f"the answer to info is not that of a Docker engine ({printable(error)})")
             ) from error
+        return info
 
     def _negotiated(self, connection: Connection, api: str) -> str:
         """Return the newest version of the API that both sides know."""
         try:
             major, minor = (int(part) for part in api.split("."))
         except ValueError as error:
-            raise UnsupportedEngine(connection.message(f"its API version {printable(api)!r} makes no sense")) from error
+            raise ProtocolViolation(
+                connection.message(f"it reports no API version ({printable(api)!r}): is this a Docker engine?")
+            ) from error
         if (major, minor) < OLDEST_API:
             raise UnsupportedEngine(
                 connection.message(f"its API version {major}.{minor} is too old: 1.41 is needed, Docker 20.10 or later")
@@ -236,7 +241,7 @@ class MobyEngine:
             EngineError: the engine cannot be asked, or its answer cannot be understood.
         """
         connection = self._connected
-        items, _ = await connection.get("list", "/containers/json")
+        items = await connection.get("list", "/containers/json")
         if not isinstance(items, list):
             raise ProtocolViolation(connection.message(f"its listing is not a list: {printable(items)}"))
         containers, unreadable = {}, 0
@@ -286,7 +291,7 @@ class MobyEngine:
     @property
     def _connected(self) -> Connection:
         if self._connection is None:
-            raise EngineUnavailable(f"Docker engine at {self.address}: not connected")
+            raise EngineUnavailable(f"{display_name(self)}: not connected")
         return self._connection
 
     async def close(self) -> None:
