@@ -52,6 +52,16 @@ from whalewatch.testing import FakeDocker
         ("https://host", "https://host:2376", "https://host:2376", None),
         ("tcp://[::1]:1234", "tcp://[::1]:1234", "http://[::1]:1234", None),
         ("tcp://10.0.0.1", "tcp://10.0.0.1:2375", "http://10.0.0.1:2375", None),
+        # What Docker's own client makes of it, 20.10
+        ("unix://", "unix:///var/run/docker.sock", "http://localhost", "/var/run/docker.sock"),
+        ("tcp://", "tcp://localhost:2375", "http://localhost:2375", None),
+        ("tcp://:7", "tcp://localhost:7", "http://localhost:7", None),
+        ("host:7", "tcp://host:7", "http://host:7", None),
+        ("host:", "tcp://host:2375", "http://host:2375", None),
+        (":7", "tcp://localhost:7", "http://localhost:7", None),
+        ("[::1]:7", "tcp://[::1]:7", "http://[::1]:7", None),
+        (" tcp://host:7 \r\n", "tcp://host:7", "http://host:7", None),
+        (" /run/docker.sock\n", "unix:///run/docker.sock", "http://localhost", "/run/docker.sock"),
     ],
 )
 def test_address_is_understood(address: str, shown: str, url: str, path: str | None) -> None:
@@ -89,7 +99,8 @@ def test_ssh_runs_dockers_own_client_on_the_other_host(address: str, arguments: 
 
 
 UNUSABLE = (
-    *("", "docker.sock", "localhost:2375", "unix://", "unix://docker.sock", "tcp://", "tcp://:2375", "tcp://host:port"),
+    *("", " ", "docker.sock", "host", "host:port", "unix://docker.sock", "tcp://host:port", "@name", "unix://@name"),
+    *(f"/{'x' * 107}", f"unix:///{'x' * 107}", f"./{'x' * 107}", "someone:secret@host:1"),
     *("tcp://host:99999", "tcp://[::1", "ftp://host", "npipe:////./pipe/docker_engine", "fd://", "tcp://ho\nst"),
     *("/run/docker\x00.sock", "unix:///run/\x1b[31mdocker.sock"),
     *("ftp://someone:secret@host", "tcp://someone:secret@host:port", "tcp://someone:secret@"),
@@ -164,7 +175,9 @@ def complaint(environ: dict[str, str], home: Path) -> str:
     """What is said of a configuration that cannot be used; a secret is never told."""
     with pytest.raises(AddressError) as caught:
         default_endpoint(environ, home)
-    assert "secret" not in str(caught.value)
+    told = "".join(traceback.format_exception(caught.value))
+    assert "secret" not in told
+    assert told.count("AddressError: ") == 1, "it does not repeat itself as its cause"
     return str(caught.value)
 
 
@@ -175,9 +188,6 @@ def test_bad_configuration_says_where_it_is(tmp_path: Path) -> None:
         ({"DOCKER_CONTEXT": "unknown"}, ["unknown", "context"]),
     ):
         assert [word for word in words if word not in complaint(environ, tmp_path)] == []
-    for content in ("", "{", "[]", "17", "null", "\xff"):
-        config(tmp_path, content, encoding="latin-1")
-        assert "config.json" in complaint({}, tmp_path)
     odd: list[Any] = [{}, None, [], *({"Host": host} for host in (7, "nonsense", "", "tcp://someone:secret@host:x"))]
     for number, written in enumerate(odd):
         context(tmp_path / ".docker", f"odd{number}", written)
@@ -286,7 +296,6 @@ async def test_path_at_which_there_is_no_socket(tmp_path: Path) -> None:
         await refused(f"unix://{tmp_path}{path}", EngineUnavailable, *words)
     await refused(f"unix://{tmp_path}", EngineUnavailable, *wrong)
     await refused(f"unix://{tmp_path}/file/docker.sock", EngineUnavailable, "no socket")
-    await refused(f"unix:///{'x' * 150}", EngineUnavailable, "too long")
 
 
 async def test_connection_that_is_refused_and_host_that_does_not_exist(tmp_path: Path) -> None:

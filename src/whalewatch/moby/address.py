@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shlex
 import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from re import sub
+from re import fullmatch, sub
 from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import attrs
 
+from whalewatch._adapter.unix import MAX_PATH
 from whalewatch._core.errors import AddressError
 from whalewatch._core.text import printable
 from whalewatch._http.dial import Endpoint
@@ -22,35 +24,60 @@ from whalewatch._http.dial import Endpoint
 __all__ = ["default_endpoint", "endpoint"]
 
 DEFAULT_PORT, DEFAULT_TLS_PORT = 2375, 2376
-"""Ports that Docker's own client assumes."""
+"""Ports of a Docker engine, without and with TLS (docs.docker.com, dockerd, daemon socket option)."""
+
+DEFAULT_PATH = "/var/run/docker.sock"
+"""Path that Docker's own client assumes."""
+
+EXAMPLE = "unix:///run/docker.sock"
+
+log: logging.Logger = logging.getLogger("whalewatch.moby")
 
 
 def endpoint(address: str, tls: ssl.SSLContext | None = None, *, engine: str = "Docker") -> Endpoint:
-    """Read an address: a URL (unix, tcp, http, https, ssh), or the path of a socket.
+    """Read an address: a URL (unix, tcp, http, https, ssh), ``host:port``, or the path of a socket.
+
+    What is left out is as for Docker's own client (measured, 20.10): ``unix://`` is `DEFAULT_PATH`, the host of
+    ``tcp://`` is localhost, and white space around an address does not count.
 
     Raises:
         AddressError: the address is not valid; the message gives a valid one.
     """
+    address = address.strip()
     shown = printable(sub("(?s)^([a-z]+://)?.*@", r"\1…@", address))  # the text before the last @ may be a password
     if not address.isprintable():
         msg = f"{shown!r} is not an address of a {engine} engine: it has characters that cannot be printed"
         raise AddressError(msg)
     if address.startswith(("/", "./", "../")):
         address = "unix://" + str(Path(address).absolute())
+    if fullmatch("[^/@]*:[0-9]*", address):
+        address = f"tcp://{address}"
+    elif address.startswith("@"):
+        address = f"unix://{address}"
     scheme, found, rest = address.partition("://")
     if not found:
-        example = "unix:///run/docker.sock or tcp://host:2375"
-        msg = f"{shown!r} is not an address of a {engine} engine: give a URL such as {example}"
+        msg = f"{shown!r} is not an address of a {engine} engine: give a URL such as {EXAMPLE} or tcp://host:2375"
         raise AddressError(msg)
     if scheme == "unix":
-        if not rest.startswith("/"):
-            msg = f"{shown!r} has no absolute path of a socket: give an address such as unix:///run/docker.sock"
-            raise AddressError(msg)
-        return Endpoint(address=address, path=rest)
+        return _local(rest or DEFAULT_PATH, shown)
     if scheme not in {"tcp", "http", "https", "ssh"}:
         msg = f"{shown!r} has the wrong scheme for a {engine} engine: use unix, tcp, http, https or ssh"
         raise AddressError(msg)
+    if scheme == "tcp" and rest[:1] in {"", ":", "/"}:
+        address = f"tcp://localhost{rest}"
     return _remote(scheme, address, shown, tls)
+
+
+def _local(path: str, shown: str) -> Endpoint:
+    """Read the path of a socket."""
+    if not path.startswith("/"):
+        what = "is an abstract socket, which cannot be used" if path[0] == "@" else "has no absolute path of a socket"
+        msg = f"{shown!r} {what}: give an address such as {EXAMPLE}"
+        raise AddressError(msg)
+    if len(os.fsencode(path)) > MAX_PATH:
+        msg = f"{shown!r} is too long: the path of a socket has {MAX_PATH} bytes at most"
+        raise AddressError(msg)
+    return Endpoint(address=f"unix://{path}", path=path)
 
 
 def _remote(scheme: str, address: str, shown: str, tls: ssl.SSLContext | None) -> Endpoint:
@@ -104,25 +131,21 @@ def _ssh(parts: SplitResult, shown: str) -> Endpoint:
 def default_endpoint(environ: Mapping[str, str] = os.environ, home: Path | None = None) -> Endpoint:
     """Find the engine as Docker's own client does: DOCKER_HOST, then the current context, then the well-known sockets.
 
-    These variables count too: DOCKER_TLS_VERIFY and DOCKER_CERT_PATH with DOCKER_HOST, DOCKER_CONTEXT, DOCKER_CONFIG
-    and XDG_RUNTIME_DIR (for a rootless engine).
+    These variables count too: DOCKER_TLS_VERIFY, DOCKER_TLS (without verifying the engine's certificate) and
+    DOCKER_CERT_PATH with DOCKER_HOST, DOCKER_CONTEXT, DOCKER_CONFIG and XDG_RUNTIME_DIR (for a rootless engine).
 
     Raises:
         AddressError: the configured address cannot be used; the message says where it is configured.
     """
     config = _config(environ, home)
-    if host := environ.get("DOCKER_HOST"):
-        tls = None
-        if environ.get("DOCKER_TLS_VERIFY"):
-            tls = _tls(Path(environ.get("DOCKER_CERT_PATH") or config), verify=True)
-        try:
-            return endpoint(host, tls)
-        except AddressError as error:
-            msg = f"DOCKER_HOST: {error}"
-            raise AddressError(msg) from error
-    context = environ.get("DOCKER_CONTEXT") or _read(config / "config.json", {}).get("currentContext")
+    if host := environ.get("DOCKER_HOST", "").strip():
+        tls, verify = None, bool(environ.get("DOCKER_TLS_VERIFY"))
+        if verify or environ.get("DOCKER_TLS"):
+            tls = _tls(Path(environ.get("DOCKER_CERT_PATH") or config), verify=verify)
+        return _configured(host, tls, "DOCKER_HOST")
+    context = environ.get("DOCKER_CONTEXT") or _current_context(config / "config.json")
     if context and context != "default":
-        return _of_context(str(context), config)
+        return _of_context(context, config)
     runtime = environ.get("XDG_RUNTIME_DIR")
     candidates = [Path("/run/docker.sock"), Path("/var/run/docker.sock")]
     if runtime:
@@ -158,8 +181,11 @@ def _of_context(context: str, config: Path) -> Endpoint:
     where = f"Docker context {printable(context)!r}"
     try:
         found = _read(meta)
-    except AddressError as error:
-        msg = f"{where}: {error}"
+    except FileNotFoundError as error:
+        msg = f"{where}: {meta} is missing: is the name of the context right?"
+        raise AddressError(msg) from error
+    except (OSError, ValueError, RecursionError) as error:
+        msg = f"{where}: {meta} cannot be read: {error}"
         raise AddressError(msg) from error
     try:
         docker = found["Endpoints"]["docker"]
@@ -169,27 +195,32 @@ def _of_context(context: str, config: Path) -> Endpoint:
         raise AddressError(msg) from error
     certificates = config / "contexts" / "tls" / folder / "docker"
     tls = _tls(certificates, verify=verify) if certificates.is_dir() else None
+    return _configured(host, tls, where)
+
+
+def _configured(address: str, tls: ssl.SSLContext | None, where: str) -> Endpoint:
     try:
-        return endpoint(host, tls)
+        return endpoint(address, tls)
     except AddressError as error:
         msg = f"{where}: {error}"
-        raise AddressError(msg) from error
+        raise AddressError(msg) from None  # it says the same
 
 
-def _read(path: Path, default: dict[str, Any] | None = None) -> dict[str, Any]:
+def _current_context(path: Path) -> str:
+    """Return the name of the current context; "" if there is none, or, as for Docker's own client, it is unreadable."""
     try:
-        found = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        if default is not None:
-            return default
-        msg = f"{path} is missing: is the name of the context right?"
-        raise AddressError(msg) from error
-    except (OSError, ValueError) as error:
-        msg = f"{path} cannot be read: {error}"
-        raise AddressError(msg) from error
+        return str(_read(path).get("currentContext") or "")
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, RecursionError) as error:
+        log.warning("%s cannot be read, and does not count: %s", path, printable(error))
+        return ""
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found = json.loads(path.read_bytes())
     if not isinstance(found, dict):
-        msg = f"{path} has no JSON object in it"
-        raise AddressError(msg)
+        raise ValueError("it is no JSON object")  # noqa: TRY004 - as for other content that is not right
     return found
 
 
