@@ -167,12 +167,14 @@ async def test_wait_in_vain_says_for_what_and_why_if_there_was_an_error(
                 await wait(watcher, 0.05)
             assert isinstance(caught.value, TimeoutError)
             assert caught.value.__cause__ is watcher.status.error is not None
+            assert str(caught.value).endswith(f" within 0.05 s: {watcher.status.error}")
             assert watcher.status.state is not WatchState.CLOSED, "only the caller's patience has ended"
     with engine.hold("connect"):
         async with Watcher(engine) as watcher:
             with pytest.raises(NotSynced) as caught:
                 await wait(watcher, 0.01)
             assert caught.value.__cause__ is None
+            assert str(caught.value).endswith(" within 0.01 s")
 
 
 # ---- waits

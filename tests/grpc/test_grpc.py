@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 import socket
 import tempfile
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +18,16 @@ import grpc
 import grpc.aio
 import pytest
 
-from whalewatch import AddressError, EngineError, EngineTimeout, EngineUnavailable, ProtocolViolation
+from whalewatch import (
+    AddressError,
+    EngineError,
+    EngineTimeout,
+    EngineUnavailable,
+    ProtocolViolation,
+    Watcher,
+    containerd,
+    cri,
+)
 from whalewatch._grpc.address import Endpoint, endpoint
 from whalewatch._grpc.connection import ERROR_BY_STATUS, MAX_MESSAGE, Connection, missing
 from whalewatch._wire import containerd_pb2 as wire
@@ -112,6 +124,10 @@ def test_address_is_understood_and_a_relative_path_made_absolute() -> None:
         ("/run/\x1b[31m.sock", "has characters that cannot be printed"),
         ("/run/\0.sock", "has characters that cannot be printed"),
         ("/run/" + "x" * 120, "107 bytes at most"),
+        (
+            "/run/an/engine.sock.ttrpc",
+            "speaks ttrpc to its shims: use unix:///run/an/engine.sock, where it speaks gRPC",
+        ),
     ],
 )
 def test_wrong_address_is_refused_with_a_correction(address: str, message: str) -> None:
@@ -212,16 +228,67 @@ async def test_what_is_no_socket_is_told_with_a_remedy(path: Path, make: Callabl
         assert to.pid() is None
 
 
-async def test_something_that_speaks_otherwise_is_told_with_a_remedy(path: Path) -> None:
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (
+            b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n",
+            "speaks plain HTTP, .*, not gRPC: correct the address",
+        ),
+        (b"220 mail.example.com ESMTP\r\n", "does not speak gRPC: correct the address"),
+    ],
+)
+async def test_something_that_speaks_otherwise_is_told_with_a_remedy(path: Path, answer: bytes, told: str) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
-        writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+        writer.write(answer)
         await reader.read()  # until it is given up: a connection that is reset is another matter
         writer.close()
 
     async with await asyncio.start_unix_server(serve, path), connected(path) as to:
-        with pytest.raises(ProtocolViolation, match="does not speak gRPC: correct the address"):
+        with pytest.raises(ProtocolViolation, match=told):
             await version(to)
+
+
+@pytest.mark.parametrize("watch", [containerd.watch, cri.watch])
+async def test_sockets_at_other_usual_places_are_told_if_there_is_none_at_the_address(
+    path: Path, watch: Callable[..., Watcher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(path.parent))
+    other = path.parent / "containerd/containerd.sock"
+    for there in (False, True):
+        if there:
+            other.parent.mkdir()
+            other.touch()
+        async with watch(str(path), retry=None) as watcher:
+            with pytest.raises(EngineUnavailable, match=f"no socket at {re.escape(str(path))}: ") as caught:
+                await watcher.ready(PATIENCE)
+        assert (str(other) in str(caught.value)) is there
+
+
+async def test_stream_is_read_on_while_the_event_loop_is_blocked(path: Path) -> None:
+    """Otherwise containerd 2 would not start containers, and other readers of CRI-O would miss events."""
+    written = threading.Event()
+
+    def answer(request: bytes, context: Any) -> Iterator[bytes]:
+        yield from [bytes(256 * 1024)] * 160  # 42 MB; by default gRPC takes 8 at most
+        written.set()
+
+    class Handlers(grpc.GenericRpcHandler):
+        def service(self, details: grpc.HandlerCallDetails) -> Any:
+            return grpc.unary_stream_rpc_method_handler(answer)
+
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[Handlers()])
+    server.add_insecure_port(f"unix:{path.parent.parent / path.name}")
+    server.start()
+    try:
+        async with connected(path) as to, to.stream("events", METHOD, wire.Empty()) as messages:
+            await anext(messages)
+            assert written.wait(PATIENCE), "here the loop is blocked"
+            for _ in range(159):
+                await anext(messages)
+    finally:
+        server.stop(None).wait()
 
 
 async def test_calls_are_cancelled_and_closing_is_immediate_while_the_engine_hangs(path: Path) -> None:

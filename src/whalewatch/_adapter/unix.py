@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 
 __all__ = ["MAX_PATH", "connected", "listener", "refusal", "unreachable"]
@@ -42,16 +44,20 @@ def refusal(path: str) -> OSError | None:
         return error
 
 
-def unreachable(refused: OSError, path: str, remedy: str) -> str:
+def unreachable(refused: OSError, path: str, remedy: str, usual: Iterable[str] = ()) -> str:
     """Return why a socket cannot be reached, and what can be done about it; "" if the reason is not known here.
 
     Args:
         refused: the error that connecting has raised.
         path: path of the socket.
         remedy: what to do if the permission is missing.
+        usual: other paths at which the socket may be; those that exist are named. A variable in them is expanded.
     """
     if refused.errno in {errno.ENOENT, errno.ENOTDIR}:
-        return f"no socket at {path}: start the engine, or correct the address"
+        # Path.exists() would raise if a folder may not be read.
+        others = [other for other in map(os.path.expandvars, usual) if os.path.exists(other)]  # noqa: PTH110
+        found = f" (there is one at {' and at '.join(others)})" if others else ""
+        return f"no socket at {path}: start the engine, or correct the address{found}"
     if refused.errno in {errno.EACCES, errno.EPERM}:
         return f"permission denied on {path}: {remedy}"
     if refused.errno == errno.ECONNREFUSED:

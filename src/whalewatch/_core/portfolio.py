@@ -19,7 +19,7 @@ Wanted = str | Callable[[Container], bool]
 
 @asynccontextmanager
 async def deadline(feed: Feed, timeout: float | None, what: str) -> AsyncIterator[None]:
-    """Turn the expiry of a caller's time-out into `NotSynced`, chained from the error that disconnected the watch.
+    """Turn the expiry of a caller's time-out into `NotSynced`, with the error that disconnected the watch as its cause.
 
     Args:
         feed: has that error.
@@ -32,8 +32,9 @@ async def deadline(feed: Feed, timeout: float | None, what: str) -> AsyncIterato
     except TimeoutError:
         if not limit.expired():
             raise
-        msg = f"{what} within {timeout:g} s"
-        raise NotSynced(msg) from feed.error
+        error = feed.error
+        msg = f"{what} within {timeout:g} s" + (f": {error}" if error else "")
+        raise NotSynced(msg) from error
 
 
 class Portfolio:

@@ -14,6 +14,10 @@ from whalewatch._core.text import printable
 __all__ = ["Endpoint", "endpoint"]
 
 
+TTRPC = ".ttrpc"
+"""What containerd appends to the path of its socket for the path of another one, which does not answer to gRPC."""
+
+
 @attrs.frozen
 class Endpoint:
     """Where to connect.
@@ -53,6 +57,10 @@ def endpoint(address: str, *, engine: str, example: str) -> Endpoint:
         raise AddressError(msg)
     if not path.startswith("/"):
         msg = f"{shown!r} has no absolute path of a socket: give an address such as {example}"
+        raise AddressError(msg)
+    if path.endswith(TTRPC):
+        grpc = address.removesuffix(TTRPC)
+        msg = f"{shown!r} is the socket at which containerd speaks ttrpc to its shims: use {grpc}, where it speaks gRPC"
         raise AddressError(msg)
     if len(os.fsencode(path)) > MAX_PATH:
         msg = f"{shown!r} is too long: the path of a socket has {MAX_PATH} bytes at most"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from traceback import clear_frames
 from typing import Any, TypeVar
@@ -29,6 +29,10 @@ MAX_MESSAGE = 64 * 1024 * 1024
 
 OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE),
+    # While the event loop of the program is blocked, a thread of gRPC reads on, as far as the server may send: 5 MB by
+    # default, 67 MB with this (containerd 1.7). After that, some engines make their other readers and callers wait.
+    ("grpc.http2.lookahead_bytes", MAX_MESSAGE),
+    ("grpc.http2.bdp_probe", 0),  # otherwise it is gRPC that chooses how much
     # Each channel makes its own connection; otherwise a new channel inherits the backoff of earlier ones.
     ("grpc.use_local_subchannel_pool", 1),
     # The watcher decides about retries.
@@ -60,9 +64,12 @@ ERROR_BY_STATUS: dict[grpc.StatusCode, tuple[type[EngineError], str]] = {
 }
 """For each status of a failed call: the error that is raised, and its message."""
 
-OTHER_PROTOCOL = "Failed parsing HTTP/2"
-"""Part of gRPC's message if an answer is not HTTP/2. If a later release of gRPC words it differently, users see that
-message instead."""
+OTHER_PROTOCOLS = {
+    "http1.x server": "what listens there speaks plain HTTP, as Docker and Podman do, not gRPC: correct the address",
+    "Failed parsing HTTP/2": "what listens there does not speak gRPC: correct the address",
+}
+"""For a part of gRPC's message if an answer is not HTTP/2: what that means. If a later release of gRPC words it
+differently, users see that message instead."""
 
 
 class Connection:
@@ -76,6 +83,7 @@ class Connection:
         endpoint: where to connect.
         engine: kind of engine, for messages.
         remedy: what to do if the permission to connect is missing, for messages.
+        usual: paths of sockets that such engines usually have, for the message if there is none at the address.
         calls: counts the calls, by kind.
 
     Attributes:
@@ -83,10 +91,13 @@ class Connection:
         endpoint: where it connects.
     """
 
-    def __init__(self, endpoint: Endpoint, *, engine: str, remedy: str, calls: Counter[str]) -> None:
+    def __init__(
+        self, endpoint: Endpoint, *, engine: str, remedy: str, usual: Sequence[str] = (), calls: Counter[str]
+    ) -> None:
         self.endpoint = endpoint
         self._engine = engine
         self._remedy = remedy
+        self._usual = usual
         self._unreachable_reason: str | None = None
         self._answered = False
         self._calls = calls
@@ -210,8 +221,10 @@ class Connection:
         """Return the error for a status; its message says what it means, and what can be done about it."""
         if status is grpc.StatusCode.UNAVAILABLE and (reason := self._probe_socket()):
             return EngineUnavailable(self.message(reason))
-        if status is grpc.StatusCode.UNAVAILABLE and OTHER_PROTOCOL in details:
-            return ProtocolViolation(self.message("what listens there does not speak gRPC: correct the address"))
+        if status is grpc.StatusCode.UNAVAILABLE:
+            for part, other in OTHER_PROTOCOLS.items():
+                if part in details:
+                    return ProtocolViolation(self.message(other))
         type_, meaning = ERROR_BY_STATUS.get(status, (EngineError, "failed"))
         reason = printable(details) or "no reason given"
         return type_(self.message(f"{kind}: {meaning} ({status.name}: {reason})"))
@@ -225,9 +238,8 @@ class Connection:
             path, refused = self.endpoint.path, refusal(self.endpoint.path)
             self._unreachable_reason = ""
             if refused is not None:
-                self._unreachable_reason = (
-                    unreachable(refused, path, self._remedy) or f"cannot connect ({printable(refused)})"
-                )
+                known = unreachable(refused, path, self._remedy, self._usual)
+                self._unreachable_reason = known or f"cannot connect ({printable(refused)})"
         return self._unreachable_reason
 
 

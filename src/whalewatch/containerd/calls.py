@@ -10,7 +10,16 @@ from whalewatch._core.errors import EngineError
 from whalewatch._grpc.connection import Connection, missing, unimplemented
 from whalewatch._wire import containerd_pb2 as wire
 
-__all__ = ["Calls"]
+__all__ = ["USUAL_SOCKETS", "Calls"]
+
+USUAL_SOCKETS = (
+    "/run/containerd/containerd.sock",
+    "/run/k3s/containerd/containerd.sock",
+    "/run/k0s/containerd.sock",
+    "/var/snap/microk8s/common/run/containerd.sock",
+    "$XDG_RUNTIME_DIR/containerd/containerd.sock",
+)
+"""Where containerd listens by default, in k3s and RKE2, in k0s, in MicroK8s, and without root."""
 
 SERVICES = "/containerd.services"
 

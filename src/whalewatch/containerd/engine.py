@@ -23,7 +23,7 @@ from whalewatch._core.watcher import Watcher, WatcherOptions
 from whalewatch._grpc.address import endpoint
 from whalewatch._grpc.connection import Connection
 from whalewatch._wire import containerd_pb2 as wire
-from whalewatch.containerd.calls import Calls
+from whalewatch.containerd.calls import USUAL_SOCKETS, Calls
 from whalewatch.containerd.reading import (
     Inspection,
     alive,
@@ -104,6 +104,7 @@ class ContainerdEngine:
         self._version: str | None = None
         self._pid: int | None = None
         self._progress = 0
+        self._sandboxes: dict[str, str] = {}  # by container that was read: the sandbox that it belongs to
         self._seen, self._lost = EventDeduplicator(), LostEvents(log)
 
     @property
@@ -169,12 +170,15 @@ class ContainerdEngine:
         remedy = (
             "run as root, or give the socket to a group of the user (gid under [grpc] in containerd's configuration)"
         )
-        return Calls(Connection(self._endpoint, engine="containerd", remedy=remedy, calls=self._calls))
+        return Calls(
+            Connection(self._endpoint, engine="containerd", remedy=remedy, usual=USUAL_SOCKETS, calls=self._calls)
+        )
 
     async def connect(self) -> None:
         """Make a new connection, and read the engine's identity."""
         await self.close()
         self._seen, self._lost = EventDeduplicator(), LostEvents(log)
+        self._sandboxes.clear()
         calls = self._current_calls = self._new()
         await self._identify(calls)
 
@@ -201,8 +205,14 @@ class ContainerdEngine:
             yield Signal(SignalType.SUBSCRIBED)
             async for message in envelopes:
                 received = self._read(calls.connection, message)
-                if received is not None:
-                    yield received
+                if received is None:
+                    continue
+                yield received
+                if received.type is SignalType.EXITED:
+                    self._sandboxes.pop(received.id, None)
+                    # When the shim of a sandbox is killed, containerd 2.1 does not report the exits of its containers.
+                    for id in [id for id, sandbox in self._sandboxes.items() if sandbox == received.id]:
+                        yield Signal(SignalType.CHANGED, id, likely_exiting=True)
 
     def _read(self, connection: Connection, message: bytes) -> Signal | None:
         """Read an event; return LOST if it cannot be understood, None if it is of no interest."""
@@ -271,7 +281,7 @@ class ContainerdEngine:
                 return
             read = container(namespace, found, task, self.address)
             # If the shim did not answer, an inspect has to read the container.
-            containers[read.id] = ListedContainer(self._pack(namespace, read, found, task) if alive(task) else None)
+            containers[read.id] = ListedContainer(self._keep(namespace, read, found, task) if alive(task) else None)
 
         await calls.containers(namespace, receive)
         return containers
@@ -304,9 +314,12 @@ class ContainerdEngine:
         read = container(namespace, found, task, self.address)
         if not alive(task):
             return Dead(read, task.exit_status)
-        return self._pack(namespace, read, found, task)
+        return self._keep(namespace, read, found, task)
 
-    def _pack(self, namespace: str, read: Container, found: wire.Container, task: wire.Task) -> Container:
+    def _keep(self, namespace: str, read: Container, found: wire.Container, task: wire.Task) -> Container:
+        """Remember the sandbox of a container that is alive, and fill its rucksack."""
+        if found.sandbox:
+            self._sandboxes[read.id] = within(namespace, text(found.sandbox))
         return self._packer.pack(read, inspection(namespace, found, task)) if self._packer else read
 
     @property

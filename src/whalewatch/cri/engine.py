@@ -40,6 +40,8 @@ EXAMPLE = "unix:///run/containerd/containerd.sock"
 USUAL_ADDRESSES = (EXAMPLE, "unix:///run/crio/crio.sock", "unix:///run/cri-dockerd.sock")
 """The usual addresses of CRI engines. There is no default, because a host may have several engines."""
 
+USUAL_SOCKETS = (*containerd.USUAL_SOCKETS, "/run/crio/crio.sock", "/run/cri-dockerd.sock")
+
 REMEDY = "run as root: the sockets of CRI engines belong to root"
 
 CONTAINERD = "containerd"
@@ -209,7 +211,7 @@ class CRIEngine:
         return self._identity
 
     def _new(self) -> Connection:
-        return Connection(self._endpoint, engine=self.title, remedy=REMEDY, calls=self._calls)
+        return Connection(self._endpoint, engine=self.title, remedy=REMEDY, usual=USUAL_SOCKETS, calls=self._calls)
 
     async def connect(self) -> None:
         """Make a new connection, read the engine's identity, and choose the source of changes."""

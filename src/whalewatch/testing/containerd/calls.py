@@ -191,6 +191,7 @@ class Answers:
                 (7, key[1]),
                 (8, moment(record.created_at)),
                 (9, moment(record.updated_at)),
+                (11, record.sandbox),
             )
         )
 
@@ -205,6 +206,7 @@ class Answers:
             image=text(call.request, 3),
             spec=spec,
             command=_command(spec, "process"),
+            sandbox=text(call.request, 11),
         )
         return message((1, self._container(call.key)))
 

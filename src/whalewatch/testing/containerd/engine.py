@@ -73,14 +73,14 @@ class EngineState:
         return self.containers[key]
 
     def create(
-        self, key: Key, *, labels: Mapping[Text, Text], image: Text, spec: bytes, command: Sequence[str]
+        self, key: Key, *, labels: Mapping[Text, Text], image: Text, spec: bytes, command: Sequence[str], sandbox: str
     ) -> None:
         """Store a container."""
         if key in self.containers:
             raise FakeContainerdError("ALREADY_EXISTS", f'container "{key[1]}": already exists')
         self._enter(key[0])
         now = self.clock.now()
-        self.containers[key] = FakeRecord(dict(labels), image, spec, tuple(command), now, now)
+        self.containers[key] = FakeRecord(dict(labels), image, spec, tuple(command), now, now, sandbox)
         runtime = message((1, RUNTIME))
         self._emit("/containers/create", "ContainerCreate", message((1, key[1]), (2, image), (3, runtime)), *key)
 

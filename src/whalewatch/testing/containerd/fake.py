@@ -116,12 +116,13 @@ class FakeContainerd(FakeGrpcEngine):
         image: Text = "tiny:latest",
         project: str | None = None,
         spec: bytes = b"{}",
+        sandbox: str = "",
     ) -> None:
         """Create a container without a task: `/containers/create`; arguments as for `run`."""
         all_labels = copied(labels or {})
         if project is not None:
             all_labels[_PROJECT_LABEL] = project
-        self._state.create((namespace, id), labels=all_labels, image=image, spec=spec, command=())
+        self._state.create((namespace, id), labels=all_labels, image=image, spec=spec, command=(), sandbox=sandbox)
 
     def run(
         self,
@@ -133,6 +134,7 @@ class FakeContainerd(FakeGrpcEngine):
         project: str | None = None,
         paused: bool = False,
         spec: bytes = b"{}",
+        sandbox: str = "",
     ) -> int:
         """Create a container and start its task: `/containers/create`, `/tasks/create`, `/tasks/start`.
 
@@ -144,11 +146,12 @@ class FakeContainerd(FakeGrpcEngine):
             project: The Compose project; set as a label.
             paused: Whether to pause it then, which adds `/tasks/paused`.
             spec: Its OCI specification, of any size and content.
+            sandbox: The id of the sandbox that it belongs to.
 
         Returns:
             The PID of its initial process.
         """
-        self.create(id, namespace, labels=labels, image=image, project=project, spec=spec)
+        self.create(id, namespace, labels=labels, image=image, project=project, spec=spec, sandbox=sandbox)
         pid = self.start(id, namespace)
         if paused:
             self.pause(id, namespace)

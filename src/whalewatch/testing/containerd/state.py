@@ -72,6 +72,7 @@ class FakeRecord:
         command: The command that its tasks run.
         created_at: Nanoseconds since the epoch.
         updated_at: Nanoseconds since the epoch.
+        sandbox: The id of the sandbox that it belongs to; "" if it belongs to none.
     """
 
     labels: dict[Text, Text]
@@ -80,3 +81,4 @@ class FakeRecord:
     command: tuple[str, ...]
     created_at: int
     updated_at: int
+    sandbox: str = ""
