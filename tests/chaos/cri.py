@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
 from random import Random
@@ -87,6 +89,7 @@ class CRIWorld(ShimWorld):
                 lambda one: self._native.exec(one, one, namespace="k8s.io")
             ),
             "kill the process": self._kill_process,
+            "kill a pod's shim, and leave the pod": self._kill_shim,
         }
 
     async def _any(self) -> Listed:
@@ -155,6 +158,13 @@ class CRIWorld(ShimWorld):
     async def _kill_process(self) -> None:
         """Of a container, or of a pod itself."""
         self._kill(await self._pids(), 1)
+
+    async def _kill_shim(self) -> None:
+        """Nobody stops the pod afterwards: that its containers are gone, only the events of the engine can tell."""
+        shims = self._engine.shims((await self._any_pod()).id)
+        if not shims:
+            raise LookupError("it has none")
+        os.kill(shims[0], signal.SIGKILL)
 
     async def _pids(self) -> Collection[tuple[str, int]]:
         """Containers and sandboxes with their processes: while a shim is frozen, the CRI tells of some long gone."""

@@ -95,14 +95,17 @@ class Containerd(PrivateEngine):
         """Return the smallest root file system as an archive."""
         return Path(shutil.make_archive(str(self.root / "rootfs"), "tar", self.root / "rootfs"))
 
-    def shims(self) -> list[int]:
-        """Return the PIDs of the shims that this engine has started: its address is on their command line."""
-        address = os.fsencode(self.socket)
+    def shims(self, id: str = "") -> list[int]:
+        """Return the PIDs of the shims that this engine has started, or of that of one container or pod.
+
+        Its address is on their command line, and the id of what they were started for.
+        """
+        wanted = {os.fsencode(self.socket), *([id.encode()] if id else [])}
         found = []
         for folder in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
                 program, *arguments = (folder / "cmdline").read_bytes().split(b"\0")
-                if folder.name.isdigit() and b"shim" in program and address in arguments:  # clients name it too
+                if folder.name.isdigit() and b"shim" in program and wanted <= {*arguments}:  # clients name it too
                     found.append(int(folder.name))
         return [pid for pid in found if pid != os.getpid()]
 
