@@ -40,8 +40,8 @@ VERSIONS: tuple[Version, ...] = ("20.10", "26.1")
 CONTAINERD_VERSIONS: tuple[containerd_engine.Version, ...] = ("1.6", "1.7")
 
 FAKE_CRIS: dict[str, dict[str, Any]] = {
-    "fake-cri-o": {"runtime": "cri-o", "version": "1.32.1", "pod_events": "broadcast"},
-    "fake-cri-o-mute": {"runtime": "cri-o", "version": "1.32.1", "pod_events": "ended"},
+    "fake-cri-o": {"runtime": "cri-o", "version": "1.33.0", "pod_events": "broadcast"},
+    "fake-cri-o-mute": {"runtime": "cri-o", "version": "1.33.0", "pod_events": "ended"},
     "fake-1.6": {"runtime": "containerd", "version": "1.6.20", "pod_events": "unimplemented"},
 }
 """The fakes of CRI engines: CRI-O with pod events and without, and a containerd without an API of its own."""

@@ -366,7 +366,7 @@ async def test_containerd_is_shown_and_followed() -> None:
 async def test_cri_engine_is_shown_and_followed() -> None:
     async with FakeCRI() as fake:
         job = fake.run(fake.run_pod("shop"), "job")
-        first = f"CRI engine 1.32.1 at {fake.address}: 2 containers in 0 projects, revision 1\n"
+        first = f"CRI engine 1.33.0 at {fake.address}: 2 containers in 0 projects, revision 1\n"
         await follows(f"cri://{fake.path}", first, lambda: fake.exit(job, 3), "job")
 
 

@@ -57,7 +57,7 @@ async def engine(kind: str, source: str | None, make_cri: Callable[..., Containe
             stack.push_async_callback(control.clean)
             yield Engine(real.address, control, kind, None, real, source, source or "native")
         else:
-            runtime, version = ("containerd", "1.7.24") if kind == "shared" else ("cri-o", "v1.32.1")
+            runtime, version = ("containerd", "1.7.24") if kind == "shared" else ("cri-o", "v1.33.0")
             events: Any = kind
             fake = await stack.enter_async_context(FakeCRI(pod_events=events, runtime=runtime, version=version))
             control = await stack.enter_async_context(CRIControl(fake.path))
@@ -212,9 +212,9 @@ async def test_engine_calls_are_as_few_as_promised(engine: Engine) -> None:
         own = {
             "native": {"tasks": 2, "events": 1, "ping": 1},
             "poll": statuses,
-            "pod-events": statuses | {"events": 1, "ping": 1},
+            "pod-events": statuses | {"events": 1, "ping": 2},
         }[engine.source]
-        assert calls == {"version": 1, "introspection": 1, "containers": 2, "sandboxes": 2} | own
+        assert calls == {"version": 1, "introspection": 1, "containers": 4, "sandboxes": 2} | own
 
 
 @on_real_engines

@@ -209,6 +209,7 @@ def test_stop_tells_the_exit_code_of_this_container_if_it_has_exited() -> None:
 
     assert code(status(b"c0", 1), status(b"c1", 3)) == 3
     assert code(status(b"c1", 0)) == 0
+    assert code(status(b"c1", -1)) is None, "the engine does not know it"
     assert code(status(b"c0", 1)) is None
     assert code(status(b"c1", 0, wire.CONTAINER_RUNNING)) is None
 

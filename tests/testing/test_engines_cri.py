@@ -108,6 +108,9 @@ async def test_listings_tell_what_was_given_and_can_be_filtered_and_the_beginnin
     rows: list[tuple[str, dict[str, Any], list[str]]] = [
         ("Containers", {"state": {"state": 1}}, [running]),
         ("Containers", {"state": {"state": 0}}, [created]),
+        ("Containers", {"state": {"state": 3}}, []),
+        ("Containers", {"id": created, "state": {"state": 1}}, []),
+        ("Containers", {"id": created, "state": {"state": 0}}, [created]),
         ("Containers", {"pod_sandbox_id": pod.id}, [running]),
         ("Containers", {"label_selector": {"c": "d"}}, [running]),
         ("Containers", {"label_selector": {"c": "d", "e": "x"}}, []),
@@ -115,6 +118,7 @@ async def test_listings_tell_what_was_given_and_can_be_filtered_and_the_beginnin
         ("Containers", {"id": running[:12]}, [running]),
         ("PodSandbox", {"state": {"state": 0}}, [pod.id]),
         ("PodSandbox", {"state": {"state": 1}}, [other.id]),
+        ("PodSandbox", {"id": other.id, "state": {"state": 0}}, []),
         ("PodSandbox", {"label_selector": {"a": "b"}}, [pod.id]),
         ("PodSandbox", {"id": "nobody"}, []),
         ("PodSandbox", {"id": pod.id[:12]}, [pod.id]),

@@ -14,7 +14,7 @@ import grpc.aio
 
 from whalewatch._adapter.events import EventDeduplicator, LostEvents
 from whalewatch._adapter.rucksack import Packer
-from whalewatch._core.engine import Listing, Signal, SignalType
+from whalewatch._core.engine import Dead, Listing, Signal, SignalType
 from whalewatch._core.errors import AddressError, EngineError, EngineUnavailable, UnsupportedEngine
 from whalewatch._core.model import Container
 from whalewatch._core.text import printable
@@ -25,7 +25,7 @@ from whalewatch.containerd import calls as containerd
 from whalewatch.containerd.reading import text
 from whalewatch.cri.calls import Calls
 from whalewatch.cri.native import Native
-from whalewatch.cri.pod_events import PodEvents, refused
+from whalewatch.cri.pod_events import CONTAINERD, PodEvents, danger, refused
 from whalewatch.cri.polling import Polling
 from whalewatch.cri.reading import Inspection
 from whalewatch.cri.records import Records
@@ -43,9 +43,6 @@ USUAL_ADDRESSES = (EXAMPLE, "unix:///run/crio/crio.sock", "unix:///run/cri-docke
 USUAL_SOCKETS = (*containerd.USUAL_SOCKETS, "/run/crio/crio.sock", "/run/cri-dockerd.sock")
 
 REMEDY = "run as root: the sockets of CRI engines belong to root"
-
-CONTAINERD = "containerd"
-"""The name by which containerd introduces itself."""
 
 MAX_EMPTY_STREAMS = 2
 """After this many connections in a row whose stream of pod events ended or was refused without an event, the adapter
@@ -84,9 +81,9 @@ class CRIEngine:
 
     * "native": the events and tasks of containerd's own API, if the socket belongs to containerd.
     * "pod-events": the events of the CRI. The adapter never chooses this source for containerd, because containerd 1.7
-      gives each event to one reader only: the watcher would take events from the kubelet.
-    * "poll": a listing every `poll` seconds, for engines that have neither. It may not see a container that lives
-      shorter than this.
+      gives each event to one reader only: the watcher would take events from the kubelet. Nor does it for CRI-O before
+      1.33: versions 1.26 and 1.27 do the same, and 1.28 to 1.32 can crash when a reader leaves.
+    * "poll": a listing every `poll` seconds, for all others. It may not see a container that lives shorter than this.
 
     Args:
         address: URL ``unix:///path``, or path of a socket. There is no default.
@@ -169,7 +166,7 @@ class CRIEngine:
         """Number of calls so far, by kind.
 
         Each connection makes the call "version", and to containerd also "introspection". Each subscription makes
-        "events" and "ping". Each listing makes "containers" and "sandboxes", with source "native" also "tasks". Each
+        "events" and "ping". Each listing makes "containers" twice, "sandboxes", and with source "native" "tasks". Each
         inspect makes "container-status" or "sandbox-status" to read the PID, with source "native" "task" instead. If
         the container is not known yet, it also makes "container" or "sandbox", which lists one item; with source
         "native" it then makes "container" once more.
@@ -178,7 +175,7 @@ class CRIEngine:
 
     @property
     def without_pid(self) -> int:
-        """How often a running container was read for which the engine reported no PID."""
+        """How often a running container was read for which the engine still reported no PID some seconds later."""
         return self._without_pid
 
     async def id(self) -> str:
@@ -241,18 +238,12 @@ class CRIEngine:
             raise identity.native
         if forced == "native" or (forced is None and is_containerd and identity.native is None):
             return Native(link)
-        if forced == "pod-events" and is_containerd:
-            competing = identity.version.startswith("1.7.")
-            if competing:
-                self._log_once(
-                    "competing",
-                    logging.WARNING,
-                    "containerd 1.7 gives each pod event to one reader only: this watcher takes events from a kubelet, "
-                    "and a kubelet from it; better leave the choice of the source to the library",
-                )
-            return PodEvents(link, competing=competing)  # without a trial: a stream that ends takes an event with it
-        if forced == "pod-events" or (forced is None and not is_containerd):
-            events = PodEvents(link)
+        harm = danger(identity.runtime, identity.version)
+        if forced == "pod-events" or (forced is None and not is_containerd and not harm):
+            if harm:
+                better = "better leave the choice of the source to the library"
+                self._log_once("danger", logging.WARNING, f"{harm}; {better}")
+            events = PodEvents(link, sole=harm != "")
             unsupported = forced is None and self._empty_streams >= MAX_EMPTY_STREAMS
             why = "their streams keep ending without an event" if unsupported else await events.missing()
             if not why:
@@ -262,7 +253,7 @@ class CRIEngine:
             # Logged once by topic, not by text: the engine may word its reason differently each time.
             self._log_once("polling", logging.INFO, f"no pod events, listing every {self._poll:g} s instead ({why})")
         elif forced is None:
-            why = "its own events are not available, and its pod events belong to a kubelet"
+            why = "its own events are not available, and its pod events belong to a kubelet" if is_containerd else harm
             self._log_once("polling", logging.INFO, f"listing every {self._poll:g} s: {why}")
         self._empty_streams = 0
         return Polling(link, self._poll)
@@ -318,8 +309,8 @@ class CRIEngine:
         """
         return await self._current_source.listing()
 
-    async def inspect(self, id: str, /) -> Container | None:
-        """Read one container or sandbox; return None if it does not run.
+    async def inspect(self, id: str, /) -> Container | Dead | None:
+        """Read one container or sandbox; return `Dead` or None if it does not run.
 
         Raises:
             EngineError: the engine cannot be asked, or does not know whether it runs.

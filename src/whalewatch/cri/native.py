@@ -70,25 +70,23 @@ class Native:
             await self._containerd.version("ping")
             yield Signal(SignalType.SUBSCRIBED)
             async for message in envelopes:
-                signal = self._read(message)
-                if signal is not None:
+                for signal in self._read(message):
                     yield signal
 
-    def _read(self, message: bytes) -> Signal | None:
+    def _read(self, message: bytes) -> list[Signal]:
         if self._link.seen.seen_before(message):
-            return None
+            return []
         try:
             envelope = wire.Envelope.FromString(message)
             signal = signal_of(envelope) if envelope.namespace == NAMESPACE.encode() else None
         except (DecodeError, ValueError) as error:
             why = f"an event makes no sense: {printable(error)}"
-            return self._link.lost.report(self._link.calls.connection.message(why))
+            return [self._link.lost.report(self._link.calls.connection.message(why))]
         if signal is None:
-            return None
+            return []
         signal = attrs.evolve(signal, id=split(signal.id)[1])
-        if signal.type in {SignalType.EXITED, SignalType.CHANGED}:  # CHANGED here means that it is being removed
-            self._link.records.forget(signal.id)
-        return signal
+        # CHANGED here means that it is being removed.
+        return self._link.exited(signal) if signal.type in {SignalType.EXITED, SignalType.CHANGED} else [signal]
 
     async def listing(self) -> Listing:
         """List the containers and sandboxes that are alive, with three calls whatever their number.

@@ -17,7 +17,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Iterator
 
-from whalewatch._core.engine import Listing, Signal, SignalType
+from whalewatch._core.engine import Dead, Listing, Signal, SignalType
 from whalewatch._core.errors import EngineTimeout
 from whalewatch._core.model import Container
 from whalewatch.cri.source import Link
@@ -36,9 +36,10 @@ class Polling:
 
     def __init__(self, link: Link, interval: float) -> None:
         self._link = link
-        self._verbose = Verbose(link)
+        self._verbose = Verbose(link, self._report)
         self._interval = interval
-        self._listed = asyncio.Event()
+        self._listed = asyncio.Event()  # or there is something else to report
+        self._unread: dict[str, Signal] = {}
         self._begun = False
 
     async def signals(self) -> AsyncGenerator[Signal, None]:
@@ -57,6 +58,13 @@ class Polling:
             self._listed.clear()
             for signal in self._differences():
                 yield signal
+            for signal in [*self._unread.values()]:
+                yield signal
+                self._unread.pop(signal.id, None)
+
+    def _report(self, signal: Signal) -> None:
+        self._unread[signal.id] = signal
+        self._listed.set()
 
     async def _poll(self) -> None:
         try:
@@ -92,6 +100,6 @@ class Polling:
         self._listed.set()
         return listing
 
-    async def inspect(self, id: str) -> Container | None:
+    async def inspect(self, id: str) -> Container | Dead | None:
         """Read one container or sandbox."""
         return await self._verbose.inspect(id)

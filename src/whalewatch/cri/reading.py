@@ -20,6 +20,7 @@ __all__ = [
     "Record",
     "container",
     "container_record",
+    "exit_code",
     "inspection",
     "is_about_sandbox",
     "moment",
@@ -237,7 +238,7 @@ def signal(event: wire.ContainerEventResponse) -> Signal | None:
             return Signal(SignalType.STARTED, id, reported_at)
         case wire.CONTAINER_STOPPED_EVENT:
             codes = (
-                status.exit_code
+                exit_code(status)
                 for status in event.containers_statuses
                 if status.id == event.container_id and status.state == wire.CONTAINER_EXITED
             )
@@ -247,6 +248,11 @@ def signal(event: wire.ContainerEventResponse) -> Signal | None:
             # the stop would look late. If the stop was lost, an inspect finds out.
             return Signal(SignalType.CHANGED, id, likely_exiting=True)
     return None
+
+
+def exit_code(status: wire.ContainerStatus) -> int | None:
+    """Return the exit code of a container that has exited; None if the engine reports -1: it does not know it."""
+    return status.exit_code if status.exit_code >= 0 else None
 
 
 def is_about_sandbox(event: wire.ContainerEventResponse) -> bool:

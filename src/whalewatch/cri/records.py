@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import attrs
 
 from whalewatch._core.model import Container
+from whalewatch._wire import cri_pb2 as wire
 from whalewatch.containerd.reading import text
 from whalewatch.cri.calls import Calls
 from whalewatch.cri.reading import Record, container_record, pod_labels, sandbox_record
@@ -28,6 +29,7 @@ class Entry:
         sandbox: whether an event has shown that it is a sandbox; then no call needs to look for a container.
         read: the container as it was read while it ran, together with its record at that time.
         reported: the record with which polling has reported that it runs; None if polling has not reported it.
+        without_pid: how often it was read without a PID.
     """
 
     record: Record | None = None
@@ -35,6 +37,7 @@ class Entry:
     sandbox: bool = False
     read: tuple[Record, Container] | None = None
     reported: Record | None = None
+    without_pid: int = 0
 
     @property
     def running(self) -> Record | None:
@@ -53,10 +56,12 @@ class Records:
         self._refreshing = asyncio.Lock()
 
     async def refresh(self) -> Mapping[str, Record]:
-        """List all containers and sandboxes, in any state, and return their records by id.
+        """List the containers and sandboxes that may run, and return their records by id.
 
         Refreshes never overlap, so a later one never returns older states than an earlier one. Containers are listed
-        first: so the listing of sandboxes has the sandboxes of all of them, except of pods that are just being removed.
+        first: so the listing of sandboxes has the sandboxes of all of them, except those that are not ready any more.
+        Containers can outlive the process of their sandbox; then the sandbox is read by itself, for the labels of the
+        pod, unless they are known from before.
         """
         async with self._refreshing:
             containers = await self._calls.containers()
@@ -65,8 +70,8 @@ class Records:
             for found in containers:
                 if not found.id:
                     continue  # without an id, nothing can be asked or reported about it
-                former = self._entries.get(text(found.id))
-                sandbox = sandboxes.get(text(found.pod_sandbox_id)) or (former.record if former else None)
+                former, pod = self._entries.get(text(found.id), Entry()), text(found.pod_sandbox_id)
+                sandbox = sandboxes.get(pod) or former.record or await self.find_sandbox(pod)
                 record = container_record(found, pod_labels(sandbox.labels) if sandbox is not None else {})
                 listed[record.id] = record
             for id in listed.keys() | self._entries.keys():
@@ -74,7 +79,7 @@ class Records:
                 entry.record = entry.listed = listed.get(id)
                 entry.sandbox = False
                 if entry.listed is None or entry.listed.running is False:
-                    entry.read = None
+                    entry.read, entry.without_pid = None, 0
                 if entry == Entry():
                     del self._entries[id]
             return listed
@@ -113,6 +118,12 @@ class Records:
         """Remember a container that was read while it ran."""
         self._entry(record.id).read = (attrs.evolve(record, running=True), container)
 
+    def count_without_pid(self, id: str) -> int:
+        """Count a reading without a PID; return the number of those before it."""
+        entry = self._entry(id)
+        entry.without_pid += 1
+        return entry.without_pid - 1
+
     def note_sandbox(self, id: str) -> None:
         """Remember that an id belongs to a sandbox."""
         self._entry(id).sandbox = True
@@ -124,9 +135,15 @@ class Records:
     def forget(self, id: str) -> None:
         """Forget the record of a container or sandbox that has exited."""
         if (entry := self._entries.get(id)) is not None:
-            entry.record, entry.read, entry.sandbox = None, None, False
+            entry.record, entry.read, entry.sandbox, entry.without_pid = None, None, False, 0
             if entry == Entry():
                 del self._entries[id]
+
+    def members(self, sandbox: str) -> list[str]:
+        """Return the known containers of a sandbox."""
+        messages = ((id, entry.record.message) for id, entry in self._entries.items() if entry.record is not None)
+        pod = sandbox.encode()
+        return [id for id, one in messages if isinstance(one, wire.Container) and one.pod_sandbox_id == pod]
 
     def entries(self) -> Iterator[tuple[str, Entry]]:
         """Iterate over the entries that exist now; entries that are added meanwhile are left out."""

@@ -10,7 +10,7 @@ import attrs
 
 from whalewatch._adapter.events import EventDeduplicator, LostEvents
 from whalewatch._adapter.rucksack import Packer
-from whalewatch._core.engine import Listing, Signal
+from whalewatch._core.engine import Dead, Listing, Signal, SignalType
 from whalewatch._core.model import Container
 from whalewatch.cri.calls import Calls
 from whalewatch.cri.reading import Inspection, Record, inspection
@@ -32,7 +32,7 @@ class Source(Protocol):
     async def listing(self) -> Listing:
         """Do what `Engine.listing` does."""
 
-    async def inspect(self, id: str) -> Container | None:
+    async def inspect(self, id: str) -> Container | Dead | None:
         """Do what `Engine.inspect` does."""
 
 
@@ -59,6 +59,16 @@ class Link:
     packer: Packer[Inspection]
     closing: AsyncExitStack
     report_missing_pid: Callable[[Container], None]
+
+    def exited(self, signal: Signal) -> list[Signal]:
+        """Forget what has exited, or was removed; return its signal, and others that ask for inspects.
+
+        If it is a sandbox, its containers may have exited with it: when a shim is killed, containerd 2.1 reports only
+        the exit of the sandbox.
+        """
+        self.records.forget(signal.id)
+        members = self.records.members(signal.id)
+        return [signal, *(Signal(SignalType.CHANGED, id, likely_exiting=True) for id in members)]
 
     def pack(self, container: Container, record: Record, info: Mapping[str, Any]) -> Container:
         """Fill the rucksack of a container, if the application has given a ``pack`` function."""

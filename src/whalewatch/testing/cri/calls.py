@@ -70,7 +70,7 @@ class Runtime:
 
     Attributes:
         name: Its name, such as "cri-o".
-        version: Its version, such as "1.32.1".
+        version: Its version, such as "1.33.0".
     """
 
     name: str

@@ -51,7 +51,7 @@ class FakeCRI(FakeGrpcEngine):
         path: str | os.PathLike[str] | None = None,
         *,
         runtime: str = "cri-o",
-        version: str = "1.32.1",
+        version: str = "1.33.0",
         pod_events: PodEventsMode = "broadcast",
         start_pid: int = 5001,
     ) -> None:
