@@ -411,6 +411,8 @@ async def test_engine_that_denies_access_or_fails_and_says_why_unless_it_is_a_pa
             async with answering(answer) as address:
                 told = await refused(f"{address}/docker", error, f"GET /docker{path} ", why, *words)
             assert "<" not in str(told)
+    async with answering(http("200 OK", b"hello", "Content-Encoding: gzip")) as address:
+        await refused(address, ProtocolViolation, "to ping is compressed", "let nothing in front of it compress")
 
 
 async def test_engine_of_the_oldest_api_that_is_known_is_watched_and_none_that_is_older_or_too_new() -> None:
@@ -427,12 +429,13 @@ async def test_engine_of_the_oldest_api_that_is_known_is_watched_and_none_that_i
 async def test_plain_port_and_tls_port_are_not_taken_for_each_other_nor_is_another_certificate(pki: Path) -> None:
     known, strange = (ssl.create_default_context(cafile=str(pki / name)) for name in ("ca.pem", "other.pem"))
     async with FakeDocker(host="127.0.0.1") as fake:
-        await refused(fake.tcp_address, EngineUnavailable, "TLS", tls=known)
+        await refused(fake.tcp_address, EngineUnavailable, "what answers does not speak TLS", "another port", tls=known)
     async with FakeDocker(host="127.0.0.1", ssl_context=served(pki)) as fake:
         await refused(fake.tcp_address, EngineUnavailable, "lost")
-        await refused(fake.tcp_address, EngineUnavailable, "TLS", "CA", tls=strange)
+        certificate = "the certificate of the engine is not valid"
+        await refused(fake.tcp_address, EngineUnavailable, certificate, "the CA that signed it", tls=strange)
         another_host = fake.tcp_address.replace("127.0.0.1", "localhost")
-        await refused(another_host, EngineUnavailable, "TLS", tls=known)
+        await refused(another_host, EngineUnavailable, certificate, "localhost", "an address that it names", tls=known)
 
 
 @contextmanager
@@ -469,4 +472,4 @@ async def test_client_without_the_certificate_that_is_demanded(version: ssl.TLSV
     demands.maximum_version = version
     with demanding(demands) as address:
         tls = ssl.create_default_context(cafile=str(pki / "ca.pem"))
-        await refused(address, EngineUnavailable, "TLS", "client certificate", tls=tls)
+        await refused(address, EngineUnavailable, "TLS refused", "client certificate", tls=tls)

@@ -23,7 +23,7 @@ from yarl import URL
 
 from tests.conftest import LIVE, Docker
 from tests.support.certificates import make_certificates
-from tests.support.checker import PATIENCE
+from tests.support.checker import PATIENCE, checked
 from tests.support.docker_contexts import context
 from tests.support.engines import install
 from tests.support.engines.dockerd import Dockerd
@@ -31,7 +31,7 @@ from tests.support.engines.leaks import Held
 from tests.support.engines.proxy import Proxy
 from tests.support.followed import eventually, leave
 from tests.support.outage import lost
-from whalewatch import EngineTimeout, EngineUnavailable, Watcher, WatchState, moby
+from whalewatch import EngineTimeout, EngineUnavailable, Origin, Watcher, WatchState, moby
 from whalewatch._http.dial import Endpoint
 from whalewatch.moby.client import Connector, close, make
 from whalewatch.testing import FakeDocker
@@ -90,7 +90,7 @@ async def test_tls_with_certificates(
     assert certificates is not None
 
     tls = ssl.create_default_context(cafile=str(certificates / "ca.pem"))
-    with pytest.raises(EngineUnavailable, match=f"{address}: TLS refused .* check the CA, the client certificate"):
+    with pytest.raises(EngineUnavailable, match=f"{address}: TLS refused: .*the client certificate.*: one is needed"):
         await version_at(address, tls=tls)
     tls.load_cert_chain(certificates / "cert.pem", certificates / "key.pem")
     assert (await version_at(address, tls=tls)).startswith(version)
@@ -108,6 +108,18 @@ async def test_tls_with_certificates(
     shutil.copytree(certificates, context(home / ".docker", "far", {"Host": address, "SkipTLSVerify": False}))
     monkeypatch.setenv("DOCKER_CONTEXT", "far")
     assert (await version_at(None)).startswith(version)
+
+
+async def test_proxy_that_compresses_what_it_may_makes_no_watcher_deaf(docker: Docker) -> None:
+    async with Proxy(Path(docker.address.removeprefix("unix://"))) as proxy:
+        proxy.compressing = True
+        async with checked(proxy.address, docker.control) as check:
+            (started,) = await check.expect(await docker.control.run("web"), "started")
+            assert started.origin is Origin.ENGINE
+            client = check.watcher.engine.client
+            assert isinstance(client, aiodocker.Docker)
+            async with client.session.get(f"{client.docker_host}/events?since=1") as another:
+                assert another.headers["Content-Encoding"] == "gzip", "aiohttp allows it"
 
 
 def connections(address: str) -> set[str]:

@@ -19,11 +19,15 @@ _SIGNS = x509.KeyUsage(
 )
 
 
-def make_certificates(folder: Path) -> None:
-    """Make `ca.pem`, `server-cert.pem` with `server-key.pem`, and a client's `cert.pem` with `key.pem`."""
+def make_certificates(folder: Path, *, strict: bool = True) -> None:
+    """Make `ca.pem`, `server-cert.pem` with `server-key.pem`, and a client's `cert.pem` with `key.pem`.
+
+    If not `strict`, they are as https://docs.docker.com/engine/security/protect-access/ tells to make them.
+    """
     folder.mkdir()
     authority = ec.generate_private_key(ec.SECP256R1())
-    _write(folder / "ca.pem", "ca", authority, authority, x509.BasicConstraints(True, None), _SIGNS)
+    signs = (_SIGNS,) if strict else ()
+    _write(folder / "ca.pem", "ca", authority, authority, x509.BasicConstraints(True, None), *signs)
     for name, prefix, purpose in (
         ("server", "server-", ExtendedKeyUsageOID.SERVER_AUTH),
         ("client", "", ExtendedKeyUsageOID.CLIENT_AUTH),

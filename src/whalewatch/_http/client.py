@@ -23,6 +23,7 @@ from whalewatch._core.errors import EngineError, EngineTimeout, EngineUnavailabl
 from whalewatch._core.text import printable
 from whalewatch._http.dial import Endpoint, Program, dial
 from whalewatch._http.documents import Documents
+from whalewatch._http.tls import explained
 
 __all__ = ["Client", "Connection"]
 
@@ -127,7 +128,7 @@ class Connection(asyncio.Protocol):
     async def _chunk(self) -> bytes:
         """Wait for a part of the body; return b"" at its end."""
         if self._compressed:
-            raise ViolationError("is compressed")
+            raise ViolationError("is compressed, though this was not allowed: let nothing in front of it compress")
         while not self._chunks and not self._complete:
             await self._news()
         chunk = b"".join(self._chunks)
@@ -180,7 +181,15 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         # Without a length, and if not in chunks, a body ends where the connection does.
-        self._complete = self._complete or (self._until_end and self._error is None)
+        self._complete = self._complete or (self._until_end and self._error is None and not self._cut())
+
+    def _cut(self) -> bool:
+        """Return whether TLS has not announced the end: asyncio calls `eof_received` then, too."""
+        tls = self._transport.get_extra_info("ssl_object")
+        try:
+            return tls is not None and tls.read(1) != b""
+        except ssl.SSLError:
+            return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._error = self._error or exc or ConnectionError("the other side closed it")
@@ -197,7 +206,10 @@ class Connection(asyncio.Protocol):
             raise ConnectionError("more than one answer")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        if key in {"content-encoding", "transfer-encoding"} and text.lower() not in {"identity", "chunked"}:
+            self._compressed = True
+        self.headers[key] = text
 
     def on_headers_complete(self) -> None:
         self._head = 0
@@ -207,8 +219,6 @@ class Connection(asyncio.Protocol):
             return
         self.status = status
         self._until_end = self.headers.keys().isdisjoint({"content-length", "transfer-encoding"})
-        codings = {self.headers.get(name, "identity").lower() for name in ("content-encoding", "transfer-encoding")}
-        self._compressed = not codings <= {"identity", "chunked"}
 
     def on_body(self, body: bytes) -> None:
         self._head = 0
@@ -341,8 +351,8 @@ class Client:
             return ProtocolViolation(self._message(f"the answer to {what} is not HTTP as expected ({shown})"))
         if path and isinstance(error, BlockingIOError):
             return EngineTimeout(self._message("it does not accept connections, and too many wait for it: is it hung?"))
-        if isinstance(error, (ssl.SSLError, ssl.CertificateError)):
-            reason = f"TLS refused ({shown}): check the CA, the client certificate and its key"
+        if isinstance(error, ssl.SSLError):
+            reason = explained(error)
         elif path and isinstance(error, OSError) and (known := unreachable(error, path, self._remedy)):
             reason = known
         elif isinstance(error, socket.gaierror):

@@ -28,8 +28,10 @@ NEXT_ADDRESS = 1.0
 KILL = 1.0
 """Seconds that a program may take to end before it is killed."""
 
-KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
-"""After 15 s of silence the kernel asks whether the other end still exists, every 5 s, and gives up after 3 times."""
+KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPALIVE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+"""After 15 s of silence the kernel asks whether the other end still exists, every 5 s, and gives up after 3 times. So
+no NAT takes an idle connection for a dead one. 15 s is what Docker's own client has (the default of Go's net.Dialer).
+macOS has another name for TCP_KEEPIDLE."""
 
 
 @attrs.frozen(kw_only=True)
@@ -144,11 +146,11 @@ class Program(asyncio.SubprocessProtocol):
         """Wait for its end; if that does not come soon, kill it."""
         await asyncio.wait({self.exited}, timeout=KILL)
         self.end(signal.SIGKILL)
-        await asyncio.wait({self.exited})
+        await asyncio.wait({self.exited}, timeout=KILL)  # one that the kernel does not let go is left behind
 
     async def complaint(self) -> str:
-        """Wait for its end, and return the last line of what it has said."""
-        await asyncio.wait({self.exited})
+        """Wait for its end as `ended` does, and return the last line of what it has said."""
+        await self.ended()
         lines = self._said.decode("utf-8", "replace").strip().splitlines()
         return printable(lines[-1]) if lines else f"exit code {self._transport.get_returncode()}"
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Self
 _CHUNK = 65_536
 _ACCEPTING = 5  # turns of the loop, within which asyncio's server makes a connection of what it has accepted
 _EVENTS = re.compile(rb"GET \S*/events\?")
+_CODINGS = re.compile(rb"\r\naccept-encoding:([^\r]*)", re.IGNORECASE)
 
 Event = dict[str, Any]
 
@@ -30,6 +32,9 @@ class Proxy:
     Attributes:
         rewrite: what becomes of each event of a Docker engine: the events to pass on in its place, in order. None of
             them swallows it; an event may also be kept and returned with a later one.
+        newline: what is put behind each event of a Docker engine.
+        compressing: whether new event streams of a Docker engine are compressed if the client allows that. The
+            compressor keeps what it gets until it has much.
         streams: event streams that were opened so far.
         connections: connections that were accepted so far.
     """
@@ -46,6 +51,8 @@ class Proxy:
         self._serving: set[asyncio.Task[None]] = set()
         self._open: dict[asyncio.StreamWriter, _Events] = {}
         self.rewrite: Callable[[Event], Iterable[Event]] = passed_on
+        self.newline = b"\n"
+        self.compressing = False
         self.streams = self.connections = 0
 
     async def __aenter__(self) -> Self:
@@ -155,7 +162,8 @@ class _Events:
 
     def __init__(self, proxy: Proxy) -> None:
         self._proxy = proxy
-        self._expected = False
+        self._expected = self._compressible = False
+        self._compressor: Any = None
         self._rest = b""
         self.streaming = False
         self.ended = False
@@ -163,6 +171,8 @@ class _Events:
     def asked(self, data: bytes) -> bytes:
         if _EVENTS.match(data):  # no request is sent before the former was answered
             self._expected = True
+            allowed = _CODINGS.search(data)
+            self._compressible = allowed is None or b"gzip" in allowed[1] or b"*" in allowed[1]
             self._proxy.streams += 1
         return data
 
@@ -178,8 +188,11 @@ class _Events:
             if not found:
                 self._rest = head
                 return b""
-            told = head + found
             self.streaming = b"chunked" in head.lower()
+            if self.streaming and self._compressible and self._proxy.compressing:
+                self._compressor = zlib.compressobj(wbits=31)
+                head += b"\r\nContent-Encoding: gzip"
+            told = head + found
         if not self.streaming:
             rest, self._rest = self._rest, b""
             return told + rest
@@ -193,8 +206,11 @@ class _Events:
 
     def _rewritten(self, chunk: bytes) -> bytes:
         events = (json.loads(line) for line in chunk.splitlines() if line.strip())
-        told = [json.dumps(new).encode() + b"\n" for event in events for new in self._proxy.rewrite(event)]
-        return b"".join(map(_chunk, told))
+        told = [json.dumps(new).encode() for event in events for new in self._proxy.rewrite(event)]
+        told = [event + self._proxy.newline for event in told]
+        if self._compressor is not None:
+            told = [self._compressor.compress(event) for event in told]
+        return b"".join(_chunk(event) for event in told if event)
 
 
 def _chunk(data: bytes) -> bytes:
