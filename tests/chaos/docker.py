@@ -202,6 +202,12 @@ class DockerWorld(World):
             "events doubled": lambda: self._rewritten(lambda event: [event, event]),
             "events shuffled and late": self._shuffled,
             "noise among the events": lambda: during(partial(self._inject, *self._dice.sample(NOISE, k=3))),
+            "newlines between events left out": lambda: during(
+                partial(setattr, proxy, "newline", b""), partial(setattr, proxy, "newline", b"\n")
+            ),
+            "compression where it is allowed": lambda: during(
+                partial(self._compress, True), partial(self._compress, False)
+            ),
             "a gigantic line among the events": lambda: during(partial(self._inject, GIGANTIC_LINE)),
         }
         return faults
@@ -209,6 +215,10 @@ class DockerWorld(World):
     def _inject(self, *lines: bytes) -> None:
         for line in lines:
             self._proxy.inject(line)
+
+    def _compress(self, compressing: bool) -> None:
+        self._proxy.compressing = compressing
+        self._proxy.end_streams()
 
     def _rewritten(self, rewrite: Callable[[Event], Iterable[Event]]) -> AbstractAsyncContextManager[None]:
         put = partial(setattr, self._proxy, "rewrite")
