@@ -124,7 +124,7 @@ class DockerSubject(Subject):
     # So short a heartbeat meets 26.1 while it shuts down: it refuses calls, and then reports its containers' exits.
     quick = noticing(0.05, 2.0)
     hasty = noticing(0.5, 1.0)
-    connecting = ("info", "events", "list", "inspect")
+    connecting = ("ping", "info", "events", "list", "inspect")
     inspecting = ("inspect",)
     more = (("updated", "healthy"), ("updated", "left"), ("updated", "right"))
 
