@@ -11,6 +11,7 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -413,6 +414,21 @@ async def test_engine_that_denies_access_or_fails_and_says_why_unless_it_is_a_pa
             assert "<" not in str(told)
     async with answering(http("200 OK", b"hello", "Content-Encoding: gzip")) as address:
         await refused(address, ProtocolViolation, "to ping is compressed", "let nothing in front of it compress")
+
+
+async def test_path_that_is_not_there_in_front_of_a_docker_is_refused_and_proves_no_death() -> None:
+    answers = {b"/_ping": http("200 OK", b"OK", API), b"/v1.45/info": http("200 OK", json.dumps(INFO).encode())}
+    page = http("404 Not Found", PAGE)
+    async with answering(lambda request: answers.get(request.split()[1], page)) as address:
+        engine = moby.MobyEngine(address)
+        await engine.connect()
+        try:
+            for call, path in ((engine.listing, "json"), (partial(engine.inspect, "x/y"), "x%2Fy/json")):
+                with pytest.raises(EngineError) as caught:
+                    await call()
+                told(caught.value, address, EngineUnavailable, f"denied to GET /v1.45/containers/{path} (404)")
+        finally:
+            await engine.close()
 
 
 async def test_engine_of_the_oldest_api_that_is_known_is_watched_and_none_that_is_older_or_too_new() -> None:

@@ -356,3 +356,22 @@ async def test_part_of_the_engine_that_cannot_be_listed_is_no_noise() -> None:
         assert audits > 20, "it is tried again"
         engine.tell(SignalType.LOST)
         await eventually(lambda: watcher.stats.audits > audits, 3.0)
+
+
+@in_no_time
+async def test_audits_that_keep_finding_what_was_not_reported_are_warned_about_less_and_less_often(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine = ScriptedEngine(box("a\n"))
+    async with Watcher(engine, audit=10.0) as watcher:
+        await watcher.ready()
+        for number in range(1, 11):
+            engine.alive["a\n"] = box("a\n", name=f"a{number}")
+            await watcher.portfolio.wait_for(f"a{number}", 100.0)
+        assert watcher.stats.drift == 10
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert {message.rpartition(" (")[0] for message in told} == {
+        "scripted engine at scripted://engine: an audit found a change of container 'a\\n' that was not reported"
+    }
+    counts = [message.rpartition(" (")[2] for message in told]
+    assert counts == [f"drift so far: {count}, in {count + 1} audits)" for count in (1, 2, 4, 8)]

@@ -142,15 +142,19 @@ async def test_listing_that_fails_is_made_again_and_proves_no_death(how: str, wh
                 broken = fault(fake, "list", how)
             if when == "after an outage":
                 fake.faults.cut_streams()
-            await follow.until(lambda: isinstance(follow.watcher.status.error, EngineError))
-            assert str(follow.watcher.status.error).isprintable()
+            if audit is None:
+                await follow.until(lambda: isinstance(follow.watcher.status.error, EngineError))
+                assert str(follow.watcher.status.error).isprintable()
+            else:
+                await follow.until_stats(lambda stats: stats.audits_failed)
             listed = fake.requests["list"]
             await eventually(lambda: fake.requests["list"] > listed)
             assert set(follow.fold.alive) == (set() if when == "at first" else set(ids))
-            assert not follow.snapshot.synced
+            assert follow.snapshot.synced is (audit is not None)
             broken.undo()
             await follow.until(lambda: follow.shows(fake))
             assert (follow.types(), follow.stats.drift) == ([], 0)
+            assert follow.stats.outages == (when == "after an outage"), "a failed audit ends no watch"
             assert [event.type.value for event in follow.fold.events] == ["started"] * 3
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from random import Random
 from typing import Any
@@ -18,54 +18,104 @@ from whalewatch import (
     Container,
     EngineError,
     EngineTimeout,
+    EngineUnavailable,
     ListedContainer,
     Listing,
     Port,
+    ProtocolViolation,
     SignalType,
     Watcher,
+    WatchState,
     moby,
 )
 from whalewatch.testing import FakeDocker
 
 pytestmark = pytest.mark.promise(9)
 
+DISCONNECTED = WatchState.DISCONNECTED
 
-async def test_nothing_is_believed_gone_because_no_container_can_be_read() -> None:
-    async with docker_followed(*(f"c{i}" for i in range(3)), call_timeout=0.3, retry=AT_ONCE) as (fake, follow, ids):
-        with fake.faults.fail("inspect"):
-            fake.faults.cut_streams()
-            await follow.until(lambda: follow.stats.syncs == 2)
-            assert (follow.types(), len(follow.snapshot), follow.stats.unresolved) == ([], 3, 3)
+
+async def test_nothing_is_believed_gone_because_it_cannot_be_read() -> None:
+    async with docker_followed(*(f"c{i}" for i in range(6)), call_timeout=0.3, retry=AT_ONCE) as (fake, follow, ids):
+        for id in ids[:3]:
+            fake.faults.fail("inspect", id=id)
+        fake.faults.cut_streams()
+        await follow.until(lambda: follow.stats.syncs == 2)
+        assert (follow.types(), len(follow.snapshot), follow.stats.unresolved) == ([], 6, 3)
+        fake.faults.clear()
         await eventually(lambda: follow.stats.unresolved == 0)
         assert (follow.types(), set(follow.fold.alive)) == ([], set(ids))
 
 
-async def test_engine_that_lists_and_then_hangs_is_not_taken_for_one_without_containers() -> None:
+async def test_inspect_that_fails_once_is_repeated_before_a_synchronisation_ends() -> None:
     async with FakeDocker() as fake:
-        fake.run("alone")
-        fake.faults.hang("inspect")
-        fake.faults.hang("ping")
+        for number in range(5):
+            fake.run(f"c{number}")
+        fake.faults.fail("inspect", count=5)
+        async with followed(moby.watch(fake.address)) as follow:
+            assert (len(follow.snapshot), follow.stats.unresolved) == (5, 0)
+            assert fake.requests["inspect"] == 5 + 5
+
+
+DENIED = ["access denied to GET /v1.45/containers/", "not you", "proxy", "must allow"]
+
+REFUSALS: dict[str, tuple[Callable[[Any], object], type[EngineError], list[str]]] = {
+    "hang": (lambda faults: faults.hang("inspect"), EngineTimeout, ["no answer"]),
+    "garbage": (lambda faults: faults.garble("inspect", b"{"), ProtocolViolation, ["not JSON"]),
+    "500": (lambda faults: faults.fail("inspect"), EngineError, ["500"]),
+    "401": (lambda faults: faults.fail("inspect", 401, "not you"), EngineUnavailable, ["401", *DENIED]),
+    "403": (lambda faults: faults.fail("inspect", 403, "not you"), EngineUnavailable, ["403", *DENIED]),
+    "405": (lambda faults: faults.fail("inspect", 405, "not you"), EngineUnavailable, ["405", *DENIED]),
+}
+
+
+@pytest.mark.promise(2)
+@pytest.mark.parametrize(("refuse", "type_", "words"), REFUSALS.values(), ids=REFUSALS)
+async def test_engine_of_which_most_containers_cannot_be_read_is_not_in_sync(
+    refuse: Callable[[Any], object], type_: type[EngineError], words: list[str]
+) -> None:
+    """Neither at first, when it would look like one without containers, nor after an outage."""
+    async with FakeDocker() as fake:
+        fake.run("one"), fake.run("two")
         async with followed(moby.watch(fake.address, call_timeout=0.2, retry=AT_ONCE), ready=False) as follow:
-            await follow.until(lambda: follow.states and follow.states[-1].error is not None)
-            assert isinstance(follow.watcher.status.error, EngineTimeout)
-            assert follow.stats.syncs == 0
-            fake.faults.clear()
-            await follow.watcher.ready(PATIENCE)
-            assert picture(follow.snapshot) == truth(fake)
+            for known in ({}, truth(fake)):
+                refuse(fake.faults)
+                fake.faults.cut_streams()
+                follow.states.clear()
+                await follow.until(lambda: [status.state for status in follow.states].count(DISCONNECTED) > 1)
+                error = follow.watcher.status.error
+                assert type(error) is type_
+                assert isinstance(error.__cause__, type_)
+                for word in (fake.address, "2 of 2 listed containers", *words):
+                    assert word in str(error)
+                assert (picture(follow.snapshot), follow.snapshot.synced) == (known, False)
+                syncs = follow.stats.syncs
+                fake.faults.clear()
+                await follow.until(lambda: follow.shows(fake))
+                assert (syncs, follow.types()) == (int(bool(known)), [])
 
 
-async def test_container_that_has_failed_already_is_not_waited_for_once_more() -> None:
+@pytest.mark.parametrize("reported", [False, True], ids=["", "has failed before"])
+@pytest.mark.parametrize("hangs", [False, True], ids=["fails", "fails, then hangs"])
+@in_no_time
+async def test_container_that_keeps_failing_delays_ready_by_one_time_out_at_most(reported: bool, hangs: bool) -> None:
     engine = ScriptedEngine(box("good"), box("bad"))
-    async with followed(Watcher(engine), ready=False) as follow:
+    async with Watcher(engine, call_timeout=8.0, heartbeat=100.0, audit=None) as watcher:
         with engine.hold("listing") as listing, engine.fail("inspect bad"):
             await listing.reached()
-            engine.tell(SignalType.STARTED, "bad")
-            await eventually(lambda: follow.stats.unresolved)
-            with engine.hold("inspect bad"):
-                listing.release()
-                await follow.watcher.ready(2.0)
-                assert alive(follow.snapshot) == {"good": box("good")}
-        await follow.until(lambda: follow.fold.alive == engine.alive)
+            if reported:
+                engine.tell(SignalType.STARTED, "bad")
+                await asyncio.sleep(80.0)  # so that the next attempt is far away
+            begun, inspects = asyncio.get_running_loop().time(), engine.calls["inspect"]
+            listing.release()
+            if hangs:
+                await eventually(lambda: engine.calls["inspect"] > inspects + 1)
+                engine.holds["inspect bad"] = Hold()
+            await watcher.ready(60.0)
+            assert asyncio.get_running_loop().time() - begun <= 8.0
+            assert engine.calls["inspect"] >= inspects + (2 if reported else 3), "the good one, and the bad one again"
+            assert alive(watcher.portfolio.snapshot()) == {"good": box("good")}
+            assert watcher.stats.unresolved == 1
 
 
 async def test_part_of_an_engine_that_cannot_be_listed_concludes_nothing_and_is_tried_again() -> None:
@@ -93,13 +143,13 @@ async def test_part_of_an_engine_that_cannot_be_listed_concludes_nothing_and_is_
 
 @in_no_time
 async def test_many_hanging_containers_delay_ready_by_hardly_more_than_one_does_and_are_found_later() -> None:
-    engine = ScriptedEngine(*(box(f"c{i:02}") for i in range(20)))
+    engine = ScriptedEngine(*(box(f"c{i:02}") for i in range(24)))
     holds = {f"inspect c{number:02}": Hold() for number in range(12)}
     engine.holds.update(holds)
     async with Watcher(engine, call_timeout=8.0, concurrency=8, audit=None) as watcher:
         await watcher.ready(60.0)
         assert 8.0 <= asyncio.get_running_loop().time() < 9.1
-        assert sorted(alive(watcher.portfolio.snapshot())) == [f"c{number}" for number in range(12, 20)]
+        assert sorted(alive(watcher.portfolio.snapshot())) == [f"c{number}" for number in range(12, 24)]
         assert watcher.stats.unresolved == 12
         engine.holds.clear()
         for hold in holds.values():
@@ -137,8 +187,8 @@ async def test_inspects_under_way_are_bounded_though_none_is_answered() -> None:
 @in_no_time
 async def test_start_waits_for_none_of_many_that_hang() -> None:
     loop = asyncio.get_running_loop()
-    engine = ScriptedEngine(*(box(f"c{number:03}") for number in range(200)))
-    for id in engine.alive:
+    engine = ScriptedEngine(*(box(f"c{number:03}") for number in range(400)))
+    for id in [*engine.alive][:200]:
         engine.holds[f"inspect {id}"] = Hold()
     async with Watcher(engine, call_timeout=8.0, concurrency=8, audit=None) as watcher:
         await watcher.ready(1000.0)
@@ -153,9 +203,9 @@ async def test_start_waits_for_none_of_many_that_hang() -> None:
         assert watcher.stats.unresolved == 200
 
 
-def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What was told at level WARNING of containers that cannot be read."""
-    return [r.getMessage() for r in caplog.records if r.levelname == "WARNING" and "cannot read" in r.msg]
+def warned(caplog: pytest.LogCaptureFixture, words: str = "cannot read") -> list[str]:
+    """What was told at level WARNING, with these words."""
+    return [r.getMessage() for r in caplog.records if r.levelname == "WARNING" and words in r.msg]
 
 
 async def test_inspect_that_fails_once_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
@@ -188,14 +238,15 @@ async def test_container_that_keeps_failing_is_tried_less_and_less_often(caplog:
 async def test_few_of_many_containers_that_cannot_be_read_are_warned_about_and_once_each(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    engine = ScriptedEngine(*(box(f"c{number}") for number in range(100)))
+    engine = ScriptedEngine(*(box(f"c{number}") for number in range(200)))
     async with Watcher(engine, call_timeout=1.0, audit=None, retry=AT_ONCE) as watcher:
         await watcher.ready()
-        with engine.fail("inspect"):
-            for outage in range(1, 6):
-                engine.end(lost_engine())
-                await asyncio.sleep(100.0)
-                assert (watcher.stats.outages, watcher.stats.unresolved) == (outage, 100)
+        engine.errors.update({f"inspect c{number}": EngineError("fails") for number in range(100)})
+        for outage in range(1, 6):
+            engine.end(lost_engine())
+            await asyncio.sleep(100.0)
+            assert (watcher.stats.outages, watcher.stats.unresolved) == (outage, 100)
+        engine.errors.clear()
         await asyncio.sleep(100.0)
         assert watcher.stats.unresolved == 0
         with engine.fail("inspect c7"):
@@ -210,18 +261,47 @@ async def test_few_of_many_containers_that_cannot_be_read_are_warned_about_and_o
 async def test_containers_that_an_outage_took_do_not_keep_others_from_being_warned_about(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    engine = ScriptedEngine(*(box(f"c{number}") for number in range(8)))
-    with engine.fail("inspect"):
-        async with Watcher(engine, call_timeout=1.0, audit=None, retry=AT_ONCE) as watcher:
-            await watcher.ready()
-            await asyncio.sleep(10.0)
-            engine.alive = {"new": box("new")}
-            engine.end(lost_engine())
-            await asyncio.sleep(10.0)
-            assert watcher.stats.unresolved == 1
+    engine = ScriptedEngine(*(box(f"c{number}") for number in range(16)))
+    engine.errors.update({f"inspect c{number}": EngineError("fails") for number in range(8)})
+    async with Watcher(engine, call_timeout=1.0, audit=None, retry=AT_ONCE) as watcher:
+        await watcher.ready()
+        await asyncio.sleep(10.0)
+        engine.alive = {id: box(id) for id in ("c8", "new")}
+        engine.errors["inspect new"] = EngineError("fails")
+        engine.end(lost_engine())
+        await asyncio.sleep(10.0)
+        assert watcher.stats.unresolved == 1
     told = warned(caplog)
     assert len(told) == 8 + 1
     assert told[8].startswith("cannot read container 'new'")
+
+
+@in_no_time
+async def test_audit_that_cannot_list_ends_no_watch_and_is_repeated_soon_and_then_less_and_less_often(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine = ScriptedEngine(box("a"))
+    with engine.hold("inspect") as inspect:
+        async with Watcher(engine, audit=None) as watcher:
+            await inspect.reached()
+            with engine.fail("listing"):
+                engine.alive["lost"] = box("lost")  # between the listing and the subscription: no one reports it
+                inspect.release()
+                await eventually(lambda: watcher.stats.audits_failed == 1)
+            await watcher.portfolio.wait_for("lost", 3.0)
+            with engine.fail("listing"):
+                engine.tell(SignalType.LOST)
+                await asyncio.sleep(4000.0)
+                failed = watcher.stats.audits_failed - 1
+                assert 16 <= failed < 32, "after pauses that grow to five minutes"
+                engine.start(box("told"))
+                await watcher.portfolio.wait_for("told", 1.0)
+                engine.alive["quiet"] = box("quiet")
+            await watcher.portfolio.wait_for("quiet", 400.0)
+            assert (watcher.stats.outages, watcher.stats.syncs, watcher.stats.drift) == (0, 1, 2)
+            assert watcher.stats.audits_failed == failed + 1
+    counts = [message.partition("(")[2].split()[0] for message in warned(caplog, "an audit failed (")]
+    assert counts == ["1", "1", "2", "4", "8", "16"]
 
 
 V4, V6 = {"HostIp": "0.0.0.0", "HostPort": "8080"}, {"HostIp": "::", "HostPort": "8080"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable
 from itertools import islice
 from random import Random
@@ -10,7 +11,7 @@ from random import Random
 from whalewatch._core.engine import Listing
 from whalewatch._core.feed import Feed
 
-__all__ = ["REPORT_DELAY", "Audit", "AuditTimer"]
+__all__ = ["REPORT_DELAY", "Audit", "AuditTimer", "log_level"]
 
 REPORT_DELAY = 0.5
 """Seconds that an audit waits for the stream to report a difference by itself (Podman reports up to 0.2 s late)."""
@@ -20,6 +21,11 @@ FIRST_DELAY, LAST_DELAY = 1.0, 30.0
 
 MIN_REREAD = 20
 """An audit inspects a tenth of the containers again, but at least this many, or all if there are fewer."""
+
+
+def log_level(count: int) -> int:
+    """Return the level to log something that keeps happening: WARNING the 1st, 2nd, 4th, 8th, ... time, else DEBUG."""
+    return logging.DEBUG if count & (count - 1) else logging.WARNING
 
 
 class Audit:

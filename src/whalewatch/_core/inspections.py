@@ -6,15 +6,17 @@ import asyncio
 import logging
 from asyncio import TaskGroup
 from collections.abc import Collection
+from collections.abc import Set as AbstractSet
 from itertools import count
 from random import Random
 
-from whalewatch._core.audit import REPORT_DELAY
+from whalewatch._core.audit import REPORT_DELAY, log_level
 from whalewatch._core.calls import Calls
 from whalewatch._core.engine import Dead, Engine
-from whalewatch._core.errors import EngineError, ProtocolViolation
+from whalewatch._core.errors import EngineError, EngineTimeout, EngineUnavailable, ProtocolViolation
 from whalewatch._core.reconcile import InspectReason
 from whalewatch._core.slots import release_when_slow
+from whalewatch._core.status import Counters
 from whalewatch._core.tracker import Tracker
 
 __all__ = ["Inspections", "backoff"]
@@ -37,9 +39,9 @@ FIRST_RETRY, LAST_RETRY = 0.5, 30.0
 """Seconds until the next attempt to read a container that could not be read: doubling from the first to the last."""
 
 
-def backoff(failures: int, random: Random) -> float:
+def backoff(failures: int, random: Random, longest: float = LAST_RETRY) -> float:
     """Return the seconds to wait after this number of failures in a row, with a jitter of a quarter."""
-    return min(LAST_RETRY, FIRST_RETRY * 2.0 ** min(failures - 1, 10)) * random.uniform(0.75, 1.25)
+    return min(longest, FIRST_RETRY * 2.0 ** min(failures - 1, 10)) * random.uniform(0.75, 1.25)
 
 
 class Inspections:
@@ -52,6 +54,7 @@ class Inspections:
         engine: the engine to ask.
         call: makes the calls to it.
         tracker: receives the readings.
+        counters: has the drift, for messages.
         concurrency: number of slots.
         random: for jitter.
         warned: containers about which a warning was logged, and which could not be read since; shared by all
@@ -62,12 +65,21 @@ class Inspections:
     """
 
     def __init__(
-        self, engine: Engine, call: Calls, tracker: Tracker, *, concurrency: int, random: Random, warned: set[str]
+        self,
+        engine: Engine,
+        call: Calls,
+        tracker: Tracker,
+        counters: Counters,
+        *,
+        concurrency: int,
+        random: Random,
+        warned: set[str],
     ) -> None:
         self.failing: dict[str, int] = {}
         self._engine = engine
         self._call = call
         self._tracker = tracker
+        self._counters = counters
         self._random = random
         self._warned = warned
         self._slots = asyncio.Semaphore(concurrency)
@@ -75,8 +87,9 @@ class Inspections:
         self._turns = count()
         self._queued: dict[str, bool] = {}  # by container: whether its inspect can wait
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._awaited: set[str] = set()
+        self._awaited: dict[str, float] = {}  # by container: seconds for which it is still tried
         self._all_tried = asyncio.Event()
+        self._first_error: EngineError | None = None  # since all containers could be read
 
     def request(self, id: str, reason: InspectReason) -> None:
         """Queue a container, unless it is queued; wait `EXIT_DELAY` first if it is likely to exit."""
@@ -89,11 +102,30 @@ class Inspections:
         self._enqueue(id)
 
     async def wait_until_tried(self, ids: Collection[str]) -> None:
-        """Wait until each of these containers, which must be requested already, was tried once."""
-        self._awaited = set(ids)
+        """Wait until each of these containers, which must be requested already, was read or has failed for too long.
+
+        It is tried again, with growing pauses, for as long as one call may take: its attempts and the pauses together.
+        The time that it waits for a slot does not count, because many containers are no reason to give one up.
+        """
+        self._awaited = dict.fromkeys(ids, self._call.timeout)
+        for id in self._awaited.keys() & self._timers.keys():
+            self.request(id, InspectReason.DECIDES)  # it has failed before; its pause may be long
         if self._awaited:
             self._all_tried.clear()
             await self._all_tried.wait()
+
+    def check_readable(self, listed: AbstractSet[str]) -> None:
+        """Check that at least half of these containers can be read.
+
+        Raises:
+            EngineError: more than half cannot be read. The message and the cause are those of the first failure.
+        """
+        unread = len(self.failing.keys() & listed)
+        first = self._first_error
+        if first is not None and unread > len(listed) / 2:
+            kinds = (EngineTimeout, EngineUnavailable, ProtocolViolation)
+            kind = next((kind for kind in kinds if isinstance(first, kind)), EngineError)
+            raise kind(f"{first} ({unread} of {len(listed)} listed containers cannot be read)") from first
 
     async def run(self, tasks: TaskGroup) -> None:
         """Inspect the queued containers, each in a task of its own; never return."""
@@ -127,16 +159,17 @@ class Inspections:
             self._queue.put_nowait((can_wait, next(self._turns), id))
 
     async def _inspect(self, id: str) -> None:
+        began = asyncio.get_running_loop().time()
         try:
             with release_when_slow(self._slots, self._call.timeout):
-                reading = await self._call("inspect", self._engine.inspect(id))
+                reading = await self._call("inspect", self._engine.inspect(id), timeout=self._awaited.get(id))
             container = reading.container if isinstance(reading, Dead) else reading
             if container is not None and container.id != id:
                 raise ProtocolViolation(
                     self._call.message(f"asked about {id!r:.80}, it answers about {container.id!r:.80}")
                 )
         except EngineError as error:
-            self._failed(id, error)
+            self._failed(id, error, asyncio.get_running_loop().time() - began)
         else:
             self._succeeded(id)
             if self._tracker.found_unreported(id, reading):
@@ -144,25 +177,36 @@ class Inspections:
                 # this delay are kept, and applied with the reading. No slot is held meanwhile: the findings of an
                 # audit must not delay inspects that the engine's signals ask for.
                 await asyncio.sleep(REPORT_DELAY)
-            self._tracker.inspect_finished(id, reading)
-        self._tried(id)
+            if self._tracker.inspect_finished(id, reading):
+                drift, audits = self._counters.drift, self._counters.audits
+                found = f"an audit found a change of container {id!r:.80} that was not reported"
+                text = self._call.message(f"{found} (drift so far: {drift}, in {audits} audits)")
+                log.log(log_level(drift), "%s", text)
+            self._tried(id)
 
-    def _failed(self, id: str, error: EngineError) -> None:
-        """Keep the known state of a container that cannot be read, and try again later."""
+    def _failed(self, id: str, error: EngineError, seconds: float) -> None:
+        """Keep the known state of a container that could not be read within these seconds, and try again later."""
+        if not self.failing:
+            self._first_error = error
         failures = self.failing[id] = self.failing.get(id, 0) + 1
+        delay = backoff(failures, self._random)
+        if id in self._awaited:
+            self._awaited[id] -= seconds + delay
+            if self._awaited[id] <= 0:
+                self._tried(id)
         warn = failures == WARN_AFTER_FAILURES and len(self._warned) < MAX_WARNED and id not in self._warned
         if warn:
             self._warned.add(id)
         log.log(logging.WARNING if warn else logging.DEBUG, "cannot read container %.80r: %s", id, error)
         self._tracker.inspect_failed(id)
         if id not in self._queued and id not in self._timers:
-            self._enqueue_after(backoff(failures, self._random), id)
+            self._enqueue_after(delay, id)
 
     def _succeeded(self, id: str) -> None:
         self.failing.pop(id, None)
         self._warned.discard(id)
 
     def _tried(self, id: str) -> None:
-        self._awaited.discard(id)
+        self._awaited.pop(id, None)
         if not self._awaited:
             self._all_tried.set()

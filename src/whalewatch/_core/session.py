@@ -22,7 +22,7 @@ from typing import NoReturn
 
 import attrs
 
-from whalewatch._core.audit import REPORT_DELAY, AuditTimer
+from whalewatch._core.audit import REPORT_DELAY, AuditTimer, log_level
 from whalewatch._core.calls import Calls
 from whalewatch._core.cancellation import cancel_requests, raise_if_cancelled
 from whalewatch._core.engine import Engine, Listing, ReportsProgress, Signal, SignalType
@@ -41,6 +41,9 @@ noticed within `heartbeat` + `call_timeout`."""
 
 REPLAY_DURATION = 10.0
 """Seconds after which an engine has certainly sent everything that it replays on a new stream."""
+
+LAST_AUDIT_RETRY = 300.0
+"""Most seconds until an audit that could not list is repeated: each audit costs a listing and a new stream."""
 
 SIGNALS_PER_TURN = 256
 """Signals applied before other tasks get their turn: a burst must not block the event loop of the application."""
@@ -104,12 +107,15 @@ class Session:
             engine,
             self._call,
             tracker,
+            counters,
             concurrency=settings.concurrency,
             random=settings.random,
             warned=warned.containers,
         )
         self._audits = AuditTimer(settings.audit, settings.random)
         self._unlisted: dict[str, int] = {}  # by part of the engine that cannot be listed: its failures in a row
+        self._audits_failed = 0  # in a row
+        self._cancel_requests = cancel_requests()
         self._relist: asyncio.TimerHandle | None = None
         self._replay: asyncio.TimerHandle | None = None
 
@@ -231,22 +237,23 @@ class Session:
     async def _synchronise(self) -> None:
         """List the containers, inspect those that the listing does not fully describe, and publish one revision.
 
-        Wait for one inspect of each container. If it fails, or the container is reported again, the next inspect comes
-        after the synchronisation. But if the engine answers nothing any more, this must not look like an engine without
-        containers: so if an inspect failed, the engine has to answer a ping.
+        Wait for one inspect of each container; if it fails, it is repeated for as long as a call may take. What failed
+        until then, or is reported again, is inspected after the synchronisation. But an engine that answers nothing any
+        more, or refuses inspects, must not look like one without containers: so most of them have to be read.
         """
-        inspections = self._inspections
         listing = await self._list()
-        await inspections.wait_until_tried(self._tracker.apply_listing(listing) - inspections.failing.keys())
-        if inspections.failing:
-            await self._call("ping", self._engine.ping())
-        self._warned.containers.intersection_update(inspections.failing)  # the others do not exist any more
+        awaited = self._tracker.apply_listing(listing)
+        self._warned.containers.intersection_update(awaited)  # the others do not exist any more
+        await self._inspections.wait_until_tried(awaited)
+        self._inspections.check_readable(listing.containers.keys())
         self.synced_at = asyncio.get_running_loop().time()
         self._counters.syncs += 1
         self._tracker.finish_sync()
 
     async def _list(self) -> Listing:
         engine, settings = self._engine, self._settings
+        if self._relist is not None:
+            self._relist.cancel()
         listing = await self._call(
             "the listing of containers",
             engine.listing(),
@@ -259,18 +266,22 @@ class Session:
             level = logging.DEBUG if part in self._warned.parts else logging.WARNING
             log.log(level, "cannot list %r: %s", part, error)
         self._warned.parts = set(listing.failed)
-        if self._relist is not None:
-            self._relist.cancel()
         if self._unlisted:
-            delay = backoff(min(self._unlisted.values()), settings.random)
-            self._relist = asyncio.get_running_loop().call_later(delay, self._audits.request)
+            self._list_again(backoff(min(self._unlisted.values()), settings.random))
         return listing
+
+    def _list_again(self, delay: float) -> None:
+        self._relist = asyncio.get_running_loop().call_later(delay, self._audits.request)
 
     async def _audit(self, *, reread: bool) -> None:
         """Compare a listing with the picture, and inspect the containers that differ.
 
         Right after a synchronisation this confirms it: no engine proves when its subscription began, so this listing
         finds what happened between the first listing and the subscription.
+
+        If the containers cannot be listed, the stream still reports and the heartbeat still checks the engine, so the
+        connection is kept. What this audit was to find stays unseen until the next one, so that comes soon: a gap at
+        the subscription closes as soon as the engine can be listed again.
 
         Args:
             reread: whether to inspect also some containers that do not differ.
@@ -279,7 +290,14 @@ class Session:
         self._audits.clear_requests()
         self._counters.audits += 1
         audit.begin()
-        listing = await self._list()
+        try:
+            listing = await self._list()
+        except EngineError as error:
+            raise_if_cancelled(self._cancel_requests)  # requested just before the call, it looks like one from within
+            audit.end()
+            self._audit_failed(error)
+            return
+        self._audits_failed = 0
         differing = audit.differing(listing)
         if differing:
             await asyncio.sleep(REPORT_DELAY)
@@ -289,6 +307,12 @@ class Session:
         if reread:
             # If the events of a restart were lost, a listing without PIDs does not show it: inspect some each time.
             self._tracker.reread(incomplete)
+
+    def _audit_failed(self, error: EngineError) -> None:
+        self._counters.audits_failed += 1
+        failures = self._audits_failed = self._audits_failed + 1
+        log.log(log_level(failures), "an audit failed (%d in a row), the watch goes on without it: %s", failures, error)
+        self._list_again(backoff(failures, self._settings.random, LAST_AUDIT_RETRY))
 
 
 @asynccontextmanager

@@ -61,6 +61,8 @@ class Stats:
     """How often the connection was lost after a successful synchronisation."""
     audits: int = 0
     """Audits that were made, including the one that confirms each synchronisation."""
+    audits_failed: int = 0
+    """Those of them that found nothing because the containers could not be listed; each is repeated after a pause."""
     drift: int = 0
     """Differences that only an audit found, because the engine never reported them."""
     unresolved: int = 0
@@ -78,6 +80,7 @@ class Counters:
     syncs: int = 0
     outages: int = 0
     audits: int = 0
+    audits_failed: int = 0
     drift: int = 0
 
     def stats(self, *, calls: Mapping[str, int], unresolved: int, revisions: int) -> Stats:

@@ -138,15 +138,19 @@ class Tracker:
         exits = (signal.type is SignalType.EXITED for signal in state.kept or ())
         return state.container is not None and not any(exits)
 
-    def inspect_finished(self, id: str, reading: Container | Dead | None) -> None:
-        """Apply the reading of an inspect; the reading is None if the engine does not know the container."""
+    def inspect_finished(self, id: str, reading: Container | Dead | None) -> bool:
+        """Apply the reading of an inspect; the reading is None if the engine does not know the container.
+
+        Return whether it is drift: a change that only an audit has found.
+        """
         former = self._states[id]
         state, changes = inspect_finished(former, reading, synced=self._synced, since=self._since)
         suspect = self.audit.finish_inspect(id)
         self._store(id, state)
         asked = former.inspecting
-        if suspect and asked is not None and asked.origin is Origin.RESYNC:
-            self._counters.drift += any(change.origin is Origin.RESYNC for change in changes)
+        audited = suspect and asked is not None and asked.origin is Origin.RESYNC
+        drift = audited and any(change.origin is Origin.RESYNC for change in changes)
+        self._counters.drift += drift
         published = self._feed.snapshot._get(id)
         ended = former.container if isinstance(reading, Dead) and not self._synced else None
         if ended is not None and published is not None and same_run(ended, published):
@@ -154,6 +158,7 @@ class Tracker:
         self._publish(changes)
         if self._synced and not changes and isinstance(reading, Container) and former.container == reading:
             self._repack(reading)
+        return drift
 
     def inspect_failed(self, id: str) -> None:
         """Record that an inspect failed. It stays wanted: at once if a signal came meanwhile, else at the retry."""

@@ -158,7 +158,10 @@ class MobyEngine:
         )
 
     async def connect(self) -> None:
-        """Make a new connection; read the engine's identity and clock, and agree on a version of the API."""
+        """Make a new connection; read the engine's identity and clock, agree on a version of the API, and ping once.
+
+        A proxy that refuses the ping is found here, and not by the first heartbeat of each connection.
+        """
         await self.close()
         self._forget()
         connection = self._connection = self._new()
