@@ -15,7 +15,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from whalewatch._core.engine import Dead, Engine, ListedContainer, Listing, ReportsProgress, Signal, SignalType
+from whalewatch._core.engine import (
+    ChecksIdentity,
+    Dead,
+    Engine,
+    ListedContainer,
+    Listing,
+    ReportsProgress,
+    Signal,
+    SignalType,
+)
 from whalewatch._core.errors import (
     AddressError,
     EngineError,
@@ -56,6 +65,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AddressError",
+    "ChecksIdentity",
     "Container",
     "ContainerEvent",
     "Dead",

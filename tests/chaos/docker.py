@@ -198,6 +198,7 @@ class DockerWorld(World):
         faults["engine"]["containerd frozen"] = lambda: during(freeze, engine.containerd.thaw)
         faults["connection"] |= {
             "event streams ended": lambda: during(proxy.end_streams, proxy.end_streams),
+            "event streams cut whenever they are idle": lambda: proxy.idle_cuts(self._dice.uniform(0.05, 1.0)),
             "events swallowed": self._swallowed,
             "events doubled": lambda: self._rewritten(lambda event: [event, event]),
             "events shuffled and late": self._shuffled,

@@ -335,6 +335,7 @@ async def test_exit_that_tells_no_pid_is_not_believed(fake: FakeContainerd) -> N
 async def test_overlapping_streams_tell_each_event_once(fake: FakeContainerd) -> None:
     fake.run("web")
     async with following(fake, audit=0.1) as check:
+        await eventually(lambda: check.stats.calls["introspection"] == 2)  # the first audit has asked for the version
         gate = fake.faults.pause_at("version")  # a new stream is open, and does not yet take over
         await gate.reached()
         await fake.until(lambda: fake.subscribers == 2)

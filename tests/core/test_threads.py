@@ -88,7 +88,7 @@ async def test_everything_that_may_be_used_from_any_thread_works_there_while_eve
                     await portfolio.wait_gone("nobody", timeout=0)
                     await portfolio.in_sync(timeout=0)
                     consistent(portfolio.snapshot())
-                    assert (watcher.status.state, watcher.stats.calls["info"]) == (WatchState.SYNCED, 1)
+                    assert (watcher.status.state, watcher.stats.calls["events"]) == (WatchState.SYNCED, 1)
                     await asyncio.sleep(0.001)  # or else these threads leave the watcher's none of the processor
 
             async with churning(fake):

@@ -109,8 +109,12 @@ async def test_stream_that_keeps_ending_late_without_an_event_is_given_up_for_po
             await engine.until(lambda: engine.subscribers == 1)
             await watcher.portfolio.in_sync(PATIENCE)
             assert watcher.status.source == "pod-events"
-            engine.faults.end_streams(status)
-            await eventually(lambda: watcher.stats.outages == outages)  # noqa: B023 - awaited at once
+
+            def end(outages: int = outages) -> bool:
+                engine.faults.end_streams(status)  # also those that are opened in its place
+                return watcher.stats.outages == outages
+
+            await eventually(end)
         await watcher.portfolio.in_sync(PATIENCE)
         assert watcher.status.source == "poll"
         await follow.until_taken(engine.run_pod("shop"))

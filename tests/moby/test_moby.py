@@ -155,7 +155,7 @@ async def test_engine_calls_are_as_few_as_promised_and_none_for_what_does_not_co
             await control.kill(id)
         await check.until(lambda: not check.fold.alive)
         # One unpause re-reads the health, unless the container is known to have no check.
-        assert check.watcher.stats.calls == {"ping": 1, "info": 1, "events": 1, "list": 2, "inspect": 6}
+        assert check.watcher.stats.calls == {"ping": 3, "info": 3, "events": 1, "list": 2, "inspect": 6}
 
 
 async def test_engine_tells_of_itself_and_the_last_facts_of_the_dead(docker: Docker) -> None:

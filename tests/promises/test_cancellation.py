@@ -292,9 +292,11 @@ async def wire_story(fake: FakeDocker, watcher: Watcher) -> None:
 
     def cut(stats: Stats) -> int:
         fake.faults.cut_streams()  # which may hit one that has just been replaced
-        return stats.outages
+        return stats.reopened
 
     await passes(cut)
+    await fake.faults.restart()
+    await passes(lambda stats: stats.outages)
     await passes(lambda stats: stats.syncs >= 2)
     with fake.faults.silently():
         fake.run("quiet")

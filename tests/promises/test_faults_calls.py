@@ -141,7 +141,7 @@ async def test_listing_that_fails_is_made_again_and_proves_no_death(how: str, wh
                 await eventually(lambda: watcher.stats.audits >= 1)
                 broken = fault(fake, "list", how)
             if when == "after an outage":
-                fake.faults.cut_streams()
+                await fake.faults.restart()
             if audit is None:
                 await follow.until(lambda: isinstance(follow.watcher.status.error, EngineError))
                 assert str(follow.watcher.status.error).isprintable()
@@ -173,7 +173,7 @@ async def test_listing_with_items_that_cannot_be_read_proves_no_death(
             with fake.faults.garble("list", json.dumps(spoil(items)).encode()):
                 with fake.faults.silently():
                     fake.kill(dies)
-                fake.faults.cut_streams()
+                await fake.faults.restart()
                 await follow.until(lambda: follow.stats.syncs == 2)
                 await follow.until(lambda: follow.shows(fake))
             assert (follow.types(lives), follow.types(dies)) == ([], ["exited"])

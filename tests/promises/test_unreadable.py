@@ -39,7 +39,7 @@ async def test_nothing_is_believed_gone_because_it_cannot_be_read() -> None:
     async with docker_followed(*(f"c{i}" for i in range(6)), call_timeout=0.3, retry=AT_ONCE) as (fake, follow, ids):
         for id in ids[:3]:
             fake.faults.fail("inspect", id=id)
-        fake.faults.cut_streams()
+        await fake.faults.restart()
         await follow.until(lambda: follow.stats.syncs == 2)
         assert (follow.types(), len(follow.snapshot), follow.stats.unresolved) == ([], 6, 3)
         fake.faults.clear()
@@ -80,7 +80,7 @@ async def test_engine_of_which_most_containers_cannot_be_read_is_not_in_sync(
         async with followed(moby.watch(fake.address, call_timeout=0.2, retry=AT_ONCE), ready=False) as follow:
             for known in ({}, truth(fake)):
                 refuse(fake.faults)
-                fake.faults.cut_streams()
+                await fake.faults.restart()
                 follow.states.clear()
                 await follow.until(lambda: [status.state for status in follow.states].count(DISCONNECTED) > 1)
                 error = follow.watcher.status.error

@@ -66,6 +66,8 @@ def watchers(options: whalewatch.WatcherOptions, tls: ssl.SSLContext) -> None:
     ]
     progress: whalewatch.ReportsProgress = OwnEngine()
     assert_type(progress.progress, int)
+    identities: list[whalewatch.ChecksIdentity] = [moby.MobyEngine(), containerd.ContainerdEngine()]
+    assert len(identities) == 2
     retry = whalewatch.Retry(stable_after=5.0)
     watched: list[whalewatch.Watcher] = [whalewatch.Watcher(engine, retry=retry) for engine in engines]
     assert_type(watched[0].engine, whalewatch.Engine)

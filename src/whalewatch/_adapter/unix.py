@@ -6,10 +6,10 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 
-__all__ = ["MAX_PATH", "connected", "listener", "refusal", "unreachable"]
+__all__ = ["MAX_PATH", "connected", "listener", "listener_identity", "refusal", "unreachable"]
 
 MAX_PATH = 107
 """Most bytes that the path of a Unix socket may have on Linux."""
@@ -20,17 +20,36 @@ def listener(path: str) -> int | None:
 
     The kernel remembers which process called listen(). With socket activation that is systemd, not the engine.
     """
-    if not hasattr(socket, "SO_PEERCRED"):
-        return None
     try:
-        with connected(path) as peer:
-            credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        pid: int = struct.unpack("3i", credentials)[0]
+        pid = _peer(path)
         if pid == 1 and Path("/proc/1/comm").read_text().strip() in {"systemd", "init"}:
             return None
     except OSError:
         return None
     return pid or None
+
+
+def _peer(path: str) -> int:
+    """Return the PID of the process that listens on a socket; 0 if the kernel does not tell it."""
+    with connected(path) as peer:
+        if not hasattr(socket, "SO_PEERCRED"):
+            return 0
+        credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid: int = struct.unpack("3i", credentials)[0]
+    return pid
+
+
+def listener_identity(path: str) -> Hashable:
+    """Return a value that changes when another process begins to listen at a path: its PID, and which file it is.
+
+    An engine removes the file and makes it anew when it starts, and a link to it may be moved; so the file counts too
+    where the PID is not known (another PID namespace) or is used again. With socket activation neither ever changes.
+
+    Raises:
+        OSError: nobody listens there.
+    """
+    file = Path(path).stat()
+    return _peer(path), file.st_dev, file.st_ino, file.st_ctime_ns
 
 
 def refusal(path: str) -> OSError | None:

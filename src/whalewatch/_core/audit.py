@@ -120,28 +120,34 @@ class AuditTimer:
         self._interval = interval
         self._random = random
         self._requested = asyncio.Event()
+        self._thorough = False  # whether some requests since the last call of `wait` ask for more than a listing
         self._input_lost = False  # since the last call of `wait`
         self._delay = FIRST_DELAY
         self._due_at: float | None = None
 
+    def request_listing(self) -> None:
+        """Ask for an audit soon that only lists, because a stream was reopened."""
+        self._requested.set()
+
     def request(self) -> None:
         """Ask for an audit soon."""
+        self._thorough = True
         self._requested.set()
 
     def request_for_loss(self) -> None:
         """Ask for an audit soon, because input was lost."""
         self._input_lost = True
-        self._requested.set()
+        self.request()
 
     def clear_requests(self) -> None:
         """Forget all requests so far: the audit that begins now fulfils them."""
         self._requested.clear()
 
     async def wait(self) -> bool:
-        """Wait until an audit is due or requested; return whether it should inspect some containers again.
+        """Wait until an audit is due or requested; return whether it should do more than list.
 
-        While input keeps being lost, only the first audit inspects containers again. After a time without losses, the
-        next audit counts as the first one again.
+        That is to renew the stream, and to inspect some containers again. While input keeps being lost, only the first
+        requested audit does so. After a time without losses, the next audit counts as the first one again.
         """
         loop = asyncio.get_running_loop()
         started, due = loop.time(), False
@@ -154,7 +160,7 @@ class AuditTimer:
         except TimeoutError:
             self._due_at, due = None, True
         calm = not self._input_lost or loop.time() - started > 2 * self._delay
-        first = calm or self._delay == FIRST_DELAY
+        first = self._thorough and (calm or self._delay == FIRST_DELAY)
         self._delay = FIRST_DELAY if calm else min(LAST_DELAY, 2 * self._delay)
-        self._input_lost = False
+        self._thorough = self._input_lost = False
         return due or first

@@ -8,8 +8,8 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import TypeVar
 
 from whalewatch._core.cancellation import cancel_requests, raise_if_cancelled
-from whalewatch._core.engine import Engine, display_name
-from whalewatch._core.errors import EngineError, EngineTimeout, WhalewatchError
+from whalewatch._core.engine import ChecksIdentity, Engine, display_name
+from whalewatch._core.errors import EngineError, EngineTimeout, EngineUnavailable, WhalewatchError
 
 __all__ = ["Calls"]
 
@@ -70,6 +70,15 @@ class Calls:
             raise EngineError(self.message(f"{what} was cancelled from within")) from error
         raise_if_cancelled(before)  # an adapter may have swallowed a cancellation
         return result
+
+    async def same_engine(self) -> bool:
+        """Ask whether the engine is still the one that was connected; True if the adapter cannot say."""
+        engine = self._engine
+        return not isinstance(engine, ChecksIdentity) or await self("identity", engine.is_same_engine())
+
+    def other_engine(self) -> EngineUnavailable:
+        """Return the error for an engine that is another one by now."""
+        return EngineUnavailable(self.message("it was restarted, or another engine answers there now"))
 
     async def _timed(self, what: str, call: Awaitable[T], timeout: float, progress: Callable[[], int] | None) -> T:
         loop = asyncio.get_running_loop()

@@ -16,7 +16,17 @@ import attrs
 from whalewatch._core.errors import EngineError
 from whalewatch._core.model import NOTHING, Container, FrozenMapping
 
-__all__ = ["Dead", "Engine", "ListedContainer", "Listing", "ReportsProgress", "Signal", "SignalType", "display_name"]
+__all__ = [
+    "ChecksIdentity",
+    "Dead",
+    "Engine",
+    "ListedContainer",
+    "Listing",
+    "ReportsProgress",
+    "Signal",
+    "SignalType",
+    "display_name",
+]
 
 
 class SignalType(Enum):
@@ -116,7 +126,7 @@ class Engine(Protocol):
 
     All errors that the methods raise are `EngineError`; cancellation passes through. The watcher puts a time-out on
     every call, retries, and calls `connect` again after any failure. Optional abilities of an engine are protocols of
-    their own, such as `ReportsProgress`.
+    their own: `ChecksIdentity`, `ReportsProgress`.
 
     Raises:
         EngineError: in any of the asynchronous methods: the call failed.
@@ -170,8 +180,9 @@ class Engine(Protocol):
     def signals(self) -> AsyncIterator[Signal]:
         """Subscribe, yield SUBSCRIBED, then every reported signal, until the stream ends or fails.
 
-        The watcher may open a second stream beside the first, to take over from it. The adapter yields an event once,
-        also if both streams report it or the engine replays it: it leaves out what its streams have yielded before.
+        The watcher may open a second stream beside the first, to take over from it, or after its end. The adapter
+        yields an event once, also if both streams report it or the engine replays it: it leaves out what its streams
+        have yielded before. If the engine can replay, a later stream begins before the last event of the earlier one.
         """
 
     async def listing(self) -> Listing:
@@ -200,3 +211,15 @@ class ReportsProgress(Protocol):
     @property
     def progress(self) -> int:
         """A number that grows whenever a part of a listing arrives; its unit does not matter."""
+
+
+@runtime_checkable
+class ChecksIdentity(Protocol):
+    """Optional ability of an engine: to say whether it is still the one to which `connect` has connected.
+
+    Without it, the end of the event stream is an outage. With it, the watcher opens a new stream and stays in sync if
+    the engine is the same; and it notices within an audit if another engine answers at the address.
+    """
+
+    async def is_same_engine(self) -> bool:
+        """Ask anew who answers at the address; return False if it is another engine, or the same one restarted."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from datetime import UTC, datetime
@@ -55,6 +56,22 @@ class Feed:
         self.changed: Wakeup = Wakeup()
         self._subscribers: list[weakref.ref[Subscriber]] = []
         self._waiting: set[Subscriber] = set()
+        self._process: int | None = None
+
+    def begin(self) -> None:
+        """Record that this process publishes."""
+        self._process = os.getpid()
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a copy in a forked child, in which nothing changes any more."""
+        return self._process not in (None, os.getpid())
+
+    def check_process(self) -> None:
+        """Raise `RuntimeError` in a forked child."""
+        if self.forked:
+            msg = f"this watcher runs in process {self._process}, of which this one is a fork: make a new one here"
+            raise RuntimeError(msg)
 
     def publish(self, snapshot: Snapshot, events: tuple[ContainerEvent, ...] = ()) -> None:
         """Replace the picture; `events` lead from the previous picture to the new one."""

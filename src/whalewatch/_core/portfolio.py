@@ -26,6 +26,7 @@ async def deadline(feed: Feed, timeout: float | None, what: str) -> AsyncIterato
         timeout: seconds; None waits without a limit.
         what: what was not reached, for the message: "{what} within 5 s".
     """
+    feed.check_process()
     try:
         async with asyncio.timeout(timeout) as limit:
             yield
@@ -47,6 +48,8 @@ class Portfolio:
     All methods may be called from any thread and in any event loop. If a container changes several times within a short
     time, some of its states may never be seen; the states that are seen come in order.
 
+    In a child that is forked meanwhile only `snapshot` can be used; it returns the picture of the fork.
+
     Example::
 
         async with moby.watch() as watcher:
@@ -56,6 +59,7 @@ class Portfolio:
     Raises:
         WatchEnded: by every query: the watcher was closed before its first synchronisation.
         EngineError: by every query: the error that ended the watch before its first synchronisation.
+        RuntimeError: by every query: this is a forked child of the process that watches.
     """
 
     def __init__(self, feed: Feed) -> None:
@@ -86,7 +90,7 @@ class Portfolio:
 
         An id wins over a name; of several containers with the same name, the earliest started is returned.
         """
-        if not self._feed.was_synced:  # saves a call once synchronised: proxies query for each request
+        if not self._feed.was_synced or self._feed.forked:  # saves a call otherwise: proxies query for each request
             await self._picture()
         return self._feed.snapshot.container(name_or_id)
 
@@ -173,6 +177,7 @@ class Portfolio:
 
     async def _picture(self) -> Snapshot:
         feed = self._feed
+        feed.check_process()
         if not feed.was_synced:
             await feed.changed.until(lambda: feed.was_synced or feed.ended)
             if not feed.was_synced:

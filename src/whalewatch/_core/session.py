@@ -3,9 +3,10 @@
 Tasks of a session, all in one group, so that the first to fail ends the others:
 
 * a *drain* for each event stream, which passes signals to the tracker and never waits for anything else: the engine's
-  stream is always read, whatever inspects, consumers or audits do;
+  stream is always read, whatever inspects, consumers or audits do. If its stream is cut, it opens the next one;
 * the *inspections*, which read containers that the tracker requests, each in a task of its own;
 * the *heartbeat*, which notices an engine that no longer answers;
+* *confirmations*, which ask for a listing after the stream was cut;
 * the session itself, which synchronises and then audits.
 """
 
@@ -14,8 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from asyncio import TaskGroup
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import datetime
 from random import Random
 from typing import NoReturn
@@ -25,10 +25,11 @@ import attrs
 from whalewatch._core.audit import REPORT_DELAY, AuditTimer, log_level
 from whalewatch._core.calls import Calls
 from whalewatch._core.cancellation import cancel_requests, raise_if_cancelled
-from whalewatch._core.engine import Engine, Listing, ReportsProgress, Signal, SignalType
+from whalewatch._core.engine import Engine, Listing, ReportsProgress
 from whalewatch._core.errors import EngineError, EngineUnavailable, WhalewatchError
 from whalewatch._core.inspections import Inspections, backoff
 from whalewatch._core.status import Counters, WatchState
+from whalewatch._core.stream import EventStream
 from whalewatch._core.tracker import Tracker
 
 __all__ = ["Session", "Settings", "Warned"]
@@ -44,9 +45,6 @@ REPLAY_DURATION = 10.0
 
 LAST_AUDIT_RETRY = 300.0
 """Most seconds until an audit that could not list is repeated: each audit costs a listing and a new stream."""
-
-SIGNALS_PER_TURN = 256
-"""Signals applied before other tasks get their turn: a burst must not block the event loop of the application."""
 
 
 @attrs.frozen(kw_only=True)
@@ -113,6 +111,7 @@ class Session:
             warned=warned.containers,
         )
         self._audits = AuditTimer(settings.audit, settings.random)
+        self._stream = EventStream(engine, self._call, tracker, self._audits, counters)
         self._unlisted: dict[str, int] = {}  # by part of the engine that cannot be listed: its failures in a row
         self._audits_failed = 0  # in a row
         self._cancel_requests = cancel_requests()
@@ -152,7 +151,8 @@ class Session:
             self._tracker.open(self._inspections.request)
             try:
                 tasks.create_task(self._heartbeat(), name="whalewatch heartbeat")
-                stream = await self._open(tasks)
+                await self._stream.open(tasks)
+                tasks.create_task(self._stream.confirm(self._settings.heartbeat), name="whalewatch confirmations")
                 tasks.create_task(self._inspections.run(tasks), name="whalewatch inspections")
                 await self._synchronise()
                 self._progress(WatchState.SYNCED)
@@ -160,67 +160,13 @@ class Session:
                 self._replay = asyncio.get_running_loop().call_later(REPLAY_DURATION, self._tracker.replay_finished)
                 while True:
                     reread = await self._audits.wait()
-                    stream = await self._renew(tasks, stream)
+                    if reread:
+                        await self._stream.renew(tasks)
                     await self._audit(reread=reread)
             finally:
                 # Here, at the first failure, and not after the task group: a stream may take a long time to close.
                 self._tracker.close()
         raise AssertionError  # the task group ends only by an error
-
-    # The event stream
-
-    async def _open(self, tasks: TaskGroup) -> asyncio.Task[None]:
-        """Start to read an event stream, and wait until it reports everything that happens from now on."""
-        subscribed = asyncio.Event()
-        stream = tasks.create_task(self._drain(subscribed), name="whalewatch stream")
-        await self._call("the subscription to events", subscribed.wait())
-        return stream
-
-    async def _renew(self, tasks: TaskGroup, old: asyncio.Task[None]) -> asyncio.Task[None]:
-        """Replace the event stream by a new one, because the old one may have died silently.
-
-        The two overlap, so that there is no gap: the old one is read for a moment longer, because events from before
-        the new stream may still be on their way in it.
-        """
-        stream = await self._open(tasks)
-        await asyncio.wait({old}, timeout=REPORT_DELAY)
-        old.cancel()
-        await asyncio.wait({old}, timeout=self._settings.call_timeout)
-        return stream
-
-    async def _drain(self, subscribed: asyncio.Event) -> None:
-        async with _closing(self._engine.signals()) as signals:
-            applied = 0
-            while (signal := await self._next(signals)) is not None:
-                if signal.type is SignalType.SUBSCRIBED:
-                    self._tracker.stream_opened(signal.timestamp)
-                    subscribed.set()
-                    continue
-                self._counters.signals += 1
-                misplaced = signal.container is not None and signal.container.id != signal.id
-                if signal.type is SignalType.LOST or misplaced:
-                    self._counters.lost += 1
-                    self._audits.request_for_loss()
-                else:
-                    self._tracker.apply_signal(signal)
-                applied += 1
-                if applied % SIGNALS_PER_TURN == 0:
-                    await asyncio.sleep(0)
-        raise EngineUnavailable(self._call.message("the event stream ended"))
-
-    async def _next(self, signals: AsyncIterator[Signal]) -> Signal | None:
-        before = cancel_requests()
-        try:
-            signal = await anext(signals, None)
-        except WhalewatchError:
-            raise
-        except asyncio.CancelledError as error:
-            raise_if_cancelled(before)
-            raise EngineUnavailable(self._call.message("the event stream was cancelled from within")) from error
-        except Exception as error:
-            raise EngineError(self._call.message(f"the event stream failed: {error!r}")) from error
-        raise_if_cancelled(before)  # an adapter may have swallowed a cancellation
-        return signal
 
     async def _heartbeat(self) -> None:
         while True:
@@ -283,6 +229,9 @@ class Session:
         connection is kept. What this audit was to find stays unseen until the next one, so that comes soon: a gap at
         the subscription closes as soon as the engine can be listed again.
 
+        If the engine is still the same one after the listing, so was the one that listed. Something in front of several
+        engines may give each call to any of them; then pictures mix them until a check meets another one.
+
         Args:
             reread: whether to inspect also some containers that do not differ.
         """
@@ -297,6 +246,13 @@ class Session:
             audit.end()
             self._audit_failed(error)
             return
+        try:
+            same = await self._call.same_engine()
+        except EngineError:
+            raise_if_cancelled(self._cancel_requests)
+            same = True  # it answers no more; if it shuts down, its stream still reports how its containers end
+        if not same:
+            raise self._call.other_engine()
         self._audits_failed = 0
         differing = audit.differing(listing)
         if differing:
@@ -313,16 +269,6 @@ class Session:
         failures = self._audits_failed = self._audits_failed + 1
         log.log(log_level(failures), "an audit failed (%d in a row), the watch goes on without it: %s", failures, error)
         self._list_again(backoff(failures, self._settings.random, LAST_AUDIT_RETRY))
-
-
-@asynccontextmanager
-async def _closing(signals: AsyncIterator[Signal]) -> AsyncIterator[AsyncIterator[Signal]]:
-    """Close an async generator at once; other async iterators need no closing."""
-    try:
-        yield signals
-    finally:
-        if isinstance(signals, AsyncGenerator):
-            await signals.aclose()
 
 
 def _first(error: BaseException) -> BaseException:

@@ -59,6 +59,8 @@ class Stats:
     """Synchronisations that succeeded."""
     outages: int = 0
     """How often the connection was lost after a successful synchronisation."""
+    reopened: int = 0
+    """Event streams that were cut while the engine lived on; another one continued each, without an outage."""
     audits: int = 0
     """Audits that were made, including the one that confirms each synchronisation."""
     audits_failed: int = 0
@@ -79,6 +81,7 @@ class Counters:
     lost: int = 0
     syncs: int = 0
     outages: int = 0
+    reopened: int = 0
     audits: int = 0
     audits_failed: int = 0
     drift: int = 0

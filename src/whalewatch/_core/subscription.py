@@ -108,8 +108,10 @@ class Subscription(AsyncIterator[ContainerEvent]):
         Raises:
             StopAsyncIteration: the subscription or its watcher is closed.
             EngineError: the error that ended the watch.
-            RuntimeError: there is a second reader, or the event loop is not the one of the first call.
+            RuntimeError: there is a second reader, the event loop is not the one of the first call, or this is a forked
+                child of the process that watches.
         """
+        self._feed.check_process()
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop

@@ -63,6 +63,9 @@ class Watcher(Generic[E_co]):
     leaving also closes the engine; `run` does the same in the foreground. `portfolio`, `events`, `status` and `stats`
     may be used from any thread; everything else belongs to the event loop in which the watcher runs.
 
+    A child that is forked meanwhile has a copy in which nothing changes: whatever would wait there raises
+    `RuntimeError`, and so does leaving without an exception. The child does not disturb the parent's connections.
+
     Example::
 
         async with moby.watch() as watcher:
@@ -128,6 +131,7 @@ class Watcher(Generic[E_co]):
         self._counters = Counters()
         self._tracker = Tracker(self._feed, clock, self._counters)
         self._warned = Warned()
+        self._loss_logged = False  # as a warning, since it was last in sync
         self._session: Session | None = None
         self._used = False
         self._task: Task[None] | None = None
@@ -229,6 +233,10 @@ class Watcher(Generic[E_co]):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._feed.forked:
+            if exc_type is None:
+                self._feed.check_process()
+            return
         task = self._task
         assert task is not None
         task.cancel()
@@ -248,10 +256,12 @@ class Watcher(Generic[E_co]):
             raise cancelled
 
     def _use(self) -> None:
+        self._feed.check_process()
         if self._used:
             msg = "a watcher is for one use only: make a new one"
             raise RuntimeError(msg)
         self._used = True
+        self._feed.begin()
 
     async def _watch(self) -> None:
         ended: WhalewatchError | None = None
@@ -306,8 +316,10 @@ class Watcher(Generic[E_co]):
         wrong = isinstance(error, UnsupportedEngine) and not session.connected and not self._feed.was_synced
         if wrong:
             delay = None
+        warn = wrong or self._backoff.attempt <= 1
+        self._loss_logged = self._loss_logged or warn
         log.log(
-            logging.WARNING if wrong or self._backoff.attempt <= 1 else logging.DEBUG,
+            logging.WARNING if warn else logging.DEBUG,
             "%s; %s",
             error,
             "giving up" if delay is None else f"trying again in {delay:.1f} s",
@@ -319,8 +331,10 @@ class Watcher(Generic[E_co]):
     def _progress(self, state: WatchState) -> None:
         synced = state is WatchState.SYNCED
         if synced and self._feed.error is not None:
-            log.info("%s: in sync again", display_name(self._engine))
+            level = logging.INFO if self._loss_logged else logging.DEBUG
+            log.log(level, "%s: in sync again", display_name(self._engine))
         if synced:
+            self._loss_logged = False
             self._feed.set_error(None)
         self._show(state, error=None if synced else self._feed.error)
 
@@ -335,6 +349,8 @@ class Watcher(Generic[E_co]):
         self._feed.changed.notify()
 
     async def _close_engine(self) -> None:
+        if self._feed.forked:
+            return  # its connections are the parent's
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._engine.close()
@@ -357,6 +373,7 @@ class _StatusChanges(AsyncIterator[Status]):
 
     async def __anext__(self) -> Status:
         watcher, seen = self._watcher, self._seen
+        watcher._feed.check_process()
         if seen is not None and seen.state is WatchState.CLOSED:
             raise StopAsyncIteration
         await watcher._feed.changed.until(lambda: watcher.status is not seen)

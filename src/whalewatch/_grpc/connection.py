@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Hashable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from traceback import clear_frames
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
-from whalewatch._adapter.unix import listener, refusal, unreachable
+from whalewatch._adapter.unix import listener, listener_identity, refusal, unreachable
 from whalewatch._core.cancellation import cancel_requests
 from whalewatch._core.errors import EngineError, EngineTimeout, EngineUnavailable, ProtocolViolation
 from whalewatch._core.text import printable
@@ -185,6 +185,17 @@ class Connection:
     def pid(self) -> int | None:
         """Return the PID of the process that listens at the other end; None if it cannot be known."""
         return listener(self.endpoint.path)
+
+    def listener(self) -> Hashable:
+        """Return a value that changes when another process listens on the socket.
+
+        Raises:
+            EngineUnavailable: nobody listens there.
+        """
+        try:
+            return listener_identity(self.endpoint.path)
+        except OSError as error:
+            raise EngineUnavailable(self.message(f"nobody listens there ({printable(error)})")) from error
 
     def _call(self, kind: str, call: Any, request: Message, metadata: dict[str, str]) -> Any:
         if self._answered and self.client.get_state() is not grpc.ChannelConnectivity.READY:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -55,6 +56,7 @@ class Connection(asyncio.Protocol):
         self.program = program
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._peer = peer
+        self._process = os.getpid()
         self._parser = httptools.HttpResponseParser(self)
         self._transport: Any = None
         self._error: Exception | None = None
@@ -117,7 +119,9 @@ class Connection(asyncio.Protocol):
         return True
 
     def abort(self) -> None:
-        """Close the connection at once, also for processes that have inherited it by a fork."""
+        """Close the connection at once, also for processes that have inherited it by a fork; they only forget it."""
+        if self._process != os.getpid():
+            return
         with suppress(OSError):
             self._peer.shutdown(socket.SHUT_RDWR)
         if self._transport is not None:

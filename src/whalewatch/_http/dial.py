@@ -134,11 +134,12 @@ class Program(asyncio.SubprocessProtocol):
     def __init__(self) -> None:
         self.exited: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._transport: Any = None
+        self._process = os.getpid()
         self._said = b""
 
     def end(self, how: int = signal.SIGTERM) -> None:
-        """Send a signal to it and to what it has started."""
-        if not self.exited.done():
+        """Send a signal to it and to what it has started, but not from a fork of the process that uses it."""
+        if not self.exited.done() and self._process == os.getpid():
             with suppress(ProcessLookupError):
                 os.killpg(self._transport.get_pid(), how)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Hashable, Mapping
 from re import match
 from typing import Any, Unpack
 
@@ -103,6 +103,7 @@ class ContainerdEngine:
         self._id: str | None = None
         self._version: str | None = None
         self._pid: int | None = None
+        self._identity: Hashable = None
         self._progress = 0
         self._sandboxes: dict[str, str] = {}  # by container that was read: the sandbox that it belongs to
         self._seen, self._lost = EventDeduplicator(), LostEvents(log)
@@ -126,8 +127,9 @@ class ContainerdEngine:
     def calls(self) -> Mapping[str, int]:
         """Number of calls so far, by kind.
 
-        Each connection makes the calls "version" and "introspection"; each subscription "events" and "ping"; each
-        listing "namespaces", and for each namespace "tasks" and "containers"; each inspect "task" and "container".
+        Each connection, each audit and each subscription after a cut one makes the calls "version" and "introspection";
+        each subscription "events" and "ping"; each listing "namespaces", and for each namespace "tasks" and
+        "containers"; each inspect "task" and "container".
         """
         return self._calls
 
@@ -180,9 +182,10 @@ class ContainerdEngine:
         self._seen, self._lost = EventDeduplicator(), LostEvents(log)
         self._sandboxes.clear()
         calls = self._current_calls = self._new()
-        await self._identify(calls)
+        self._identity = await self._identify(calls)
 
-    async def _identify(self, calls: Calls) -> None:
+    async def _identify(self, calls: Calls) -> Hashable:
+        """Read the engine's identity, and return what is another value once it was restarted."""
         async with recognising(calls.connection):
             version = await calls.version()
         if (number := match(r"v?(\d+)\.(\d+)", version)) and tuple(map(int, number.groups())) < OLDEST:
@@ -192,6 +195,17 @@ class ContainerdEngine:
         server = await calls.server()
         self._version, self._id = version, text(server.uuid)
         self._pid = server.pid or calls.connection.pid()
+        return self._id, server.pid, calls.connection.listener()
+
+    async def is_same_engine(self) -> bool:
+        """Ask over the connection, which outlives no restart, and look at who listens on the socket.
+
+        containerd does not replay events: what happens between two streams is found by the listing that follows.
+
+        Raises:
+            EngineError: the engine cannot be asked.
+        """
+        return await self._identify(self._connected) == self._identity
 
     async def ping(self) -> None:
         """Ask for the version, which reads no container."""

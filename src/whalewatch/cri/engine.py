@@ -65,7 +65,7 @@ class _Identity:
     version: str
     id: str
     pid: int | None
-    native: UnsupportedEngine | None
+    native: UnsupportedEngine | None = attrs.field(eq=False)
     """Why containerd's own API cannot be used; None if it can."""
 
 
@@ -165,11 +165,11 @@ class CRIEngine:
     def calls(self) -> Mapping[str, int]:
         """Number of calls so far, by kind.
 
-        Each connection makes the call "version", and to containerd also "introspection". Each subscription makes
-        "events" and "ping". Each listing makes "containers" twice, "sandboxes", and with source "native" "tasks". Each
-        inspect makes "container-status" or "sandbox-status" to read the PID, with source "native" "task" instead. If
-        the container is not known yet, it also makes "container" or "sandbox", which lists one item; with source
-        "native" it then makes "container" once more.
+        Each connection, each audit and each subscription after a cut one makes the call "version", and to containerd
+        also "introspection". Each subscription makes "events" and "ping". Each listing makes "containers" twice,
+        "sandboxes", and with source "native" "tasks". Each inspect makes "container-status" or "sandbox-status" to read
+        the PID, with source "native" "task" instead. If the container is not known yet, it also makes "container" or
+        "sandbox", which lists one item; with source "native" it then makes "container" once more.
         """
         return self._calls
 
@@ -206,6 +206,10 @@ class CRIEngine:
             finally:
                 await connection.close()
         return self._identity
+
+    async def is_same_engine(self) -> bool:
+        """Ask over the connection, which outlives no restart, and look at who listens on the socket."""
+        return await _identify(self._connected) == self._identity
 
     def _new(self) -> Connection:
         return Connection(self._endpoint, engine=self.title, remedy=REMEDY, usual=USUAL_SOCKETS, calls=self._calls)

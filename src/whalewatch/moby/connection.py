@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Hashable, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from whalewatch._adapter.unix import listener
+from whalewatch._adapter.unix import listener, listener_identity
 from whalewatch._core.errors import EngineError, EngineUnavailable, ProtocolViolation, UnsupportedEngine
 from whalewatch._core.text import printable
 from whalewatch._http.client import Client
@@ -126,6 +126,17 @@ class Connection:
     def pid(self) -> int | None:
         """Return the PID of the process that listens at the other end of a Unix socket; None if it cannot be known."""
         return None if self._endpoint.path is None else listener(self._endpoint.path)
+
+    def listener(self) -> Hashable:
+        """Return a value that changes when another process listens on the Unix socket; always None without one.
+
+        Raises:
+            EngineUnavailable: nobody listens there.
+        """
+        try:
+            return None if self._endpoint.path is None else listener_identity(self._endpoint.path)
+        except OSError as error:
+            raise EngineUnavailable(self.message(f"nobody listens there ({printable(error)})")) from error
 
     async def _body(self, kind: str, path: str) -> tuple[bytes, Mapping[str, str]]:
         self._calls[kind] += 1

@@ -6,7 +6,7 @@ import json
 import logging
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
@@ -37,8 +37,11 @@ OLDEST_API, NEWEST_API = (1, 41), (1, 54)
 """The oldest and the newest version of the Engine API that this adapter knows."""
 
 MARGIN = timedelta(seconds=3)
-"""How long before the moment of connecting the event stream begins. Events of changes that were read already are
-recognised by their times."""
+"""How long before the moment of connecting, or before the newest event, the event stream begins. Events of changes that
+were read already are recognised by their times."""
+
+IDENTITY = ("ID", "Name", "DockerRootDir")
+"""What tells one engine from another, of the answer to info."""
 
 FILTERS = {
     "type": ["container", "network"],
@@ -59,7 +62,8 @@ class MobyEngine:
 
     The adapter subscribes to events from a moment *before* the listing, by the engine's own clock. In the engine,
     replaying old events and registering the subscriber are one step. So no event is lost between the two, however late
-    the registration is.
+    the registration is. In the same way a stream that follows one that was cut begins some moments before the last
+    event of that one.
 
     Args:
         address: URL (``unix://``, ``tcp://``, ``http://``, ``https://``, ``ssh://``) or path of a socket; None finds
@@ -86,6 +90,7 @@ class MobyEngine:
         self._calls: Counter[str] = Counter()
         self._info: Mapping[str, Any] | None = None
         self._pid: int | None = None
+        self._listener: Hashable = None
         self._clock: datetime | None = None
         self._forget()
 
@@ -142,12 +147,36 @@ class MobyEngine:
 
     async def _engine_info(self) -> Mapping[str, Any]:
         if self._info is None:  # use another connection: a watcher may be connecting, or may never connect
-            connection = self._new()
-            try:
-                self._info = await self._identify(connection)
-            finally:
-                await connection.close()
+            self._info = await self._identify_separately()
         return self._info
+
+    async def _identify_separately(self) -> Mapping[str, Any]:
+        connection = self._new()
+        try:
+            return await self._identify(connection)
+        finally:
+            await connection.close()
+
+    async def is_same_engine(self) -> bool:
+        """Ask over two new connections who answers, and look at who listens on the Unix socket.
+
+        There are two because a balancer that takes turns gives them to two engines. On Docker 20.10, two engines of one
+        host have the same ID, so the name and the data folder count too. That the same dockerd *process* answers is
+        proven only by the listener of a Unix socket: of a dockerd that was restarted behind systemd's socket or a proxy
+        all this is the same, and its ring of events is empty.
+
+        Raises:
+            EngineError: the engine cannot be asked.
+        """
+        connection, known = self._connected, self._info or {}
+        for _ in range(2):
+            info = await self._identify_separately()
+            if any(info.get(key) != known.get(key) for key in IDENTITY):
+                return False
+            clock = moment(info["SystemTime"])
+            if clock is not None and self._newest is not None:
+                self._newest = min(self._newest, clock)  # by a clock that was set back, new events are older
+        return connection.listener() == self._listener
 
     def _new(self) -> Connection:
         return Connection(
@@ -166,8 +195,8 @@ class MobyEngine:
         self._forget()
         connection = self._connection = self._new()
         self._info = await self._identify(connection)
-        self._clock = moment(self._info["SystemTime"])
-        self._pid = connection.pid()
+        self._clock = self._newest = moment(self._info["SystemTime"])
+        self._pid, self._listener = connection.pid(), connection.listener()
 
     async def _identify(self, connection: Connection) -> Mapping[str, Any]:
         """Check that it is Docker, set the version of the API, and read the engine's identity and clock."""
@@ -205,10 +234,9 @@ class MobyEngine:
     async def signals(self) -> AsyncIterator[Signal]:
         """Follow ``/events``. The engine filters them itself, because its buffer for each reader is bounded."""
         connection = self._connected
-        since = max((m for m in (self._clock, self._newest) if m is not None), default=None)
         path = f"/events?filters={quote(json.dumps(FILTERS))}"
-        if since is not None:
-            path += f"&since={(since - MARGIN).timestamp():.6f}000"
+        if self._newest is not None:
+            path += f"&since={(self._newest - MARGIN).timestamp():.6f}000"
         async with connection.lines("events", path) as lines:
             yield Signal(SignalType.SUBSCRIBED, timestamp=self._clock)
             async for line in lines:

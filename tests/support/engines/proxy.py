@@ -6,9 +6,10 @@ import asyncio
 import json
 import re
 import tempfile
+import time
 import zlib
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -101,6 +102,24 @@ class Proxy:
         for events in self._open.values():
             events.ended = events.streaming
 
+    @asynccontextmanager
+    async def idle_cuts(self, seconds: float) -> AsyncIterator[None]:
+        """Cut each event stream of a Docker engine that was idle for so long, as load balancers do, within a block."""
+        task = asyncio.create_task(self._cut_idle(seconds))
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def _cut_idle(self, seconds: float) -> None:
+        while True:
+            await asyncio.sleep(seconds / 20)
+            now = time.monotonic()
+            for writer, events in self._open.items():
+                if events.streaming and now - events.latest > seconds:
+                    writer.transport.abort()
+
     def stall(self) -> None:
         """Pass nothing on any more, in either direction; connections stay open, and new ones are accepted."""
         self._flowing.clear()
@@ -165,10 +184,13 @@ class _Events:
         self._expected = self._compressible = False
         self._compressor: Any = None
         self._rest = b""
+        self.latest = 0.0  # when bytes of the stream came, by the monotonic clock
         self.streaming = False
         self.ended = False
 
     def asked(self, data: bytes) -> bytes:
+        if self.ended:
+            raise ConnectionResetError  # the engine still sends the stream that was ended here
         if _EVENTS.match(data):  # no request is sent before the former was answered
             self._expected = True
             allowed = _CODINGS.search(data)
@@ -181,6 +203,7 @@ class _Events:
             return b""
         if not self._expected:
             return data
+        self.latest = time.monotonic()
         self._rest += data
         told = b""
         if not self.streaming:

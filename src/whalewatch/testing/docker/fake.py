@@ -94,7 +94,7 @@ class FakeDocker(FakeEngine):
         )
         new_id = self._state.new_id()
         engine_id = engine_id or "-".join((new_id[:8], new_id[8:12], new_id[12:16], new_id[16:20], new_id[20:32]))
-        identity = Identity(engine_id, "fake", version, api_version, min_api_version)
+        identity = Identity(engine_id, f"/var/lib/docker-{new_id[:12]}", "fake", version, api_version, min_api_version)
         self._events = self._state.events
         calls = CallFaults(KINDS)
         self._handlers = Handlers(self._state, calls, identity, self.requests, self._changed)

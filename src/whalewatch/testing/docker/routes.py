@@ -29,6 +29,7 @@ class Identity:
 
     Attributes:
         id: Its ID in ``/info``.
+        root: Its data folder.
         name: The host's name.
         version: The engine's version.
         api: The newest API version that it speaks.
@@ -36,6 +37,7 @@ class Identity:
     """
 
     id: str
+    root: str
     name: str
     version: str
     api: str
@@ -191,6 +193,7 @@ class Routes:
             "OSType": "linux",
             "Architecture": "x86_64",
             "Name": self._identity.name,
+            "DockerRootDir": self._identity.root,
             "ServerVersion": self._identity.version,
             "Labels": [],
             "LiveRestoreEnabled": True,
