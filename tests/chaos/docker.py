@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -199,6 +200,7 @@ class DockerWorld(World):
         faults["connection"] |= {
             "event streams ended": lambda: during(proxy.end_streams, proxy.end_streams),
             "event streams cut whenever they are idle": lambda: proxy.idle_cuts(self._dice.uniform(0.05, 1.0)),
+            "calls refused": self._refused,
             "events swallowed": self._swallowed,
             "events doubled": lambda: self._rewritten(lambda event: [event, event]),
             "events shuffled and late": self._shuffled,
@@ -216,6 +218,12 @@ class DockerWorld(World):
     def _inject(self, *lines: bytes) -> None:
         for line in lines:
             self._proxy.inject(line)
+
+    def _refused(self) -> AbstractAsyncContextManager[None]:
+        """Refuse calls of some kind, as a proxy does that does not allow their path."""
+        path = self._dice.choice((rb"_ping", rb"info", rb"containers/json", rb"containers/\w+/json"))
+        put = partial(setattr, self._proxy, "refused")
+        return during(partial(put, re.compile(rb"GET (/v[\d.]+)?/" + path + rb" ")), partial(put, None))
 
     def _compress(self, compressing: bool) -> None:
         self._proxy.compressing = compressing

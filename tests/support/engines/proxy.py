@@ -36,6 +36,8 @@ class Proxy:
         newline: what is put behind each event of a Docker engine.
         compressing: whether new event streams of a Docker engine are compressed if the client allows that. The
             compressor keeps what it gets until it has much.
+        refused: what the first lines of requests begin with that a Docker engine seems to refuse with 403; none of them
+            opens an event stream.
         streams: event streams that were opened so far.
         connections: connections that were accepted so far.
     """
@@ -54,6 +56,7 @@ class Proxy:
         self.rewrite: Callable[[Event], Iterable[Event]] = passed_on
         self.newline = b"\n"
         self.compressing = False
+        self.refused: re.Pattern[bytes] | None = None
         self.streams = self.connections = 0
 
     async def __aenter__(self) -> Self:
@@ -181,7 +184,7 @@ class _Events:
 
     def __init__(self, proxy: Proxy) -> None:
         self._proxy = proxy
-        self._expected = self._compressible = False
+        self._expected = self._compressible = self._refused = False
         self._compressor: Any = None
         self._rest = b""
         self.latest = 0.0  # when bytes of the stream came, by the monotonic clock
@@ -196,11 +199,15 @@ class _Events:
             allowed = _CODINGS.search(data)
             self._compressible = allowed is None or b"gzip" in allowed[1] or b"*" in allowed[1]
             self._proxy.streams += 1
+        self._refused = self._proxy.refused is not None and self._proxy.refused.match(data) is not None
         return data
 
     def answered(self, data: bytes) -> bytes:
         if self.ended:
             return b""
+        if self._refused:
+            self._refused = False
+            return data.replace(b" 200 OK", b" 403 Forbidden", 1)
         if not self._expected:
             return data
         self.latest = time.monotonic()
