@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.http.test_client import HELLO, alive_in, client_of, got, outcome, served
+from tests.http.test_client import HELLO, alive_in, client_of, gone, got, outcome, served
 from tests.support.certificates import make_certificates
 from tests.support.followed import eventually
 from tests.support.scripted import PATIENCE, within
@@ -154,6 +154,6 @@ async def test_program_that_closes_its_output_and_lingers_is_ended(answer: bytes
     group = running._transport.get_pid()
     assert await within(waiting) is EngineUnavailable
     if not answer or ignored == "pass":
-        await eventually(lambda: not alive_in(group))
+        await within(gone(group))
     await within(client.close())
-    assert not alive_in(group)
+    assert not await asyncio.to_thread(alive_in, group)
