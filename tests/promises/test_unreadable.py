@@ -356,6 +356,9 @@ async def test_field_that_makes_no_sense_is_left_out_and_told_once_and_hides_no_
         assert found is not None
         assert (found.id, getattr(found, field)) == (bad, expected)
         assert (follow.stats.unresolved, follow.stats.lost, follow.types(good)) == (0, 0, [])
+        engine = follow.watcher.engine
+        assert isinstance(engine, moby.MobyEngine)
+        assert engine.fields_left_out == 1
     (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert f"docker.sock: {field} of container {bad} makes no sense" in told
     assert told.isprintable()

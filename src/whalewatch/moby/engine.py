@@ -86,6 +86,7 @@ class MobyEngine:
         self._endpoint = default_endpoint() if address is None else endpoint(address, tls)
         self._packer = Packer(pack, log)
         self._warned = Once()
+        self._fields_left_out = 0
         self._connection: Connection | None = None
         self._calls: Counter[str] = Counter()
         self._info: Mapping[str, Any] | None = None
@@ -123,6 +124,11 @@ class MobyEngine:
     def calls(self) -> Mapping[str, int]:
         """Number of requests so far, by kind: "info", "list", "inspect", "events", "ping"."""
         return self._calls
+
+    @property
+    def fields_left_out(self) -> int:
+        """Number of fields of containers that made no sense and were left out; each counts once, and is logged once."""
+        return self._fields_left_out
 
     @property
     def progress(self) -> int:
@@ -302,7 +308,7 @@ class MobyEngine:
         if inspection is None:
             return None
         try:
-            found = read_container(inspection, self.address, partial(self._left_out, connection, id))
+            found = read_container(inspection, self.address, partial(self._leave_out, connection, id))
         except UNREADABLE as error:
             raise ProtocolViolation(
                 connection.message(f"its answer about {printable(id)} makes no sense ({printable(repr(error))})")
@@ -313,9 +319,10 @@ class MobyEngine:
             self._masked.add(id)
         return self._packer.pack(found, inspection)
 
-    def _left_out(self, connection: Connection, id: str, field: str, error: Exception) -> None:
-        """Log once that a field of a container cannot be read."""
+    def _leave_out(self, connection: Connection, id: str, field: str, error: Exception) -> None:
+        """Count and log, once, that a field of a container cannot be read."""
         if self._warned.first((id, field)):
+            self._fields_left_out += 1
             why = f"{field} of container {printable(id)} makes no sense ({printable(repr(error))}): left out"
             log.warning("%s", connection.message(why))
 
