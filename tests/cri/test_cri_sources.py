@@ -415,6 +415,7 @@ async def test_backlog_costs_nothing_and_changes_nothing(runtime: str, version: 
         engine.tell("STOPPED", c1, timestamp=10**9)
         async with following(engine, source=source) as follow:
             assert (list(pids(follow)), engine.requests["container_status"]) == ([c1], 1)
+            await eventually(lambda: engine.requests["pod_list"] >= 2)  # else the audit may find c2 first
             c2 = engine.run(pod, "c2")
             await follow.until_taken(c2)
             assert (follow.stats.signals, engine.requests["container_status"]) == (1, 2)

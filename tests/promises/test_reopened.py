@@ -17,8 +17,8 @@ from tests.promises.conftest import DOCKERS, Subject
 from tests.support.engines.proxy import Proxy
 from tests.support.followed import AT_ONCE, Followed, docker_followed, eventually, followed, following
 from tests.support.outage import story
-from whalewatch import Origin, WatchState, moby
-from whalewatch.testing import FakeDocker
+from whalewatch import Origin, WatchState, containerd, moby
+from whalewatch.testing import FakeContainerd, FakeDocker
 
 pytestmark = pytest.mark.promise(5)
 
@@ -80,6 +80,25 @@ async def test_what_happens_about_a_cut_is_told_once_by_the_engine_itself(
         assert {event.origin for event in follow.news()} == {Origin.ENGINE}
         assert (follow.stats.reopened, follow.stats.outages, follow.stats.drift) == (1, 0, 0)
         assert follow.states[-1].state is WatchState.SYNCED
+
+
+@pytest.mark.parametrize("status", ["OK", "UNAVAILABLE"])
+async def test_listing_finds_what_containerd_does_not_replay(status: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("whalewatch._core.audit.FIRST_DELAY", 0.01)
+    async with FakeContainerd() as fake:
+        fake.run("dies")
+        async with followed(containerd.watch(fake.address, audit=None)) as follow:
+            await eventually(lambda: follow.stats.audits == 1)
+            with fake.faults.silently():
+                fake.exit("dies")
+                fake.run("starts")
+            fake.faults.end_streams(status)
+            await follow.until(lambda: (told(follow, "dies"), told(follow, "starts")) == (["exited"], ["started"]))
+            assert {event.origin for event in follow.news()} == {Origin.RESYNC}
+            assert (follow.stats.reopened, follow.stats.outages, fake.requests["server"]) == (1, 0, 4)
+            fake.exit("starts")
+            await follow.until(lambda: follow.types("starts") == ["started", "exited"])
+            assert follow.news("starts")[-1].origin is Origin.ENGINE
 
 
 async def test_clock_that_was_set_back_costs_what_is_told_at_the_first_cut_at_most() -> None:
