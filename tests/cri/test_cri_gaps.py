@@ -68,9 +68,8 @@ async def test_pid_that_is_zero_after_a_start_is_read_again_until_it_is_told(eng
         await eventually(lambda: engine.requests["container_status"] >= 2 <= engine.requests["pod_status"])
         assert pids(follow) == {c1: None}
         late.undo()
-        await follow.until(lambda: None not in pids(follow).values() and pod in pids(follow))
+        await follow.until(lambda: (follow.types(c1), follow.types(pod)) == (["started", "updated"], ["started"]))
         assert pids(follow) == {c1: engine.containers[c1].pid, pod: engine.pods[pod].pid}
-        assert (follow.types(c1), follow.types(pod)) == (["started", "updated"], ["started"])
         adapter = follow.watcher.engine
         assert isinstance(adapter, cri.CRIEngine)
         assert adapter.without_pid == 0
