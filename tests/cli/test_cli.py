@@ -336,7 +336,10 @@ async def test_engine_that_is_not_there_is_told_once_and_at_once_and_fails_when_
     if dead:
         with socket.socket(socket.AF_UNIX) as bound:
             bound.bind(str(path))
-        why = "connection refused: the engine is not running"
+        why = (
+            "connection refused: the engine is not running; or it was restarted, and its socket is mounted here as a "
+            "file: then mount its folder"
+        )
     address = f"containerd://{path}" if engine == "containerd" else str(path)
     async with command("watch", address, "--seconds", "2") as watch:
         expected = f"whalewatch: {engine} engine at unix://{path}: {why}; trying again\n"

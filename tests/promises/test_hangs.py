@@ -90,7 +90,8 @@ async def test_hang_during_any_call_is_noticed_and_causes_no_event(subject: Subj
         for kind in calls:
             trap.set(kind)
             if kind != HEARTBEAT:
-                await proxy.cut()  # so that all is asked anew
+                await proxy.down()
+                await proxy.up()  # by another listener, so that all is asked anew
             await noticed_in_time(subject, await trap.sprung(), *checks)
             subject.engine.thaw()
             for check in checks:
