@@ -78,7 +78,7 @@ def _tell(report: Report) -> None:
             say(f"{which}: converged in {median(took):.2f} s (median), {max(took):.2f} s (longest)")
     say(f"outages: {dict(report.outages)}; only audits found: {dict(report.drift)}")
     say(f"{len(report.divergences)} divergences, {len(report.leaks)} leaks")
-    for kind, lines in {"told": report.heard, "divergence": report.divergences, "leak": report.leaks}.items():
+    for kind, lines in {"divergence": report.divergences, "leak": report.leaks, "told": report.heard}.items():
         for line in lines:
             say(f"{kind}: {line}")
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from whalewatch import FrozenMapping, Signal, SignalType
+from whalewatch._adapter.times import moment
 from whalewatch._wire import cri_pb2 as wire
 from whalewatch.cri import reading
 from whalewatch.cri.reading import (
@@ -16,7 +17,6 @@ from whalewatch.cri.reading import (
     container_record,
     inspection,
     is_about_sandbox,
-    moment,
     pid,
     pod_labels,
     sandbox_record,

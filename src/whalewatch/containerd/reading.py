@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 import attrs
 
+from whalewatch._adapter import times
 from whalewatch._adapter.labels import project
 from whalewatch._core.engine import Signal, SignalType
 from whalewatch._core.model import Container, FrozenMapping
@@ -24,8 +25,6 @@ DEFAULT = "default"
 MAX_NAME = 255
 """Most bytes of an id, or of the name of a namespace; containerd allows 76. A longer one cannot be asked about: the
 answer repeats it in a header, which gRPC refuses."""
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Event = (
     wire.TaskStart
@@ -217,12 +216,7 @@ def _is_valid(name: bytes) -> bool:
 
 def moment(timestamp: wire.Timestamp) -> datetime | None:
     """Read a time, to the microsecond; return None if it is missing, Go's zero time, or out of range."""
-    if timestamp.seconds <= 0:
-        return None
-    try:
-        return EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // 1000)
-    except OverflowError:
-        return None
+    return times.moment(timestamp.seconds * 1_000_000_000 + timestamp.nanos)
 
 
 def text(value: bytes) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import attrs
 from google.protobuf.message import DecodeError
 
+from whalewatch._adapter.times import moment
 from whalewatch._core.engine import Signal, SignalType
 from whalewatch._core.model import POD_NAME, POD_NAMESPACE, POD_UID, SANDBOX, Container, FrozenMapping
 from whalewatch._wire import cri_pb2 as wire
@@ -23,7 +24,6 @@ __all__ = [
     "exit_code",
     "inspection",
     "is_about_sandbox",
-    "moment",
     "pid",
     "pod_labels",
     "process_id",
@@ -39,8 +39,6 @@ ANNOTATION = "io.kubernetes.annotation/"
 """Prefix of labels that show annotations."""
 
 POD = (POD_NAME, POD_NAMESPACE, POD_UID)
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 MAX_INFO = 8 * 1024 * 1024
 """Most bytes of verbose information that are read; a container's whole OCI specification has some 10 KiB."""
@@ -261,11 +259,6 @@ def is_about_sandbox(event: wire.ContainerEventResponse) -> bool:
         return wire.PodSandboxStatus.FromString(event.pod_sandbox_status).id == event.container_id
     except DecodeError:
         return False
-
-
-def moment(nanoseconds: int) -> datetime | None:
-    """Read a time, to the microsecond; None if it is missing, or Go's zero time, which comes as a time before 1970."""
-    return EPOCH + timedelta(microseconds=nanoseconds // 1000) if nanoseconds > 0 else None
 
 
 def _running(state: int) -> bool | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from ipaddress import ip_address
 from re import fullmatch
 from typing import Any, TypeVar
 
+from whalewatch._adapter import times
 from whalewatch._adapter.labels import project
 from whalewatch._core.engine import Dead, ListedContainer, Signal, SignalType
 from whalewatch._core.model import Container, FrozenMapping, Health, IPAddress, Port
@@ -22,8 +23,6 @@ UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
 
 LeftOut = Callable[[str, Exception], object]
 """A function that takes the name of a field of a container that cannot be read, or not all of it, and the reason."""
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 CONTAINER_ACTIONS = {
     "start": SignalType.STARTED,
@@ -154,7 +153,7 @@ def signal(event: Mapping[str, Any]) -> Signal | None:
     return Signal(
         type_,
         text(id),
-        EPOCH + timedelta(microseconds=number(nanoseconds) // 1000),
+        times.moment(number(nanoseconds)),
         exit_code=exit_code,
         likely_exiting=action
         == "disconnect",  # Docker 26 disconnects a container from its networks just before it reports its exit
@@ -176,10 +175,8 @@ def text(value: object) -> str:
 
 
 def moment(value: object) -> datetime | None:
-    """Read an RFC 3339 time, to the microsecond; return None for Go's zero time, and if there is none."""
-    if not isinstance(value, str) or value.startswith("0001-") or not value:
-        return None
-    return datetime.fromisoformat(value).astimezone(UTC)
+    """Read an RFC 3339 time, to the microsecond; return None if it is missing, Go's zero time, or out of range."""
+    return times.sane(datetime.fromisoformat(value)) if isinstance(value, str) and value else None
 
 
 def _exit_code(value: object) -> int | None:
