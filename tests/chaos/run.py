@@ -30,7 +30,8 @@ POLL = 0.05
 
 SILENT = {"engine frozen": False, "connections half open": True}
 """Faults in which nothing answers, and nothing fails: every other time they last until the watchers have noticed. The
-value tells whether only those behind the proxy suffer it."""
+value tells whether only those behind the proxy suffer it. If a stream is replaced meanwhile, what is still on its way
+in the old one is lost with it, and the listing that follows finds it."""
 
 SWALLOWED = "events swallowed"
 HIDING = {SWALLOWED, "events shuffled and late", "a gigantic line among the events"}
@@ -114,7 +115,7 @@ class Chaos:
         await passing
         for one in watched:
             drift, outages = one.watcher.stats.drift, one.watcher.stats.outages
-            hidden = one.hidden_from and (self._world.sole or HIDING & chosen.keys())
+            hidden = SILENT.keys() & chosen or (one.hidden_from and (self._world.sole or HIDING & chosen.keys()))
             unproven = not self._world.proves_subscriptions and outages > self.report.outages[one.name]
             if drift > self.report.drift[one.name] and not hidden and not unproven:
                 found = list(one.eager.found)
