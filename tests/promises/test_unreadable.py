@@ -332,7 +332,6 @@ ODD: dict[str, tuple[Mapping[str, Any], str, Any]] = {
         (PUBLISHED,),
     ),
     "time": ({"State": {"Pid": 7, "StartedAt": "yesterday"}}, "started_at", None),
-    "time out of range": ({"State": {"Pid": 7, "StartedAt": "9999-12-31T23:59:59-23:59"}}, "started_at", None),
     "health": ({"State": {"Pid": 7, "Health": "good"}}, "health", None),
     "value of the health": ({"State": {"Pid": 7, "Health": {"Status": ["good"]}}}, "health", None),
     "labels": ({"Config": {"Labels": ["a=b"]}}, "labels", {}),
