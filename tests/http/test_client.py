@@ -20,7 +20,7 @@ from tests.support.followed import eventually
 from tests.support.scripted import within
 from whalewatch import EngineError, EngineTimeout, EngineUnavailable, ProtocolViolation
 from whalewatch._http.client import MAX_BUFFER, MAX_HEAD, Client
-from whalewatch._http.dial import Endpoint, dial
+from whalewatch._http.dial import Dialler, Endpoint
 
 LIMIT = 1024 * 1024
 
@@ -75,7 +75,7 @@ async def served(*answers: Sequence[bytes | None]) -> AsyncIterator[tuple[Server
 
 
 def client_of(endpoint: Endpoint) -> Client:
-    return Client(endpoint, message=lambda text: f"an engine: {text}", remedy="ask somebody")
+    return Client(Dialler(endpoint), message=lambda text: f"an engine: {text}", remedy="ask somebody")
 
 
 async def got(client: Client, path: str = "/path?query=1") -> tuple[int, bytes]:
@@ -314,7 +314,7 @@ async def test_process_that_has_inherited_a_connection_does_not_keep_it_open() -
 async def test_tcp_connections_ask_whether_the_other_end_still_exists() -> None:
     async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        peer, process = await dial(Endpoint(address="", host="127.0.0.1", port=port))
+        peer, process = await Dialler(Endpoint(address="", host="127.0.0.1", port=port)).dial()
         with peer:
             assert process is None
             assert peer.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)

@@ -20,7 +20,7 @@ from tests.support.scripted import PATIENCE, within
 from whalewatch import EngineUnavailable, ProtocolViolation, moby
 from whalewatch._http import dial as dialling
 from whalewatch._http.client import MAX_BUFFER
-from whalewatch._http.dial import Endpoint, dial
+from whalewatch._http.dial import Dialler, Endpoint
 from whalewatch.moby.address import endpoint
 from whalewatch.testing import FakeDocker
 
@@ -79,7 +79,7 @@ async def test_address_of_a_host_that_keeps_silent_is_passed_over(monkeypatch: p
 
             monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolved)
             monkeypatch.setattr(dialling, "NEXT_ADDRESS", 0.05)
-            peer, _ = await within(dial(Endpoint(address="", host="somewhere", port=1)))
+            peer, _ = await within(Dialler(Endpoint(address="", host="somewhere", port=1)).dial())
             with peer:
                 assert peer.getpeername() == addresses[1]
 
@@ -107,11 +107,8 @@ async def test_name_of_a_host_is_asked_for_in_ascii(monkeypatch: pytest.MonkeyPa
         there = endpoint("http://Bücher.example:1234")
         assert there.address == "http://xn--bcher-kva.example:1234"
 
-        async def dialled(at: Endpoint) -> Any:
-            assert at.host == "xn--bcher-kva.example"
-            return await dial(Endpoint(address="", path=server.path))
-
-        monkeypatch.setattr("whalewatch._http.client.dial", dialled)
+        dial = Dialler(Endpoint(address="", path=server.path)).dial
+        monkeypatch.setattr(Dialler, "dial", lambda self: dial() if "xn--" in self.endpoint.host else self)
         client = client_of(there)
         assert await got(client) == (200, b"hello")
         await client.close()

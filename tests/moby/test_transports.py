@@ -32,7 +32,7 @@ from tests.support.engines.proxy import Proxy
 from tests.support.followed import eventually, leave
 from tests.support.outage import lost
 from whalewatch import EngineTimeout, EngineUnavailable, Origin, Watcher, WatchState, moby
-from whalewatch._http.dial import Endpoint
+from whalewatch._http.dial import Dialler, Endpoint
 from whalewatch.moby.client import Connector, close, make
 from whalewatch.testing import FakeDocker
 
@@ -279,7 +279,7 @@ async def test_calls_of_the_application_leave_room_for_the_watcher() -> None:
 
 async def test_client_that_is_given_up_while_it_connects_ends_its_program() -> None:
     waiting_for_tls = Endpoint(address="ssh://far", command=("sleep", "1000"), tls=ssl.create_default_context())
-    client = make(waiting_for_tls, "v1.41")
+    client = make(Dialler(waiting_for_tls), "v1.41")
     connector = client.connector
     assert isinstance(connector, Connector)
     asking = asyncio.create_task(client.containers.list())

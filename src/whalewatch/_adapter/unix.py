@@ -6,22 +6,44 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["MAX_PATH", "connected", "listener", "listener_identity", "refusal", "unreachable"]
+__all__ = [
+    "MAX_PATH",
+    "Identity",
+    "connect",
+    "connected",
+    "engine_pid",
+    "listener",
+    "listener_identity",
+    "refusal",
+    "unreachable",
+]
 
 MAX_PATH = 107
 """Most bytes that the path of a Unix socket may have on Linux."""
 
 
+Identity = tuple[int, ...]
+"""Who listens at a path: the PID, and the file's device, inode and ctime."""
+
+
 def listener(path: str) -> int | None:
-    """Return the PID of the process that listens on a socket; None if it cannot be known.
+    """Return the PID of the process that listens on a socket; None if it cannot be known."""
+    try:
+        return engine_pid(listener_identity(path))
+    except OSError:
+        return None
+
+
+def engine_pid(identity: Identity) -> int | None:
+    """Return the PID of an engine, by who listens; None if it cannot be known.
 
     The kernel remembers which process called listen(). With socket activation that is systemd, not the engine.
     """
+    pid = identity[0]
     try:
-        pid = _peer(path)
         if pid == 1 and Path("/proc/1/comm").read_text().strip() in {"systemd", "init"}:
             return None
     except OSError:
@@ -29,27 +51,39 @@ def listener(path: str) -> int | None:
     return pid or None
 
 
-def _peer(path: str) -> int:
-    """Return the PID of the process that listens on a socket; 0 if the kernel does not tell it."""
-    with connected(path) as peer:
-        if not hasattr(socket, "SO_PEERCRED"):
-            return 0
-        credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    pid: int = struct.unpack("3i", credentials)[0]
-    return pid
+def listener_identity(path: str) -> Identity:
+    """Return who listens at a path. See `connect`."""
+    peer, identity = connect(path)
+    peer.close()
+    return identity
 
 
-def listener_identity(path: str) -> Hashable:
-    """Return a value that changes when another process begins to listen at a path: its PID, and which file it is.
+def connect(path: str) -> tuple[socket.socket, Identity]:
+    """Connect as `connected` does; return also who listens, which changes when another process begins to.
 
     An engine removes the file and makes it anew when it starts, and a link to it may be moved; so the file counts too
     where the PID is not known (another PID namespace) or is used again. With socket activation neither ever changes.
 
     Raises:
-        OSError: nobody listens there.
+        OSError: nobody listens there, or the file was replaced meanwhile.
     """
-    file = Path(path).stat()
-    return _peer(path), file.st_dev, file.st_ino, file.st_ctime_ns
+    before = _file(path)
+    peer = connected(path)
+    try:
+        if _file(path) != before:
+            raise ConnectionError("the socket was replaced meanwhile")  # noqa: TRY301 - as if it had failed
+        credentials = bytes(12)
+        if hasattr(socket, "SO_PEERCRED"):
+            credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, len(credentials))
+    except BaseException:
+        peer.close()
+        raise
+    return peer, (struct.unpack("3i", credentials)[0], *before)
+
+
+def _file(path: str) -> Identity:
+    found = Path(path).stat()
+    return found.st_dev, found.st_ino, found.st_ctime_ns
 
 
 def refusal(path: str) -> OSError | None:

@@ -17,6 +17,7 @@ from whalewatch._core.errors import EngineError
 from whalewatch._core.model import NOTHING, Container, FrozenMapping
 
 __all__ = [
+    "MAX_CONTAINERS",
     "ChecksIdentity",
     "Dead",
     "Engine",
@@ -27,6 +28,8 @@ __all__ = [
     "SignalType",
     "display_name",
 ]
+
+MAX_CONTAINERS = 100_000
 
 
 class SignalType(Enum):

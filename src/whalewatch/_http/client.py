@@ -12,29 +12,29 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from http import HTTPStatus
 from re import fullmatch
 from typing import Any
 
 import httptools
 
-from whalewatch._adapter.recognition import GRPC
-from whalewatch._adapter.unix import unreachable
-from whalewatch._core.errors import EngineError, EngineTimeout, EngineUnavailable, ProtocolViolation, UnsupportedEngine
-from whalewatch._core.text import printable
-from whalewatch._http.dial import Endpoint, Program, dial
+from whalewatch._http.dial import Dialler, Program, StrangerError
 from whalewatch._http.documents import Documents
-from whalewatch._http.tls import explained
+from whalewatch._http.failures import NOT_HTTP, GrpcError, ViolationError, translated
+from whalewatch._http.items import Items
 
 __all__ = ["Client", "Connection"]
-
-NOT_HTTP = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 
 SETTINGS = rb"(?s).{3}\x04\x00{5}"
 """Head of the frame with which a server of HTTP/2 begins, whatever it is sent (RFC 9113, 3.4): its length, its type."""
 
 MAX_HEAD = 256 * 1024
 """Most bytes that may arrive without any of them being part of a body: status, headers, trailers."""
+
+TURN_BYTES, TURN_ITEMS = 16 * 1024, 256
+"""Most bytes, and most lines or items, of a body that are looked at until other tasks of the event loop have a turn,
+however much has arrived."""
 
 MAX_BUFFER = 1024 * 1024
 """Bytes of a body that wait to be read, beyond which the connection is not read."""
@@ -69,6 +69,7 @@ class Connection(asyncio.Protocol):
         self._expected, self._complete = answer, False
         self._keep = self._until_end = self._compressed = self._paused = False
         self._chunks: list[bytes] = []
+        self._rest = memoryview(b"")
         self._buffered = self._head = 0
 
     async def request(self, head: bytes) -> None:
@@ -78,11 +79,10 @@ class Connection(asyncio.Protocol):
         while not self.status:
             await self._news()
 
-    async def read(self, limit: int, progress: Callable[[int], object] = bool) -> bytes:
-        """Read the whole body, which must not have more than so many bytes, and report how many come each time."""
+    async def read(self, limit: int) -> bytes:
+        """Read the whole body, which must not have more than so many bytes."""
         chunks = []
         while chunk := await self._chunk():
-            progress(len(chunk))
             chunks.append(chunk)
             if self.received > limit:
                 raise ViolationError(f"is larger than {limit >> 20} MiB")
@@ -91,12 +91,41 @@ class Connection(asyncio.Protocol):
     async def lines(self, limit: int) -> AsyncIterator[bytes | None]:
         """Read the lines of the body that are not empty. None stands for one of more than so many bytes.
 
-        A JSON object is a line of its own also where the newline after it is missing.
+        A JSON object is a line of its own also where the newline after it is missing. Other tasks have a turn often;
+        there are no pauses, as an engine drops what is not read in time.
         """
         documents = Documents(limit)
-        while chunk := await self._chunk():
-            for line in documents.feed(chunk):
+        while part := await self._part():
+            for number, line in enumerate(documents.feed(part), 1):
                 yield line
+                if number % TURN_ITEMS == 0:
+                    await asyncio.sleep(0)
+
+    async def items(
+        self, take: Callable[[Any], object], *, limit: int, longest: int, progress: Callable[[int], object]
+    ) -> None:
+        """Read the body as a JSON array: hand over each item when it has arrived. Other tasks have their turn often.
+
+        Args:
+            take: takes an item; what it raises ends the reading.
+            limit: most bytes of the body.
+            longest: most characters of an item.
+            progress: takes the number of bytes that have come, each time.
+
+        Raises:
+            ValueError, RecursionError: it is not a JSON array, or an item is too large.
+        """
+        items, number, part = Items(longest), 0, b"["
+        while part:
+            part = await self._part()
+            progress(len(part))
+            if self.received > limit:
+                raise ViolationError(f"is larger than {limit >> 20} MiB")
+            for item in items.feed(part, final=not part):
+                take(item)
+                number += 1
+                if number % TURN_ITEMS == 0:
+                    await asyncio.sleep(0)
 
     def quiet(self) -> bool:
         """Return whether nothing has arrived: it would be taken for the answer to the next request."""
@@ -129,6 +158,15 @@ class Connection(asyncio.Protocol):
         if self.program is not None:
             self.program.end()
 
+    async def _part(self) -> bytes:
+        """Wait for a small part of the body, and let other tasks have their turn; return b"" at its end."""
+        if self._rest:
+            await asyncio.sleep(0)
+        else:
+            self._rest = memoryview(await self._chunk())
+        part, self._rest = bytes(self._rest[:TURN_BYTES]), self._rest[TURN_BYTES:]
+        return part
+
     async def _chunk(self) -> bytes:
         """Wait for a part of the body; return b"" at its end."""
         if self._compressed:
@@ -153,7 +191,8 @@ class Connection(asyncio.Protocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
+        """Close the connection, and let whoever waits for the answer have this error, or one that came before."""
         self._error = self._error or error
         self.abort()
         self._tell()
@@ -165,19 +204,19 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self.silent and fullmatch(SETTINGS, data[:9]):
-            self._fail(GrpcError())
+            self.fail(GrpcError())
             return
         if not self._expected or self._complete:
-            self._fail(ConnectionError("data that was not asked for"))
+            self.fail(ConnectionError("data that was not asked for"))
             return
         self.silent = False
         self._head += len(data)
         try:
             self._parser.feed_data(data)
         except NOT_HTTP as error:
-            self._fail(error)
+            self.fail(error)
         if self._head > MAX_HEAD:
-            self._fail(httptools.HttpParserError(f"more than {MAX_HEAD >> 10} KiB of headers"))
+            self.fail(httptools.HttpParserError(f"more than {MAX_HEAD >> 10} KiB of headers"))
         if self._buffered > MAX_BUFFER and not self._paused:
             self._paused = True
             self._transport.pause_reading()
@@ -235,29 +274,20 @@ class Connection(asyncio.Protocol):
         self._keep = self._parser.should_keep_alive()
 
 
-class ViolationError(Exception):
-    """What is wrong with an answer; it never leaves this module."""
-
-
-class GrpcError(Exception):
-    """The server speaks HTTP/2 without being asked to, as those of gRPC do; it never leaves this module."""
-
-
 class Client:
     """Requests to one server, each on a connection of its own, which is kept for later ones.
 
     Args:
-        endpoint: where the server is.
+        dialler: makes the connections to the server.
         message: names the server and its address in front of a text, for errors.
         remedy: what to do if the permission to connect is missing, for errors.
     """
 
-    def __init__(self, endpoint: Endpoint, *, message: Callable[[str], str], remedy: str) -> None:
-        self._endpoint = endpoint
-        self._message = message
-        self._remedy = remedy
+    def __init__(self, dialler: Dialler, *, message: Callable[[str], str], remedy: str) -> None:
+        self._dialler, self._endpoint = dialler, dialler.endpoint
+        self._translated = partial(translated, endpoint=dialler.endpoint, message=message, remedy=remedy)
         self._headers = (
-            f"HTTP/1.1\r\nHost: {endpoint.netloc}\r\nUser-Agent: whalewatch\r\n"
+            f"HTTP/1.1\r\nHost: {self._endpoint.netloc}\r\nUser-Agent: whalewatch\r\n"
             "Accept: application/json\r\nAccept-Encoding: identity\r\n\r\n"
         )
         self._connections: set[Connection] = set()
@@ -282,10 +312,10 @@ class Client:
         try:
             connection = await self._answered(f"GET {self._endpoint.prefix}{path} {self._headers}".encode("ascii"))
             yield connection
-        except (ViolationError, GrpcError) as error:
-            raise self._translated(what, error) from None
+        except (ViolationError, GrpcError, StrangerError) as error:
+            raise self._translated(error, what) from None
         except (OSError, *NOT_HTTP) as error:
-            raise self._translated(what, error) from error
+            raise self._translated(error, what) from error
         finally:
             if connection is not None and connection.release():
                 self._idle.append(connection)
@@ -326,7 +356,12 @@ class Client:
 
     async def _connected(self) -> Connection:
         tls = self._endpoint.tls
-        peer, program = await dial(self._endpoint)
+        try:
+            peer, program = await self._dialler.dial()
+        except StrangerError as error:
+            for connection in [*self._connections]:
+                connection.fail(error)  # they lead to the former one
+            raise
         connection = Connection(peer, program)
         self._connections.add(connection)
         gone = connection.ended if program is None else program.exited
@@ -343,28 +378,3 @@ class Client:
             connection.connection_lost(None)  # which a transport does not say that was never handed over
             raise
         return connection
-
-    def _translated(self, what: str, error: Exception) -> EngineError:
-        """Return the error for what went wrong below; its message says what can be done about it."""
-        path, shown = self._endpoint.path, printable(error) or type(error).__name__
-        if isinstance(error, ViolationError):
-            return ProtocolViolation(self._message(f"the answer to {what} {shown}"))
-        if isinstance(error, GrpcError):
-            return UnsupportedEngine(self._message(GRPC))
-        if isinstance(error, NOT_HTTP):
-            return ProtocolViolation(self._message(f"the answer to {what} is not HTTP as expected ({shown})"))
-        if path and isinstance(error, BlockingIOError):
-            return EngineTimeout(self._message("it does not accept connections, and too many wait for it: is it hung?"))
-        if isinstance(error, ssl.SSLError):
-            reason = explained(error)
-        elif path and isinstance(error, OSError) and (known := unreachable(error, path, self._remedy)):
-            reason = known
-        elif isinstance(error, socket.gaierror):
-            reason = f"the name {self._endpoint.host} does not resolve ({error.strerror}): correct the address, or DNS"
-        elif isinstance(error, OSError) and error.errno == errno.ECONNREFUSED:
-            reason = "connection refused: the engine is not running"
-        elif self._endpoint.command and isinstance(error, FileNotFoundError):
-            reason = f"there is no program {self._endpoint.command[0]} here: install it"
-        else:
-            reason = f"connection lost during {what} ({shown})"
-        return EngineUnavailable(self._message(reason))

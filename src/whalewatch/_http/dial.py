@@ -10,14 +10,15 @@ import ssl
 from asyncio.subprocess import PIPE
 from collections.abc import Sequence
 from contextlib import suppress
+from re import fullmatch
 from typing import Any
 
 import attrs
 
-from whalewatch._adapter.unix import connected
+from whalewatch._adapter.unix import Identity, connect
 from whalewatch._core.text import printable
 
-__all__ = ["Endpoint", "Program", "dial"]
+__all__ = ["Dialler", "Endpoint", "Program", "StrangerError"]
 
 MAX_COMPLAINT = 4096
 """Most bytes that are kept of what a program such as ssh says."""
@@ -27,6 +28,9 @@ NEXT_ADDRESS = 1.0
 
 KILL = 1.0
 """Seconds that a program may take to end before it is killed."""
+
+LOCALE = "LANG|LANGUAGE|LC_.*|COLORTERM|NO_COLOR"
+"""Variables that the configuration of distributions lets ssh send to the other host by default (Debian: SendEnv)."""
 
 KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPALIVE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 """After 15 s of silence the kernel asks whether the other end still exists, every 5 s, and gives up after 3 times. So
@@ -68,18 +72,44 @@ class Endpoint:
         return f"{'https' if self.tls else 'http'}://{self.netloc}{self.prefix}"
 
 
-async def dial(endpoint: Endpoint) -> tuple[socket.socket, Program | None]:
-    """Connect; return the socket, and the program at its other end if there is one.
+class StrangerError(ConnectionError):
+    """Another process listens at a Unix socket than at the beginning of a session; it never leaves this package."""
 
-    Raises:
-        BlockingIOError: too many connections wait for the server to accept them.
-        OSError: another reason why the connection cannot be made.
+
+class Dialler:
+    """Makes the connections of one session. Over a Unix socket all have the same peer, as the first one has found it.
+
+    Attributes:
+        endpoint: where to connect.
+        peer: who listens on the Unix socket; None before the first connection, and without such a socket.
+        estranged: whether another one was found; then no further connection is made.
     """
-    if endpoint.command:
-        return await _run(endpoint.command)
-    if endpoint.path is not None:
-        return connected(endpoint.path), None  # the kernel answers at once
-    return await _tcp(endpoint.host, endpoint.port), None
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.peer: Identity | None = None
+        self.estranged = False
+
+    async def dial(self) -> tuple[socket.socket, Program | None]:
+        """Connect; return the socket, and the program at its other end if there is one.
+
+        Raises:
+            BlockingIOError: too many connections wait for the server to accept them.
+            StrangerError: another process listens there now.
+            OSError: another reason why the connection cannot be made.
+        """
+        endpoint = self.endpoint
+        if endpoint.command:
+            return await _run(endpoint.command)
+        if endpoint.path is None:
+            return await _tcp(endpoint.host, endpoint.port), None
+        connection, found = connect(endpoint.path)  # the kernel answers at once
+        self.peer = self.peer or found
+        self.estranged = self.estranged or found != self.peer
+        if self.estranged:
+            connection.close()
+            raise StrangerError("another process listens there now")
+        return connection, None
 
 
 async def _tcp(host: str, port: int) -> socket.socket:
@@ -109,11 +139,18 @@ async def _tcp(host: str, port: int) -> socket.socket:
 
 async def _run(command: Sequence[str]) -> tuple[socket.socket, Program]:
     ours, theirs = socket.socketpair()
+    environment = {name: value for name, value in os.environ.items() if not fullmatch(LOCALE, name)}
     with theirs:
         try:
             ours.setblocking(False)  # noqa: FBT003 - it takes no keyword
             _, program = await asyncio.get_running_loop().subprocess_exec(
-                Program, *command, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=PIPE, start_new_session=True
+                Program,
+                *command,
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                stderr=PIPE,
+                start_new_session=True,
+                env=environment,
             )
         except BaseException:
             ours.close()

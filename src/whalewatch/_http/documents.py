@@ -50,8 +50,7 @@ class Documents:
                 self._add(line)
         if rest:
             self._line += rest
-            if b"}" in rest or len(self._line) > self._limit:
-                self._follow()
+            self._follow()
         return self._found
 
     def _add(self, document: bytes) -> None:

@@ -10,7 +10,7 @@ from whalewatch._core.errors import EngineError, ProtocolViolation, UnsupportedE
 from whalewatch._core.text import printable
 from whalewatch._grpc.connection import Connection, unimplemented
 from whalewatch._http.client import Client
-from whalewatch._http.dial import Endpoint
+from whalewatch._http.dial import Dialler, Endpoint
 from whalewatch._wire import cri_pb2 as cri
 from whalewatch.containerd.calls import Calls
 from whalewatch.containerd.reading import text
@@ -42,7 +42,7 @@ async def recognising(connection: Connection) -> AsyncIterator[None]:
 
 async def _http(connection: Connection) -> str:
     endpoint = Endpoint(address=connection.endpoint.address, path=connection.endpoint.path)
-    client = Client(endpoint, message=connection.message, remedy="")
+    client = Client(Dialler(endpoint), message=connection.message, remedy="")
     try:
         async with client.get("ping", "/_ping") as answer:
             return http_engine(answer.headers)

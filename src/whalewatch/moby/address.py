@@ -10,7 +10,7 @@ import shlex
 import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from re import fullmatch, sub
+from re import fullmatch, search, sub
 from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
@@ -31,7 +31,27 @@ DEFAULT_PATH = "/var/run/docker.sock"
 
 EXAMPLE = "unix:///run/docker.sock"
 
+HOST, SCOPE = "[0-9A-Za-z_.:-]+", "[0-9A-Za-z_.-]+"
+"""What a host consists of, in ASCII, and the scope id of an IPv6 address after its %."""
+
+NO_USER = r"""^-|\s-|\\$|['"`$;&<>|(){}]"""
+"""What a user of ssh must not have: options, and what a shell takes for more than text, because ssh's configuration may
+hand the user to one (as OpenSSH since 9.6)."""
+
+CONTEXT = "[0-9A-Za-z][0-9A-Za-z_.+-]*"
+"""A name of a context (docker/cli, cli/context/store)."""
+
+MAX_CONFIGURATION = 1024 * 1024
+"""Most bytes of a file of Docker's configuration."""
+
+MAX_MESSAGE = 1000
+"""Most characters of what is said of an address."""
+
 log: logging.Logger = logging.getLogger("whalewatch.moby")
+
+
+def _wrong(why: str) -> AddressError:
+    return AddressError(printable(why, MAX_MESSAGE))
 
 
 def endpoint(address: str, tls: ssl.SSLContext | None = None, *, engine: str = "Docker") -> Endpoint:
@@ -45,24 +65,25 @@ def endpoint(address: str, tls: ssl.SSLContext | None = None, *, engine: str = "
     """
     address = address.strip()
     shown = printable(sub("(?s)^([a-z]+://)?.*@", r"\1…@", address))  # the text before the last @ may be a password
-    if not address.isprintable():
-        msg = f"{shown!r} is not an address of a {engine} engine: it has characters that cannot be printed"
-        raise AddressError(msg)
     if address.startswith(("/", "./", "../")):
-        address = "unix://" + str(Path(address).absolute())
+        try:
+            address = "unix://" + str(Path(address).absolute())
+        except OSError as error:
+            raise _wrong(f"{shown!r} is relative to a folder that is not there ({error})") from error
+    if not address.isprintable():
+        raise _wrong(f"{shown!r} is not an address of a {engine} engine: it has characters that cannot be printed")
     if fullmatch("[^/@]*:[0-9]*", address):
         address = f"tcp://{address}"
     elif address.startswith("@"):
         address = f"unix://{address}"
     scheme, found, rest = address.partition("://")
     if not found:
-        msg = f"{shown!r} is not an address of a {engine} engine: give a URL such as {EXAMPLE} or tcp://host:2375"
-        raise AddressError(msg)
+        example = f"{EXAMPLE} or tcp://host:2375"
+        raise _wrong(f"{shown!r} is not an address of a {engine} engine: give a URL such as {example}")
     if scheme == "unix":
         return _local(rest or DEFAULT_PATH, shown)
     if scheme not in {"tcp", "http", "https", "ssh"}:
-        msg = f"{shown!r} has the wrong scheme for a {engine} engine: use unix, tcp, http, https or ssh"
-        raise AddressError(msg)
+        raise _wrong(f"{shown!r} has the wrong scheme for a {engine} engine: use unix, tcp, http, https or ssh")
     if scheme == "tcp" and rest[:1] in {"", ":", "/"}:
         address = f"tcp://localhost{rest}"
     return _remote(scheme, address, shown, tls)
@@ -72,11 +93,9 @@ def _local(path: str, shown: str) -> Endpoint:
     """Read the path of a socket."""
     if not path.startswith("/"):
         what = "is an abstract socket, which cannot be used" if path[0] == "@" else "has no absolute path of a socket"
-        msg = f"{shown!r} {what}: give an address such as {EXAMPLE}"
-        raise AddressError(msg)
+        raise _wrong(f"{shown!r} {what}: give an address such as {EXAMPLE}")
     if len(os.fsencode(path)) > MAX_PATH:
-        msg = f"{shown!r} is too long: the path of a socket has {MAX_PATH} bytes at most"
-        raise AddressError(msg)
+        raise _wrong(f"{shown!r} is too long: the path of a socket has {MAX_PATH} bytes at most")
     return Endpoint(address=f"unix://{path}", path=path)
 
 
@@ -84,20 +103,23 @@ def _remote(scheme: str, address: str, shown: str, tls: ssl.SSLContext | None) -
     """Read an address with a host."""
     try:
         parts = urlsplit(address)
-        host, port = (parts.hostname or "").encode("idna").decode(), parts.port
+        name, percent, scope = (parts.hostname or "").partition("%")
+        host, port = name.encode("idna").decode(), parts.port
+        if (host and not fullmatch(HOST, host)) or (percent and not (":" in host and fullmatch(SCOPE, scope))):
+            raise ValueError  # noqa: TRY301 - as the others
     except ValueError:  # not chained: its text may quote a part of a password
-        msg = f"{shown!r} is not an address: its host or its port is not valid"
-        raise AddressError(msg) from None
+        raise _wrong(f"{shown!r} is not an address: its host or its port is not valid") from None
     if not host:
-        msg = f"{shown!r} has no host: give an address such as tcp://host:2375"
-        raise AddressError(msg)
+        raise _wrong(f"{shown!r} has no host: give an address such as tcp://host:2375")
+    if not unquote(parts.path).isprintable():
+        raise _wrong(f"{shown!r} is not an address: its path has characters that cannot be printed")
     path = quote(parts.path.rstrip("/"), safe="/%")
     if scheme == "ssh":
         return _ssh(parts, shown)
     if scheme == "https" and tls is None:
         tls = ssl.create_default_context()
     port = port or (DEFAULT_TLS_PORT if tls else DEFAULT_PORT)
-    found = Endpoint(address="", host=host, port=port, prefix=path, tls=tls)
+    found = Endpoint(address="", host=f"{host}{percent}{scope}", port=port, prefix=path, tls=tls)
     return attrs.evolve(found, address=f"{scheme}://{found.netloc}{path}")
 
 
@@ -110,12 +132,10 @@ def _ssh(parts: SplitResult, shown: str) -> Endpoint:
     user = unquote(parts.username or "")
     host = sub(r":[0-9]*$", "", parts.netloc.rpartition("@")[2]).strip("[]")  # as it is written in ssh's configuration
     if parts.password is not None:
-        msg = f"{shown!r} has a password, which ssh does not take: use a key"
-        raise AddressError(msg)
+        raise _wrong(f"{shown!r} has a password, which ssh does not take: use a key")
     path = unquote(parts.path)
-    if not f"{user}{path}".isprintable() or user.startswith("-") or host.startswith("-"):
-        msg = f"{shown!r} is not an address: its user or its host begins with '-', or it cannot be printed"
-        raise AddressError(msg)
+    if not user.isprintable() or search(NO_USER, user) or host.startswith("-"):
+        raise _wrong(f"{shown!r} is not an address: its user or its host has what ssh or a shell could misread")
     command = ["docker", *(["--host", f"unix://{path}"] if path.strip("/") else []), "system", "dial-stdio"]
     return Endpoint(
         address=parts.geturl(),
@@ -176,23 +196,22 @@ def _first_socket(candidates: Sequence[Path]) -> Path:
 
 def _of_context(context: str, config: Path) -> Endpoint:
     # The CLI stores a context in a folder named by the SHA-256 of the context's name.
+    where = f"Docker context {printable(context)!r}"
+    if not fullmatch(CONTEXT, context):
+        raise _wrong(f"{where}: that is not a name of a context: correct DOCKER_CONTEXT, or the configuration")
     folder = hashlib.sha256(context.encode()).hexdigest()
     meta = config / "contexts" / "meta" / folder / "meta.json"
-    where = f"Docker context {printable(context)!r}"
     try:
         found = _read(meta)
     except FileNotFoundError as error:
-        msg = f"{where}: {meta} is missing: is the name of the context right?"
-        raise AddressError(msg) from error
+        raise _wrong(f"{where}: {meta} is missing: is the name of the context right?") from error
     except (OSError, ValueError, RecursionError) as error:
-        msg = f"{where}: {meta} cannot be read: {error}"
-        raise AddressError(msg) from error
+        raise _wrong(f"{where}: {meta} cannot be read: {error}") from error
     try:
         docker = found["Endpoints"]["docker"]
-        host, verify = str(docker["Host"]), not docker.get("SkipTLSVerify", False)
+        host, verify = docker["Host"].strip(), not docker.get("SkipTLSVerify", False)
     except (KeyError, TypeError, AttributeError) as error:
-        msg = f"{where}: {meta} has no Docker endpoint"
-        raise AddressError(msg) from error
+        raise _wrong(f"{where}: {meta} has no Docker endpoint") from error
     certificates = config / "contexts" / "tls" / folder / "docker"
     tls = _tls(certificates, verify=verify) if certificates.is_dir() else None
     return _configured(host, tls, where)
@@ -202,23 +221,26 @@ def _configured(address: str, tls: ssl.SSLContext | None, where: str) -> Endpoin
     try:
         return endpoint(address, tls)
     except AddressError as error:
-        msg = f"{where}: {error}"
-        raise AddressError(msg) from None  # it says the same
+        raise _wrong(f"{where}: {error}") from None  # it says the same
 
 
 def _current_context(path: Path) -> str:
     """Return the name of the current context; "" if there is none, or, as for Docker's own client, it is unreadable."""
     try:
-        return str(_read(path).get("currentContext") or "")
+        return (_read(path).get("currentContext") or "").strip()
     except FileNotFoundError:
         return ""
-    except (OSError, ValueError, RecursionError) as error:
-        log.warning("%s cannot be read, and does not count: %s", path, printable(error))
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        log.warning("%s cannot be read, and does not count: %s", printable(path), printable(error))
         return ""
 
 
 def _read(path: Path) -> dict[str, Any]:
-    found = json.loads(path.read_bytes())
+    with path.open("rb") as file:
+        content = file.read(MAX_CONFIGURATION + 1)
+    if len(content) > MAX_CONFIGURATION:
+        raise ValueError(f"it is larger than {MAX_CONFIGURATION >> 20} MiB")
+    found = json.loads(content)
     if not isinstance(found, dict):
         raise ValueError("it is no JSON object")  # noqa: TRY004 - as for other content that is not right
     return found
@@ -234,9 +256,8 @@ def _tls(folder: Path, *, verify: bool) -> ssl.SSLContext:
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         if cert.exists():
             context.load_cert_chain(cert, folder / "key.pem", password="")  # never prompt for an encrypted key
-    except OSError as error:  # includes ssl.SSLError
-        msg = f"the TLS files in {folder} cannot be used: {error}"
-        raise AddressError(msg) from error
+    except (OSError, ValueError) as error:  # includes ssl.SSLError
+        raise _wrong(f"the TLS files in {folder} cannot be used: {error}") from error
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -11,16 +11,16 @@ from weakref import WeakKeyDictionary
 import aiodocker
 import aiohttp
 
-from whalewatch._http.dial import Endpoint, Program, dial
+from whalewatch._http.dial import Dialler, Program
 
 __all__ = ["close", "make"]
 
 
-def make(endpoint: Endpoint, version: str) -> aiodocker.Docker:
+def make(dialler: Dialler, version: str) -> aiodocker.Docker:
     """Make a client for this version of the Engine API, such as "v1.45". Must be called in a running event loop."""
-    connector = Connector(endpoint)
+    connector = Connector(dialler)
     session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
-    return aiodocker.Docker(endpoint.url, connector, session, api_version=version)
+    return aiodocker.Docker(dialler.endpoint.url, connector, session, api_version=version)
 
 
 async def close(client: aiodocker.Docker) -> None:
@@ -32,26 +32,26 @@ async def close(client: aiodocker.Docker) -> None:
 
 
 class Connector(aiohttp.BaseConnector):
-    """Makes connections of aiohttp's to one engine, as many as the application wants."""
+    """Makes connections of aiohttp's to one engine, as many as the application wants; all to the watcher's peer."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, dialler: Dialler) -> None:
         super().__init__(limit=0)
-        self._endpoint = endpoint
+        self._dialler = dialler
         # The keys are the protocols, because not every event loop allows weak references to transports.
         self._made: WeakKeyDictionary[asyncio.BaseProtocol, tuple[asyncio.Transport, socket.socket]]
         self._made = WeakKeyDictionary()
         self._programs: set[Program] = set()
 
     async def _create_connection(self, *_: Any, **__: Any) -> Any:
-        tls = self._endpoint.tls
+        endpoint = self._dialler.endpoint
         try:
-            peer, program = await dial(self._endpoint)
+            peer, program = await self._dialler.dial()
             if program is not None:
                 self._programs.add(program)
                 program.exited.add_done_callback(lambda _: self._programs.discard(program))
             try:
                 transport, protocol = await asyncio.get_running_loop().create_connection(
-                    self._factory, sock=peer, ssl=tls, server_hostname=self._endpoint.host if tls else None
+                    self._factory, sock=peer, ssl=endpoint.tls, server_hostname=endpoint.host if endpoint.tls else None
                 )
             except BaseException:
                 peer.close()

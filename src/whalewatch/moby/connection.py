@@ -4,60 +4,63 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Hashable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from whalewatch._adapter.unix import listener, listener_identity
+from whalewatch._adapter.unix import engine_pid
 from whalewatch._core.errors import EngineError, EngineUnavailable, ProtocolViolation, UnsupportedEngine
 from whalewatch._core.text import printable
 from whalewatch._http.client import Client
-from whalewatch._http.dial import Endpoint
+from whalewatch._http.dial import Dialler
 
 if TYPE_CHECKING:
     import aiodocker
 
 __all__ = ["Connection"]
 
-MAX_BODY = 64 * 1024 * 1024
-"""Most bytes that are read of one answer. A listing of 10,000 containers has some 15 MB."""
+MAX_LISTING = 64 * 1024 * 1024
+"""Most bytes of a listing. That of 10,000 containers has some 15 MB."""
+
+MAX_DOCUMENT = 4 * 1024 * 1024
+"""Most bytes of any other answer, and of an event; most characters of an item of a listing. Each contains all labels of
+a container."""
 
 TTRPC = ".ttrpc"
 """By default containerd has a socket for its shims beside that for gRPC, at the same path with this ending (section
 ttrpc of its configuration). There it waits for ever for what it takes for the rest of a message."""
-
-MAX_LINE = 4 * 1024 * 1024
-"""Most bytes of one event. An event contains all labels of a container."""
 
 
 class Connection:
     """A client to one engine.
 
     Args:
-        endpoint: where to connect.
+        dialler: makes the connections, the application's too.
         engine: kind of engine, for messages.
         remedy: what to do if the permission to connect is missing, for messages.
         calls: counts the requests, by kind.
 
     Attributes:
+        dialler: see above.
         listed_bytes: number of bytes of listings that have arrived.
 
     Raises:
         UnsupportedEngine: the socket is one that never answers HTTP.
     """
 
-    def __init__(self, endpoint: Endpoint, *, engine: str, remedy: str, calls: Counter[str]) -> None:
-        self._endpoint = endpoint
+    def __init__(self, dialler: Dialler, *, engine: str, remedy: str, calls: Counter[str]) -> None:
+        self.dialler, self._endpoint = dialler, dialler.endpoint
         self._engine = engine
-        if endpoint.path is not None and endpoint.path.endswith(TTRPC):
-            grpc = endpoint.path.removesuffix(TTRPC)
+        path = self._endpoint.path
+        if path is not None and path.endswith(TTRPC):
+            grpc = path.removesuffix(TTRPC)
             raise UnsupportedEngine(
                 self.message(f"this is containerd's ttrpc socket: use whalewatch.containerd with {grpc}")
             )
         self._calls = calls
         self._prefix = ""
-        self._client = Client(endpoint, message=self.message, remedy=remedy)
+        self._client = Client(dialler, message=self.message, remedy=remedy)
         self._application: aiodocker.Docker | None = None
         self.listed_bytes: int = 0
 
@@ -67,7 +70,7 @@ class Connection:
         if self._application is None and self._prefix:
             from whalewatch.moby.client import make  # noqa: PLC0415 - it loads aiohttp, which few applications need
 
-            self._application = make(self._endpoint, self._prefix.removeprefix("/"))
+            self._application = make(self.dialler, self._prefix.removeprefix("/"))
         return self._application
 
     def use_version(self, version: str) -> None:
@@ -106,12 +109,29 @@ class Connection:
 
     @asynccontextmanager
     async def lines(self, kind: str, path: str) -> AsyncIterator[AsyncIterator[bytes | None]]:
-        """Open an endless answer and read its lines; None for a line that is longer than `MAX_LINE`."""
+        """Open an endless answer and read its lines; None for one that is longer than `MAX_DOCUMENT`."""
         self._calls[kind] += 1
         async with self._client.get(kind, f"{self._prefix}{path}") as answer:
             if answer.status != HTTPStatus.OK:
-                raise self._refused(kind, path, answer.status, await answer.read(MAX_BODY))
-            yield answer.lines(MAX_LINE)
+                raise self._refused(kind, path, answer.status, await answer.read(MAX_DOCUMENT))
+            yield answer.lines(MAX_DOCUMENT)
+
+    async def each(self, kind: str, path: str, take: Callable[[Any], object]) -> None:
+        """Get a JSON array, and hand over each of its items while it arrives; what `take` raises ends that.
+
+        Raises:
+            EngineError: the request failed; see `_refused`.
+        """
+        self._calls[kind] += 1
+        async with self._client.get(kind, f"{self._prefix}{path}") as answer:
+            if answer.status != HTTPStatus.OK:
+                raise self._refused(kind, path, answer.status, await answer.read(MAX_DOCUMENT))
+            try:
+                await answer.items(take, limit=MAX_LISTING, longest=MAX_DOCUMENT, progress=self._listed)
+            except (ValueError, RecursionError) as error:
+                raise ProtocolViolation(
+                    self.message(f"the answer to {kind} is not a JSON array ({printable(error)})")
+                ) from error
 
     async def close(self) -> None:
         """Close all connections; closing twice is fine."""
@@ -125,23 +145,12 @@ class Connection:
 
     def pid(self) -> int | None:
         """Return the PID of the process that listens at the other end of a Unix socket; None if it cannot be known."""
-        return None if self._endpoint.path is None else listener(self._endpoint.path)
-
-    def listener(self) -> Hashable:
-        """Return a value that changes when another process listens on the Unix socket; always None without one.
-
-        Raises:
-            EngineUnavailable: nobody listens there.
-        """
-        try:
-            return None if self._endpoint.path is None else listener_identity(self._endpoint.path)
-        except OSError as error:
-            raise EngineUnavailable(self.message(f"nobody listens there ({printable(error)})")) from error
+        return None if self.dialler.peer is None else engine_pid(self.dialler.peer)
 
     async def _body(self, kind: str, path: str) -> tuple[bytes, Mapping[str, str]]:
         self._calls[kind] += 1
         async with self._client.get(kind, f"{self._prefix}{path}") as answer:
-            body = await answer.read(MAX_BODY, self._listed if kind == "list" else bool)
+            body = await answer.read(MAX_DOCUMENT)
             if answer.status != HTTPStatus.OK:
                 raise self._refused(kind, path, answer.status, body)
             return body, answer.headers

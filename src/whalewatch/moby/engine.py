@@ -6,21 +6,23 @@ import json
 import logging
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Hashable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 from urllib.parse import quote
 
 from whalewatch._adapter.events import EventDeduplicator, LostEvents
+from whalewatch._adapter.ids import is_id
 from whalewatch._adapter.once import Once
 from whalewatch._adapter.recognition import http_engine
 from whalewatch._adapter.rucksack import Packer
-from whalewatch._core.engine import Dead, ListedContainer, Listing, Signal, SignalType, display_name
+from whalewatch._core.engine import MAX_CONTAINERS, Dead, ListedContainer, Listing, Signal, SignalType, display_name
 from whalewatch._core.errors import EngineUnavailable, ProtocolViolation, UnsupportedEngine
 from whalewatch._core.model import Container
 from whalewatch._core.text import printable
 from whalewatch._core.watcher import Watcher, WatcherOptions
+from whalewatch._http.dial import Dialler
 from whalewatch.moby.address import default_endpoint, endpoint
 from whalewatch.moby.connection import Connection
 from whalewatch.moby.reading import UNREADABLE, listed, moment, signal, text
@@ -39,6 +41,11 @@ OLDEST_API, NEWEST_API = (1, 41), (1, 54)
 MARGIN = timedelta(seconds=3)
 """How long before the moment of connecting, or before the newest event, the event stream begins. Events of changes that
 were read already are recognised by their times."""
+
+REMEDY = "add the user to group docker, or run as root"
+
+MAX_LABELS = 500_000
+"""Most labels that are kept of one listing: with more, audits compare only the containers listed before."""
 
 IDENTITY = ("ID", "Name", "DockerRootDir")
 """What tells one engine from another, of the answer to info."""
@@ -62,8 +69,7 @@ class MobyEngine:
 
     The adapter subscribes to events from a moment *before* the listing, by the engine's own clock. In the engine,
     replaying old events and registering the subscriber are one step. So no event is lost between the two, however late
-    the registration is. In the same way a stream that follows one that was cut begins some moments before the last
-    event of that one.
+    the registration is. Likewise a stream that follows one that was cut begins before the last event of that one.
 
     Args:
         address: URL (``unix://``, ``tcp://``, ``http://``, ``https://``, ``ssh://``) or path of a socket; None finds
@@ -72,17 +78,27 @@ class MobyEngine:
         tls: TLS context for ``tcp://`` and ``https://``; with it, ``tcp://`` uses TLS.
         pack: returns the ``rucksack`` of a container, from the container and its inspect JSON (Engine API). It is
             called in the watcher's event loop each time the container is read, and must not block.
+        max_containers: most containers that a listing may have; with more it is refused. Also an attribute.
 
     Raises:
         AddressError: the address cannot be used.
+        ValueError: `max_containers` is less than 1.
     """
 
     type, title = "docker", "Docker"
     source = "events"
 
     def __init__(
-        self, address: str | None = None, *, tls: ssl.SSLContext | None = None, pack: Pack | None = None
+        self,
+        address: str | None = None,
+        *,
+        tls: ssl.SSLContext | None = None,
+        pack: Pack | None = None,
+        max_containers: int = MAX_CONTAINERS,
     ) -> None:
+        if max_containers < 1:
+            raise ValueError(f"max_containers must be 1 or more, not {max_containers!r}")
+        self.max_containers: int = max_containers
         self._endpoint = default_endpoint() if address is None else endpoint(address, tls)
         self._packer = Packer(pack, log)
         self._warned = Once()
@@ -91,7 +107,6 @@ class MobyEngine:
         self._calls: Counter[str] = Counter()
         self._info: Mapping[str, Any] | None = None
         self._pid: int | None = None
-        self._listener: Hashable = None
         self._clock: datetime | None = None
         self._forget()
 
@@ -156,15 +171,15 @@ class MobyEngine:
             self._info = await self._identify_separately()
         return self._info
 
-    async def _identify_separately(self) -> Mapping[str, Any]:
-        connection = self._new()
+    async def _identify_separately(self, dialler: Dialler | None = None) -> Mapping[str, Any]:
+        connection = self._new(dialler)
         try:
             return await self._identify(connection)
         finally:
             await connection.close()
 
     async def is_same_engine(self) -> bool:
-        """Ask over two new connections who answers, and look at who listens on the Unix socket.
+        """Ask over two new connections who answers. Over a Unix socket, nobody but who has listened there may do so.
 
         There are two because a balancer that takes turns gives them to two engines. On Docker 20.10, two engines of one
         host have the same ID, so the name and the data folder count too. That the same dockerd *process* answers is
@@ -174,23 +189,24 @@ class MobyEngine:
         Raises:
             EngineError: the engine cannot be asked.
         """
-        connection, known = self._connected, self._info or {}
+        dialler, known = self._connected.dialler, self._info or {}
         for _ in range(2):
-            info = await self._identify_separately()
+            try:
+                info = await self._identify_separately(dialler)
+            except EngineUnavailable:
+                if not dialler.estranged:
+                    raise
+                return False
             if any(info.get(key) != known.get(key) for key in IDENTITY):
                 return False
             clock = moment(info["SystemTime"])
             if clock is not None and self._newest is not None:
                 self._newest = min(self._newest, clock)  # by a clock that was set back, new events are older
-        return connection.listener() == self._listener
+        return True
 
-    def _new(self) -> Connection:
-        return Connection(
-            self._endpoint,
-            engine=self.title,
-            remedy="add the user to group docker, or run as root",
-            calls=self._calls,
-        )
+    def _new(self, dialler: Dialler | None = None) -> Connection:
+        dialler = dialler or Dialler(self._endpoint)
+        return Connection(dialler, engine=self.title, remedy=REMEDY, calls=self._calls)
 
     async def connect(self) -> None:
         """Make a new connection; read the engine's identity and clock, agree on a version of the API, and ping once.
@@ -202,7 +218,7 @@ class MobyEngine:
         connection = self._connection = self._new()
         self._info = await self._identify(connection)
         self._clock = self._newest = moment(self._info["SystemTime"])
-        self._pid, self._listener = connection.pid(), connection.listener()
+        self._pid = connection.pid()
 
     async def _identify(self, connection: Connection) -> Mapping[str, Any]:
         """Check that it is Docker, set the version of the API, and read the engine's identity and clock."""
@@ -225,11 +241,11 @@ class MobyEngine:
             major, minor = (int(part) for part in api.split("."))
         except ValueError as error:
             raise ProtocolViolation(
-                connection.message(f"it reports no API version ({printable(api)!r}): is this a Docker engine?")
+                connection.message(f"it reports no API version ({printable(api, 40)!r}): is this a Docker engine?")
             ) from error
         if (major, minor) < OLDEST_API:
             raise UnsupportedEngine(
-                connection.message(f"its API version {major}.{minor} is too old: 1.41 is needed, Docker 20.10 or later")
+                connection.message(f"its API version {printable(api, 40)} is too old: 1.41 is needed, Docker 20.10 or later")
             )
         return ".".join(str(part) for part in min((major, minor), NEWEST_API))
 
@@ -278,23 +294,29 @@ class MobyEngine:
             EngineError: the engine cannot be asked, or its answer cannot be understood.
         """
         connection = self._connected
-        items = await connection.get("list", "/containers/json")
-        if not isinstance(items, list):
-            raise ProtocolViolation(connection.message(f"its listing is not a list: {printable(items)}"))
-        containers, unreadable = {}, 0
-        for item in items:
+        containers: dict[str, ListedContainer] = {}
+        count = unreadable = labels = 0
+
+        def take(item: Any) -> None:
+            nonlocal count, unreadable, labels
+            count += 1
+            if count > self.max_containers:
+                why = f"its listing has more than {self.max_containers:,} containers: max_containers= allows more"
+                raise ProtocolViolation(connection.message(why))
             try:
                 id, container = listed(item)
             except UNREADABLE:
                 unreadable += 1
-                item_id = item.get("Id") if isinstance(item, dict) else None
-                if not isinstance(item_id, str):
-                    continue
-                id, container = item_id, ListedContainer()  # its inspect decides
+                if not isinstance(item, dict) or not is_id(item.get("Id")):
+                    return
+                id, container = item["Id"], ListedContainer()  # its inspect decides
             if container is not None:
-                containers[id] = container
+                labels += len(container.facts.get("labels", ()))
+                containers[id] = container if labels <= MAX_LABELS else ListedContainer()
+
+        await connection.each("list", "/containers/json", take)
         if unreadable:
-            log.warning("%s", connection.message(f"{unreadable} of {len(items)} listed containers cannot be read"))
+            log.warning("%s", connection.message(f"{unreadable} of {count} listed containers cannot be read"))
         return Listing(containers=containers, absence_is_death=not unreadable)
 
     async def inspect(self, id: str, /) -> Container | Dead | None:
@@ -304,7 +326,8 @@ class MobyEngine:
             EngineError: the engine cannot be asked, or its answer cannot be understood.
         """
         connection = self._connected
-        inspection = await connection.find("inspect", f"/containers/{quote(id, safe='')}/json")
+        # No engine has a container without a valid id, and as a part of a path it could lead elsewhere.
+        inspection = await connection.find("inspect", f"/containers/{id}/json") if is_id(id) else None
         if inspection is None:
             return None
         try:
@@ -344,6 +367,7 @@ def watch(
     *,
     tls: ssl.SSLContext | None = None,
     pack: Pack | None = None,
+    max_containers: int = MAX_CONTAINERS,
     **options: Unpack[WatcherOptions],
 ) -> Watcher[MobyEngine]:
     """Make a watcher for a Docker engine.
@@ -357,6 +381,7 @@ def watch(
         address: URL or path of a socket; None finds the engine as Docker's own client does. See `MobyEngine`.
         tls: TLS context for ``tcp://`` and ``https://``; None uses TLS for ``https://`` only. See `MobyEngine`.
         pack: returns the ``rucksack`` of a container. See `MobyEngine`.
+        max_containers: most containers that a listing may have; with more it is refused. 100,000 by default.
         retry: how to retry after a failure. By default the watcher retries for ever, after growing delays with jitter.
             None never retries: the first failure ends the watch.
         heartbeat: seconds between checks that the engine still answers; 10 by default.
@@ -372,4 +397,4 @@ def watch(
         AddressError: the address cannot be used.
         ValueError: an option has a value that is not allowed.
     """
-    return Watcher(MobyEngine(address, tls=tls, pack=pack), **options)
+    return Watcher(MobyEngine(address, tls=tls, pack=pack, max_containers=max_containers), **options)

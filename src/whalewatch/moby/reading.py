@@ -10,6 +10,7 @@ from re import fullmatch
 from typing import Any, TypeVar
 
 from whalewatch._adapter import times
+from whalewatch._adapter.ids import is_id
 from whalewatch._adapter.labels import project
 from whalewatch._core.engine import Dead, ListedContainer, Signal, SignalType
 from whalewatch._core.model import Container, FrozenMapping, Health, IPAddress, Port
@@ -33,8 +34,10 @@ CONTAINER_ACTIONS = {
     "rename": SignalType.CHANGED,
 }
 
-MAX_ID_LENGTH = 255
-"""Most characters of an id that an inspect can ask about; Docker's ids have 64."""
+LARGEST = 2**31 - 1
+"""The largest PID and exit code, as in the kernel's C int."""
+
+MAX_PORT = 65535
 
 NOT_ALIVE = {"created", "restarting", "removing", "exited", "dead"}
 """States of a container without a process."""
@@ -46,21 +49,25 @@ def container(inspection: Mapping[str, Any], engine: str, left_out: LeftOut) -> 
     """Read the answer to an inspect; return None if the container has never run.
 
     A container is alive if it has a PID. One that waits to be restarted has the state Running, but the PID 0.
-    Its id, its name and its PID must be readable. Whatever else is not is left out, and reported.
+    Its id, its name and its PID must be valid. Whatever else is not is left out, and reported.
 
     Raises:
         KeyError, TypeError, ValueError, AttributeError: the answer does not follow the Engine API.
     """
     state = inspection["State"]
     pid = number(state["Pid"])
-    if pid > 0:
+    if isinstance(pid, bool) or not 0 <= pid <= LARGEST:
+        raise ValueError(f"{pid!r:.40} is not a PID")
+    if pid:
         return _facts(inspection, engine, pid, left_out)
     try:
         facts = _facts(inspection, engine, None, left_out)
         exit_code, oom = number(state["ExitCode"]), state.get("OOMKilled")
     except UNREADABLE:
         return None  # its last facts cannot be read, but it certainly has no process
-    return Dead(facts, exit_code, oom if isinstance(oom, bool) else None) if facts.started_at is not None else None
+    if facts.started_at is None:
+        return None
+    return Dead(facts, exit_code if 0 <= exit_code <= LARGEST else None, oom if isinstance(oom, bool) else None)
 
 
 def _facts(inspection: Mapping[str, Any], engine: str, pid: int | None, left_out: LeftOut) -> Container:
@@ -83,7 +90,7 @@ def _facts(inspection: Mapping[str, Any], engine: str, pid: int | None, left_out
     labels: FrozenMapping[str] = readable("labels", _labels, config.get("Labels"), FrozenMapping())
     paused = bool(state.get("Paused"))
     return Container(
-        id=text(inspection["Id"]),
+        id=valid_id(inspection["Id"]),
         name=text(inspection["Name"]).removeprefix("/"),
         pid=pid,
         labels=labels,
@@ -109,9 +116,9 @@ def listed(item: Mapping[str, Any]) -> tuple[str, ListedContainer | None]:
     An item has no PID, so an inspect has to read it. The facts of an item show whether an inspect is needed.
 
     Raises:
-        KeyError, TypeError, ValueError, AttributeError: the item has no id, or does not follow the Engine API.
+        KeyError, TypeError, ValueError, AttributeError: the item has no valid id, or does not follow the Engine API.
     """
-    id, state = text(item["Id"]), item.get("State")
+    id, state = valid_id(item["Id"]), item.get("State")
     if state in NOT_ALIVE:
         return id, None
     facts: dict[str, Any] = {"paused": state == "paused"}
@@ -146,13 +153,12 @@ def signal(event: Mapping[str, Any]) -> Signal | None:
         return None
     if not id or type_ is None:
         return None
-    if len(text(id)) > MAX_ID_LENGTH or not id.isprintable():
-        raise ValueError(f"{id!r:.80} is not a valid id")
+    id = valid_id(id)
     nanoseconds = event["timeNano"] if "timeNano" in event else number(event["time"]) * 1_000_000_000
     exit_code = _exit_code(actor["Attributes"].get("exitCode")) if type_ is SignalType.EXITED else None
     return Signal(
         type_,
-        text(id),
+        id,
         times.moment(number(nanoseconds)),
         exit_code=exit_code,
         likely_exiting=action
@@ -172,6 +178,13 @@ def text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r:.40} is not text")
     return value
+
+
+def valid_id(value: object) -> str:
+    """Check that something is the id of a container."""
+    if not is_id(value):
+        raise ValueError(f"{value!r:.80} is not a valid id")
+    return str(value)
 
 
 def moment(value: object) -> datetime | None:
@@ -222,12 +235,18 @@ def _bindings(published: Mapping[str, Any], exposed: Mapping[str, Any]) -> list[
 def _port(found: tuple[str, Any]) -> Port | None:
     spec, binding = found
     number, _, protocol = spec.partition("/")
-    if not fullmatch("[0-9]{1,5}", number):
+    if not fullmatch("[0-9]+", number):
         return None  # an engine accepts any text as an exposed port
     host_ip, host_port = binding.get("HostIp"), binding.get("HostPort")
     return Port(
-        int(number),
+        _port_number(number),
         protocol or "tcp",
         _address(host_ip) if host_ip else None,
-        int(host_port) if host_port else None,
+        _port_number(host_port) if host_port else None,
     )
+
+
+def _port_number(found: object) -> int:
+    if not fullmatch("[0-9]{1,5}", str(found)) or int(str(found)) > MAX_PORT:
+        raise ValueError(f"{found!r:.40} is not a port")
+    return int(str(found))
