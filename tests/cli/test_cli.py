@@ -119,8 +119,8 @@ async def test_json_lines_hold_every_field(docker: Docker) -> None:
     truth = await control.inspect(web)
     async with following(docker.address, as_json=True) as out:
         (snapshot,) = documents(out)
-        assert snapshot.keys() == {"type", "engine", "revision", "as_of", "containers"}
-        assert (snapshot["type"], snapshot["revision"]) == ("snapshot", 1)
+        assert snapshot.keys() == {"schema", "type", "engine", "revision", "as_of", "synced", "containers"}
+        assert (snapshot["schema"], snapshot["type"], snapshot["revision"]) == (1, "snapshot", 1)
         assert snapshot["engine"].keys() == {"type", "address", "version"}
         assert snapshot["engine"]["address"] == docker.address
         (container,) = snapshot["containers"]
@@ -130,6 +130,8 @@ async def test_json_lines_hold_every_field(docker: Docker) -> None:
             "pid": truth["State"]["Pid"],
             "labels": {PROJECT: "shop", "tier": "front"},
             "project": "shop",
+            "service": "",
+            "replica": None,
             "paused": False,
             "image": "tiny:latest",
             "started_at": container["started_at"],
@@ -146,7 +148,13 @@ async def test_json_lines_hold_every_field(docker: Docker) -> None:
         updated, exited = documents(out)[1:]
         moments = [snapshot["as_of"], container["started_at"], updated.pop("timestamp"), exited.pop("timestamp")]
         assert all(datetime.fromisoformat(moment).tzinfo is not None for moment in moments)
-        both = {"type": "event", "origin": "engine", "last": True, "container": container | {"name": "www"}}
+        both = {
+            "schema": 1,
+            "type": "event",
+            "origin": "engine",
+            "last": True,
+            "container": container | {"name": "www"},
+        }
         assert updated == both | {"event": "updated", "revision": 2, "exit_code": None, "previous": container}
         assert exited == both | {"event": "exited", "revision": 3, "exit_code": 137, "previous": None}
 
@@ -171,7 +179,7 @@ async def test_loss_of_the_engine_and_its_return_are_told() -> None:
         told = [document for document in documents(out) if document["type"] == "status"]
         for status in told:
             assert status.keys() == {
-                *("type", "state", "since", "attempt", "error", "error_type", "source", "revision")
+                *("schema", "type", "state", "since", "attempt", "error", "error_type", "source", "revision")
             }
             assert datetime.fromisoformat(status["since"]).tzinfo is not None
         assert (told[0]["state"], told[0]["error_type"]) == ("disconnected", "EngineUnavailable")

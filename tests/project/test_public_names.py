@@ -64,8 +64,8 @@ def described(name: str, thing: Any) -> dict[str, str]:
                 continue
             if public and isinstance(value, property):
                 members[f"{name}.{member}"] = f"-> {value.fget.__annotations__['return']}"
-            elif (public or member in SPECIAL) and inspect.isfunction(value):
-                members[f"{name}.{member}"] = signature(value)
+            elif (public or member in SPECIAL) and inspect.isroutine(found := getattr(thing, member)):
+                members[f"{name}.{member}"] = signature(found)
     made = {} if thing in MADE_BY_THE_LIBRARY else {name: signature(thing)}
     return made | dict(sorted(members.items()))
 

@@ -100,6 +100,10 @@ async def values(portfolio: whalewatch.Portfolio) -> None:
         assert_type(container.ports, tuple[whalewatch.Port, ...])
         assert_type(container.health, whalewatch.Health | None)
         assert_type(container.started_at, datetime | None)
+        assert_type((container.key, container.service, container.replica), tuple[tuple[str, str], str, int | None])
+        assert_type(container.to_dict(), dict[str, Any])
+        assert_type(whalewatch.Container.from_dict(container.to_dict()), whalewatch.Container)
+    assert_type(whalewatch.Snapshot.from_dict(snapshot.to_dict()), whalewatch.Snapshot)
     assert_type(await portfolio.wait_for(lambda container: container.name == "web", timeout=1.0), whalewatch.Container)
     assert_type(await portfolio.container("web"), whalewatch.Container | None)
 
@@ -110,6 +114,7 @@ async def events(watcher: whalewatch.Watcher) -> None:
         assert_type(subscription.stats, whalewatch.SubscriptionStats)
         async for event in subscription:
             assert_type(event, whalewatch.ContainerEvent)
+            assert_type(whalewatch.ContainerEvent.from_dict(event.to_dict()), whalewatch.ContainerEvent)
             assert_type(event.exit_code, int | None)
             assert_type(event.origin, whalewatch.Origin)
     async for status in watcher.status_changes():

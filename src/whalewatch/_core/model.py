@@ -7,9 +7,12 @@ from datetime import datetime
 from enum import Enum
 from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any, Self, TypeVar, final
+from re import fullmatch
+from typing import Any, ClassVar, Self, TypeVar, final
 
 import attrs
+
+from whalewatch._core.document import Document, ReadableDocument
 
 __all__ = [
     "Container",
@@ -35,6 +38,9 @@ POD_NAME, POD_NAMESPACE, POD_UID = "io.kubernetes.pod.name", "io.kubernetes.pod.
 
 SANDBOX = "io.kubernetes.sandbox"
 """Label that marks the sandbox of a pod."""
+
+COMPOSE_SERVICE, COMPOSE_NUMBER = "com.docker.compose.service", "com.docker.compose.container-number"
+"""Labels with which compose tools mark the service of a container, and its number there."""
 
 V = TypeVar("V")
 
@@ -96,8 +102,10 @@ class Health(Enum):
 
 
 @attrs.frozen
-class Port:
+class Port(Document):
     """A port that a container exposes."""
+
+    _document: ClassVar = "port"
 
     port: int
     """Port number inside the container."""
@@ -110,11 +118,13 @@ class Port:
 
 
 @attrs.frozen(kw_only=True)
-class Container:
+class Container(ReadableDocument):
     """A container that is alive: it has an initial process, running or paused.
 
     Whoever starts a container chooses its name, labels and image: treat them as hostile input.
     """
+
+    _document: ClassVar = "container"
 
     id: str
     """Full identifier, unique within its engine."""
@@ -126,6 +136,10 @@ class Container:
     """All labels."""
     project: str = ""
     """Compose project, or stack of Docker Swarm; "" if it belongs to none."""
+    service: str = attrs.field(init=False)
+    """Service of its compose project, from its labels; "" if it belongs to none."""
+    replica: int | None = attrs.field(init=False)
+    """Its number among the containers of its service, from 1 on, from its labels; None if it has none."""
     paused: bool = False
     """Whether its processes are paused."""
     image: str = ""
@@ -144,6 +158,20 @@ class Container:
     """Address of the engine that runs it."""
     rucksack: Any = attrs.field(default=None, eq=False, repr=False)
     """Whatever the application's ``pack`` returned for it; comparisons ignore it."""
+
+    @service.default
+    def _service(self) -> str:
+        return self.labels.get(COMPOSE_SERVICE, "")
+
+    @replica.default
+    def _replica(self) -> int | None:
+        number = self.labels.get(COMPOSE_NUMBER, "")
+        return int(number) if fullmatch("[0-9]{1,9}", number) else None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The address of its engine and its id; no other container has both."""
+        return (self.engine, self.id)
 
 
 def same_run(one: Container, other: Container) -> bool:
@@ -168,7 +196,7 @@ def earliest(container: Container) -> tuple[bool, float, str]:
 
 
 @attrs.frozen
-class _Group:
+class _Group(Document):
     """Containers that belong together, sorted by name."""
 
     containers: tuple[Container, ...] = ()
@@ -207,6 +235,8 @@ class Project(_Group):
     ``len``, iteration and ``in`` (a `Container`, an id or a name) work on `containers`.
     """
 
+    _document: ClassVar = "project"
+
     name: str
     """Name of the project, from the label that the compose tool or ``docker stack`` sets."""
     containers: tuple[Container, ...] = ()
@@ -219,6 +249,8 @@ class Pod(_Group):
 
     ``len``, iteration and ``in`` work on `containers`, without the sandbox.
     """
+
+    _document: ClassVar = "pod"
 
     name: str
     """Name of the pod; at any time unique within its namespace."""
@@ -264,8 +296,10 @@ class Origin(Enum):
 
 
 @attrs.frozen(kw_only=True)
-class ContainerEvent:
+class ContainerEvent(ReadableDocument):
     """One change of one container."""
+
+    _document: ClassVar = "event"
 
     type: EventType
     """What happened."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import attrs
 
+from whalewatch._core.document import ReadableDocument, plain, read
 from whalewatch._core.model import POD_UID, Container, Pod, Project, by_name, earliest
 
 __all__ = ["Snapshot"]
@@ -20,7 +21,7 @@ NO_PROJECT = Project("")
 
 
 @attrs.frozen(eq=False, kw_only=True)
-class Snapshot:
+class Snapshot(ReadableDocument):
     """An immutable picture of the containers that are alive; it may be kept and passed to any thread.
 
     ``len``, iteration and ``in`` (a `Container`, an id or a name) work on its containers, in the order in which they
@@ -31,6 +32,8 @@ class Snapshot:
         snapshot = watcher.portfolio.snapshot()
         paused = [container.name for container in snapshot if container.paused]
     """
+
+    _document: ClassVar = "snapshot"
 
     revision: int
     """Number of the picture: it grows with every change, and only then."""
@@ -97,6 +100,20 @@ class Snapshot:
             return self.container(item) is not None
         return isinstance(item, Container) and self._by_id.get(item.id) == item
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the picture in plain types of JSON, by the schema in docs/json.md."""
+        return super().to_dict() | {"containers": [plain(container) for container in self]}
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` has returned; see `Container.from_dict`."""
+        empty = super().from_dict(document)
+        found = read(tuple[Container, ...], document.get("containers"), "containers")
+        if len({container.id for container in found}) < len(found):
+            raise ValueError("containers has several with the same id")
+        news = [(None, container) for container in found]
+        return empty._changed(news, revision=empty.revision, as_of=empty.as_of, synced=empty.synced)
+
     def _get(self, id: str) -> Container | None:
         return self._by_id.get(id)
 
@@ -107,7 +124,7 @@ class Snapshot:
         revision: int,
         as_of: datetime,
         synced: bool,
-    ) -> Snapshot:
+    ) -> Self:
         """Make the next picture. Each pair is one container in this picture and in the next one.
 
         Copying four dictionaries costs some 10 ns for each container that is alive; in return, readers need no lock.
@@ -146,7 +163,7 @@ class Snapshot:
         _replace(named, {name: tuple(members) for name, members in of_name.items() if members}, of_name)
         _replace(projects, {name: Project(name, tuple(m)) for name, m in of_project.items() if m}, of_project)
         _replace(pods, {uid: Pod._of(uid, members.values()) for uid, members in of_pod.items() if members}, of_pod)
-        return Snapshot(
+        return type(self)(
             revision=revision, as_of=as_of, synced=synced, by_id=by_id, by_name=named, projects=projects, pods=pods
         )
 

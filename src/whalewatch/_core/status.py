@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from enum import Enum
+from typing import Any, ClassVar
 
 import attrs
 
+from whalewatch._core.document import Document
 from whalewatch._core.errors import WhalewatchError
 
 __all__ = ["Counters", "Stats", "Status", "WatchState"]
@@ -29,8 +31,10 @@ class WatchState(Enum):
 
 
 @attrs.frozen(kw_only=True)
-class Status:
+class Status(Document):
     """The status of a watch at one moment."""
+
+    _document: ClassVar = "status"
 
     state: WatchState
     """The phase of the watch."""
@@ -44,10 +48,17 @@ class Status:
     source: str = ""
     """Where changes come from: "events", "native", "pod-events" or "poll"."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the status in plain types of JSON, by the schema in docs/json.md; `error` is its text."""
+        kind = None if self.error is None else type(self.error).__name__
+        return super().to_dict() | {"error_type": kind}
+
 
 @attrs.frozen(kw_only=True)
-class Stats:
+class Stats(Document):
     """Counters of a watch since its start."""
+
+    _document: ClassVar = "stats"
 
     calls: Mapping[str, int]
     """Calls made to the engine, by kind of call."""

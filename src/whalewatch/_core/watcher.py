@@ -8,14 +8,14 @@ from asyncio import Task
 from collections.abc import AsyncIterator, Callable, Collection
 from datetime import UTC, datetime
 from random import Random
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Self, TypedDict
 
 from whalewatch._core.cancellation import cancel_requests, raise_if_cancelled
 from whalewatch._core.engine import Engine, display_name
 from whalewatch._core.errors import UnsupportedEngine, WhalewatchError
 from whalewatch._core.feed import Feed
-from whalewatch._core.model import ContainerEvent, EventType
+from whalewatch._core.model import ContainerEvent, EventType, FrozenMapping
 from whalewatch._core.portfolio import Portfolio, deadline
 from whalewatch._core.retry import Backoff, Retry
 from whalewatch._core.session import Session, Settings, Warned
@@ -156,7 +156,7 @@ class Watcher(Generic[E_co]):
         """The counters since the start; may be read from any thread."""
         session = self._session
         return self._counters.stats(
-            calls=MappingProxyType(dict(self._engine.calls)),
+            calls=FrozenMapping(self._engine.calls),
             unresolved=session.unresolved if session else 0,
             revisions=self._feed.snapshot.revision,
         )

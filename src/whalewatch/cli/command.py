@@ -17,10 +17,8 @@ from contextlib import contextmanager
 from importlib import metadata
 from typing import Any, Protocol, TextIO
 
-import attrs
-
 from whalewatch._core.errors import AddressError, WhalewatchError
-from whalewatch._core.model import Container, ContainerEvent
+from whalewatch._core.model import ContainerEvent
 from whalewatch._core.snapshot import Snapshot
 from whalewatch._core.status import Status, WatchState
 from whalewatch._core.subscription import Subscription
@@ -260,69 +258,23 @@ class _Text:
 
 
 class _JsonLines:
-    """Prints one JSON object per line, for programs; docs/command-line.md describes the schema."""
+    """Prints one JSON object per line, for programs; docs/json.md describes them."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
 
-    def _print(self, type: str, document: Mapping[str, Any]) -> None:
+    def _print(self, document: Mapping[str, Any]) -> None:
         # ASCII only, so that foreign text never contains control characters, and can always be encoded.
-        print(json.dumps({"type": type, **document}, ensure_ascii=True), file=self._out, flush=True)
+        print(json.dumps(document, ensure_ascii=True), file=self._out, flush=True)
 
     def snapshot(self, snapshot: Snapshot, engine: Mapping[str, str]) -> None:
-        document = {
-            "engine": engine,
-            "revision": snapshot.revision,
-            "as_of": snapshot.as_of.isoformat(),
-            "containers": [_container(container) for container in snapshot],
-        }
-        self._print("snapshot", document)
+        self._print({**snapshot.to_dict(), "engine": engine})
 
     def event(self, event: ContainerEvent) -> None:
-        document = {
-            "event": event.type.value,
-            "timestamp": event.timestamp.isoformat(),
-            "origin": event.origin.value,
-            "revision": event.revision,
-            "last": event.last,
-            "exit_code": event.exit_code,
-            "container": _container(event.container),
-            "previous": None if event.previous is None else _container(event.previous),
-        }
-        self._print("event", document)
+        self._print(event.to_dict())
 
     def status(self, status: Status, snapshot: Snapshot) -> None:
-        document = {
-            "state": status.state.value,
-            "since": status.since.isoformat(),
-            "attempt": status.attempt,
-            "error": None if status.error is None else str(status.error),
-            "error_type": None if status.error is None else type(status.error).__name__,
-            "source": status.source,
-            "revision": snapshot.revision,
-        }
-        self._print("status", document)
-
-
-def _container(container: Container) -> dict[str, Any]:
-    return {
-        "id": container.id,
-        "name": container.name,
-        "pid": container.pid,
-        "labels": dict(container.labels),
-        "project": container.project,
-        "paused": container.paused,
-        "image": container.image,
-        "started_at": None if container.started_at is None else container.started_at.isoformat(),
-        "health": None if container.health is None else container.health.value,
-        "ports": [
-            {**attrs.asdict(port), "host_ip": None if port.host_ip is None else str(port.host_ip)}
-            for port in container.ports
-        ],
-        "addresses": {network: [str(a) for a in addresses] for network, addresses in container.addresses.items()},
-        "privileged": container.privileged,
-        "engine": container.engine,
-    }
+        self._print({**status.to_dict(), "revision": snapshot.revision})
 
 
 # -- the process -------------------------------------------------------------------------------------------------------
