@@ -48,7 +48,7 @@ from whalewatch._core.model import (
     Port,
     Project,
 )
-from whalewatch._core.portfolio import Portfolio
+from whalewatch._core.portfolio import NotHealthy, Portfolio
 from whalewatch._core.public import show_as_public
 from whalewatch._core.retry import Retry
 from whalewatch._core.snapshot import Snapshot
@@ -79,6 +79,7 @@ __all__ = [
     "IPAddress",
     "ListedContainer",
     "Listing",
+    "NotHealthy",
     "NotSynced",
     "Origin",
     "Pod",

@@ -6,9 +6,10 @@ import asyncio
 import copy
 import pickle
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from ipaddress import ip_address
+from re import fullmatch
 from typing import Any
 
 import attrs
@@ -29,11 +30,14 @@ from tests.support.scripted import (
     turns,
     within,
 )
+from tests.support.stepping import in_no_time
 from whalewatch import (
     Container,
     EngineUnavailable,
+    EventType,
     FrozenMapping,
     Health,
+    NotHealthy,
     NotSynced,
     Pod,
     Port,
@@ -88,11 +92,12 @@ ZOO, WEB, TAKEN, LATE, LAST = (
         (("container", ID), WEB),
         (("container", "web"), WEB),
         (("container", "taken"), TAKEN),
-        *((("container", part), None) for part in (ID[:12], ID[:-1], ID.upper(), "we", "/web", "")),
+        *((("container", begin), WEB) for begin in (ID[:12], ID[:13], ID[:-1])),
+        *((("container", part), None) for part in (ID[:11], ID[:12] + "x", ID.upper(), ID + "0", "we", "/web", "")),
     ],
 )
 async def test_portfolio_and_its_snapshots_answer_alike(query: tuple[str, ...], expected: object) -> None:
-    """In order of first sight, or of a project by name; full ids and names only, and an id wins over a name."""
+    """In order of first sight, or of a project by name; an id wins over a name, a name over the beginning of an id."""
     asked, (name, *arguments) = portfolio(ZOO, WEB, TAKEN, LATE, LAST), query
     assert await getattr(asked, name)(*arguments) == getattr(asked.snapshot(), name)(*arguments) == expected
 
@@ -152,9 +157,10 @@ async def test_queries_after_the_end_answer_from_the_last_picture(error: EngineU
         (lambda watcher, timeout: watcher.ready(timeout), "scripted://engine"),
         (lambda watcher, timeout: watcher.portfolio.wait_for("web", timeout=timeout), "'web'"),
         (lambda watcher, timeout: watcher.portfolio.wait_gone("web", timeout=timeout), "'web'"),
+        (lambda watcher, timeout: watcher.portfolio.wait_healthy("web", timeout=timeout), "'web'"),
         (lambda watcher, timeout: watcher.portfolio.in_sync(timeout=timeout), "in sync"),
     ],
-    ids=["ready", "wait_for", "wait_gone", "in_sync"],
+    ids=["ready", "wait_for", "wait_gone", "wait_healthy", "in_sync"],
 )
 async def test_wait_in_vain_says_for_what_and_why_if_there_was_an_error(
     wait: Callable[[Watcher, float], Awaitable[object]], says: str
@@ -167,14 +173,16 @@ async def test_wait_in_vain_says_for_what_and_why_if_there_was_an_error(
                 await wait(watcher, 0.05)
             assert isinstance(caught.value, TimeoutError)
             assert caught.value.__cause__ is watcher.status.error is not None
-            assert str(caught.value).endswith(f" within 0.05 s: {watcher.status.error}")
+            assert fullmatch(
+                rf".* within 0\.05 s( \(no container is alive\))?: {watcher.status.error}", str(caught.value)
+            )
             assert watcher.status.state is not WatchState.CLOSED, "only the caller's patience has ended"
     with engine.hold("connect"):
         async with Watcher(engine) as watcher:
             with pytest.raises(NotSynced) as caught:
                 await wait(watcher, 0.01)
             assert caught.value.__cause__ is None
-            assert str(caught.value).endswith(" within 0.01 s")
+            assert fullmatch(r".* within 0\.01 s( \(no container is alive\))?", str(caught.value))
 
 
 # ---- waits
@@ -242,6 +250,186 @@ async def test_wait_for_is_satisfied_by(wanted: Wanted, in_vain: Revisions, then
 async def test_wait_gone_is_satisfied_by(wanted: Wanted, in_vain: Revisions, then: Revisions) -> None:
     publisher = Publisher(A, B, box("one", name="web", **SHOP))
     await passes(publisher, await begun(Portfolio(publisher.feed).wait_gone(wanted)), in_vain, then)
+
+
+async def test_wait_gone_returns_the_last_exit() -> None:
+    publisher = Publisher(A, B)
+    waiting = await begun(Portfolio(publisher.feed).wait_gone(lambda _: True))
+    publisher.exit("a", exit_code=3)
+    publisher.exit("b", exit_code=4)
+    found = await within(waiting)
+    assert found is not None
+    assert (found.type, found.container, found.exit_code) == (EventType.EXITED, B, 4)
+    assert await Portfolio(publisher.feed).wait_gone("a") is None
+
+
+STARTING, HEALTHY, UNHEALTHY = (box("w", name="web", health=health) for health in Health)
+PAUSED, UNCHECKED = box("w", name="web", paused=True), box("w", name="web")
+
+
+@pytest.mark.parametrize(
+    ("before", "then", "why"),
+    [
+        (HEALTHY, [], None),
+        (STARTING, [HEALTHY], None),
+        (None, [STARTING, HEALTHY], None),
+        (None, [HEALTHY], None),
+        (PAUSED, [STARTING, PAUSED, HEALTHY], None),
+        (UNHEALTHY, [], "it is unhealthy"),
+        (STARTING, [UNHEALTHY], "it is unhealthy"),
+        (UNCHECKED, [], "it has no health check"),
+        (None, [UNCHECKED], "it has no health check"),
+        (STARTING, [None], "it exited with code 9 at 00:00:02 UTC"),
+        (PAUSED, [None], "it exited with code 9 at 00:00:02 UTC"),
+        (STARTING, [box("w", name="other", health=Health.STARTING), UNHEALTHY], "it is unhealthy"),
+    ],
+)
+async def test_wait_healthy(before: Container | None, then: list[Container | None], why: str | None) -> None:
+    publisher = Publisher(*([before] if before else []), box("bystander"))
+    waiting = await begun(Portfolio(publisher.feed).wait_healthy("web"))
+    publisher.change("bystander", name="by")
+    for number, container in enumerate(then, 1):
+        assert not waiting.done(), number
+        publisher.publish({"w": container}, exit_code=None if container else 9)
+        await turns(3)
+    if why is None:
+        assert await within(waiting) == HEALTHY
+        return
+    with pytest.raises(NotHealthy) as raised:
+        await within(waiting)
+    assert str(raised.value).startswith("container 'web' is not healthy: ")
+    last = then[-1] if then else before
+    assert raised.value.container == (last or before)
+    assert (raised.value.event is None) == (not then)
+    again = pickle.loads(pickle.dumps(raised.value))  # noqa: S301 - our own
+    assert (str(again), again.container) == (str(raised.value), raised.value.container)
+    assert why.partition(" at ")[0] in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("wait", "events", "seen"),
+    [
+        (("wait_for", "web"), [], "(alive: 'a')"),
+        (
+            ("wait_for", lambda _: False),
+            [{str(n): box(str(n)) for n in range(6)}],
+            "(alive: 'a', '0', '1', '2', '3' and 2 more)",
+        ),
+        (("wait_for", "web"), [{"a": None}], "(no container is alive)"),
+        (("wait_gone", "a"), [{"b": box("b")}], "(alive: 'a')"),
+        (("wait_healthy", "web"), [], "(alive: 'a')"),
+        (("wait_healthy", "web"), [{"w": STARTING}], "(it is starting)"),
+        (("wait_healthy", "web"), [{"w": STARTING}, {"w": PAUSED}], "(it is paused)"),
+        (("wait_for", "\x1b[2J"), [], "(alive: 'a')"),
+    ],
+)
+async def test_time_out_says_what_was_seen_last(wait: tuple[str, Wanted], events: Revisions, seen: str) -> None:
+    publisher, (name, wanted) = Publisher(box("a")), wait
+    waiting = await begun(getattr(Portfolio(publisher.feed), name)(wanted, timeout=0.05))
+    for changes in events:
+        publisher.publish(changes)
+        await turns(3)
+    with pytest.raises(NotSynced) as raised:
+        await waiting
+    assert str(raised.value).endswith(f" within 0.05 s {seen}")
+    assert str(raised.value).isprintable()
+
+
+async def test_time_out_of_wait_for_tells_of_the_last_exit() -> None:
+    publisher = Publisher(box("w", name="web", paused=True))
+    waiting = await begun(
+        Portfolio(publisher.feed).wait_for(lambda one: one.name == "web" and not one.paused, timeout=0.05)
+    )
+    publisher.publish({"w": box("w", name="web", paused=True, pid=2)})  # restarted, paused
+    with pytest.raises(NotSynced) as raised:
+        await waiting
+    assert "alive: 'web'" in str(raised.value)
+    publisher = Publisher(box("w", name="web"))
+    waiting = await begun(
+        Portfolio(publisher.feed).wait_for(lambda one: one.name == "web" and one.pid == 7, timeout=0.05)
+    )
+    publisher.publish({"w": box("w", name="web", pid=7)}, exit_code=1)
+    assert (await within(waiting)).pid == 7
+
+
+@pytest.mark.parametrize("entered", [False, True])
+async def test_watcher_that_was_not_entered_says_so(entered: bool) -> None:
+    watcher = Watcher(ScriptedEngine())
+    portfolio = watcher.portfolio
+    if entered:
+        await watcher.__aenter__()
+        await watcher.aclose()
+    asked: list[Awaitable[object]]
+    asked = [watcher.ready(), portfolio.in_sync(), portfolio.wait_for("a"), portfolio.wait_gone("a")]
+    asked += [portfolio.wait_healthy("a"), portfolio.names(), portfolio.container("a"), anext(portfolio.changes())]
+    for one in asked:
+        with pytest.raises(WatchEnded if entered else RuntimeError, match="closed" if entered else "async with"):
+            await within(one)
+    assert (len(portfolio.snapshot()), watcher.events().revision) == (0, 0)
+    await watcher.aclose()
+
+
+# ---- changes
+
+
+async def newest(pictures: AsyncIterator[Snapshot]) -> Snapshot:
+    return await within(anext(pictures))
+
+
+async def test_changes_begin_with_the_first_synchronised_picture_and_go_on_with_the_newest() -> None:
+    publisher = Publisher()
+    pictures = Portfolio(publisher.feed).changes()
+    assert len(await newest(pictures)) == 0
+    waiting = await begun(newest(pictures))
+    publisher.lose()
+    publisher.start(A)
+    assert [*await within(waiting)] == [A]
+    for number in range(5):
+        publisher.change("a", name=f"n{number}")
+    assert await newest(pictures) is publisher.snapshot
+    waiting = await begun(newest(pictures))
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    publisher.start(B)
+    assert "b" in await newest(pictures), "a wait that is cancelled ends nothing"
+    publisher.exit("b")
+    publisher.feed.end(None)
+    assert "b" not in await newest(pictures), "the last picture is given"
+    with pytest.raises(StopAsyncIteration):
+        await anext(pictures)
+    failed = Publisher()
+    pictures = Portfolio(failed.feed).changes()
+    await anext(pictures)
+    failed.feed.end(lost_engine())
+    with pytest.raises(EngineUnavailable):
+        await anext(pictures)
+
+
+@pytest.mark.parametrize(
+    ("gaps", "given"),
+    [
+        ([3.0, 3.0], [("1", 4.0), ("2", 7.0)]),
+        ([0.5, 0.5, 0.5], [("3", 2.5)]),
+        ([0.5] * 40, [("20", 10.5), ("40", 20.5)]),
+    ],
+    ids=["after quiet seconds", "a batch once", "after ten times that at most"],
+)
+@in_no_time
+async def test_changes_wait_for_quiet(gaps: list[float], given: list[tuple[str, float]]) -> None:
+    publisher, loop = Publisher(A), asyncio.get_running_loop()
+    pictures = Portfolio(publisher.feed).changes(debounce=1.0)
+    await anext(pictures)
+
+    async def change() -> None:
+        for number, gap in enumerate(gaps, 1):
+            await asyncio.sleep(gap)
+            publisher.change("a", name=str(number))
+
+    changing = asyncio.create_task(change())
+    for name, moment in given:
+        assert (await anext(pictures)).containers()[0].name == name
+        assert loop.time() == pytest.approx(moment)
+    await changing
 
 
 async def test_predicate_runs_in_the_callers_task_and_its_error_reaches_the_caller() -> None:

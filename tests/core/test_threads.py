@@ -162,6 +162,7 @@ async def test_waits_in_other_loops_end_by_what_happens_and_at_the_end_of_the_wa
     error: EngineUnavailable | None,
 ) -> None:
     publisher, empty = Publisher(box("doomed")), Feed()
+    empty.begin()
     portfolio = Portfolio(publisher.feed)
     barrier = threading.Barrier(3 + 3 * LOOPS + 1)
 

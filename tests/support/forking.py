@@ -29,10 +29,13 @@ async def misuse(watcher: Watcher) -> None:
     """Use a watcher of the parent's in all ways that wait, and none that does not."""
     portfolio = watcher.portfolio
     await refused(
-        *(watcher.ready(), watcher.run(), watcher.__aenter__(), watcher.__aexit__(None, None, None)),
+        *(watcher.ready(), watcher.aclose(), watcher.__aenter__(), watcher.__aexit__(None, None, None)),
         *(anext(watcher.events()), anext(watcher.status_changes()), portfolio.names(), portfolio.container("x")),
         *(portfolio.in_sync(), portfolio.wait_for("x"), portfolio.wait_gone("x")),
+        *(portfolio.wait_healthy("x"), anext(portfolio.changes())),
     )
+    with pytest.raises(RuntimeError, match="fork"):
+        await watcher.run()
     await watcher.__aexit__(ValueError, ValueError(), None)  # lets the error of the body pass
     assert len(portfolio.snapshot()) == 1
     assert watcher.status.state is WatchState.SYNCED

@@ -245,6 +245,7 @@ class Publisher:
 
     def __init__(self, *containers: Container) -> None:
         self.feed = Feed()
+        self.feed.begin()
         self.seconds = 0
         self._tracker = Tracker(self.feed, lambda: at(self.seconds), Counters())
         self._tracker.finish_sync()  # the first synchronisation finds nothing

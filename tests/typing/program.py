@@ -106,6 +106,14 @@ async def values(portfolio: whalewatch.Portfolio) -> None:
     assert_type(whalewatch.Snapshot.from_dict(snapshot.to_dict()), whalewatch.Snapshot)
     assert_type(await portfolio.wait_for(lambda container: container.name == "web", timeout=1.0), whalewatch.Container)
     assert_type(await portfolio.container("web"), whalewatch.Container | None)
+    assert_type(await portfolio.wait_gone("web"), whalewatch.ContainerEvent | None)
+    async for picture in portfolio.changes(debounce=0.1):
+        assert_type(picture, whalewatch.Snapshot)
+    try:
+        assert_type(await portfolio.wait_healthy("web"), whalewatch.Container)
+    except whalewatch.NotHealthy as error:
+        assert_type(error.container, whalewatch.Container | None)
+        assert_type(error.event, whalewatch.ContainerEvent | None)
 
 
 async def events(watcher: whalewatch.Watcher) -> None:

@@ -9,6 +9,7 @@
     │   ├── EngineTimeout        it accepts the call, and then does not answer
     │   ├── UnsupportedEngine    another kind of engine answers, or too old a version
     │   └── ProtocolViolation    it answers, but the answer cannot be understood
+    ├── NotHealthy           a container that was waited for cannot become healthy any more
     ├── NotSynced            (also a TimeoutError) a time-out set by the caller expired
     └── WatchEnded           the watcher was closed meanwhile
 """

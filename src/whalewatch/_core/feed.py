@@ -67,6 +67,13 @@ class Feed:
         """Whether this is a copy in a forked child, in which nothing changes any more."""
         return self._process not in (None, os.getpid())
 
+    def check_begun(self) -> None:
+        """Raise `RuntimeError` if nobody has begun to publish, or this is a forked child."""
+        if self._process is None:
+            msg = "this watcher does not watch yet: enter it first, with `async with watcher:`, or run() it"
+            raise RuntimeError(msg)
+        self.check_process()
+
     def check_process(self) -> None:
         """Raise `RuntimeError` in a forked child."""
         if self.forked:

@@ -27,6 +27,7 @@ __all__ = [
     "Project",
     "by_name",
     "earliest",
+    "is_called",
     "same_run",
 ]
 
@@ -184,6 +185,18 @@ def same_run(one: Container, other: Container) -> bool:
     )
 
 
+ID_DIGITS, LEAST_DIGITS = 64, 12
+"""Length of the ids of Docker, Podman and CRI engines, and the least of them that stand for the whole: as many as
+``docker ps`` shows."""
+
+
+def is_called(container: Container, name_or_id: str) -> bool:
+    """Return whether this is its id, its name, or the first 12 or more digits of its id of 64."""
+    return name_or_id in (container.id, container.name) or (
+        len(name_or_id) >= LEAST_DIGITS and len(container.id) == ID_DIGITS and container.id.startswith(name_or_id)
+    )
+
+
 def by_name(container: Container) -> tuple[str, str]:
     """Sort key of containers within a project."""
     return (container.name, container.id)
@@ -212,11 +225,13 @@ class _Group(Document):
         return named | {container.id: container for container in self.containers}
 
     def container(self, name_or_id: str) -> Container | None:
-        """Find a container by full id or by name; None if there is none.
+        """Find a container by its id, the first 12 or more digits of an id of 64, or its name; None if there is none.
 
-        An id wins over a name; of several containers with the same name, the earliest started is returned.
+        A full id wins over a name, and a name over the beginning of an id; of several containers with the same name,
+        the earliest started is returned.
         """
-        return self._index.get(name_or_id)
+        found = self._index.get(name_or_id)
+        return found or next((one for one in self.containers if is_called(one, name_or_id)), None)
 
     def __len__(self) -> int:
         return len(self.containers)

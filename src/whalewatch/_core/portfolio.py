@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
 
-from whalewatch._core.errors import NotSynced
+from whalewatch._core.errors import NotSynced, WhalewatchError
 from whalewatch._core.feed import Feed
-from whalewatch._core.model import Container, EventType, Pod, Project
+from whalewatch._core.latest import PictureChanges, first_picture
+from whalewatch._core.model import Container, ContainerEvent, EventType, Health, Pod, Project, is_called
 from whalewatch._core.snapshot import Snapshot
 from whalewatch._core.subscription import Subscription
+from whalewatch._core.text import printable
 
-__all__ = ["Portfolio", "deadline"]
+__all__ = ["NotHealthy", "Portfolio", "deadline"]
 
 Wanted = str | Callable[[Container], bool]
 
+MAX_NAMED = 5
+"""Containers that the message of a time-out names."""
+
 
 @asynccontextmanager
-async def deadline(feed: Feed, timeout: float | None, what: str) -> AsyncIterator[None]:
+async def deadline(feed: Feed, timeout: float | None, what: str, seen: Callable[[], str] = str) -> AsyncIterator[None]:
     """Turn the expiry of a caller's time-out into `NotSynced`, with the error that disconnected the watch as its cause.
 
     Args:
         feed: has that error.
         timeout: seconds; None waits without a limit.
         what: what was not reached, for the message: "{what} within 5 s".
+        seen: returns what was seen last, for the message.
     """
-    feed.check_process()
+    feed.check_begun()
     try:
         async with asyncio.timeout(timeout) as limit:
             yield
@@ -34,8 +40,22 @@ async def deadline(feed: Feed, timeout: float | None, what: str) -> AsyncIterato
         if not limit.expired():
             raise
         error = feed.error
-        msg = f"{what} within {timeout:g} s" + (f": {error}" if error else "")
+        msg = f"{what} within {timeout:g} s{seen()}" + (f": {error}" if error else "")
         raise NotSynced(msg) from error
+
+
+class NotHealthy(WhalewatchError):
+    """A container that was waited for has exited, is unhealthy, or has no health check.
+
+    Attributes:
+        container: its last known state; None if the error was made without one.
+        event: what told this; None if it was so when the wait began.
+    """
+
+    def __init__(self, message: str, container: Container | None = None, event: ContainerEvent | None = None) -> None:
+        super().__init__(message)
+        self.container = container
+        self.event = event
 
 
 class Portfolio:
@@ -59,7 +79,7 @@ class Portfolio:
     Raises:
         WatchEnded: by every query: the watcher was closed before its first synchronisation.
         EngineError: by every query: the error that ended the watch before its first synchronisation.
-        RuntimeError: by every query: this is a forked child of the process that watches.
+        RuntimeError: by every query: the watcher was not entered, or this is a fork of the process that watches.
     """
 
     def __init__(self, feed: Feed) -> None:
@@ -86,9 +106,10 @@ class Portfolio:
         return (await self._picture()).containers(project)
 
     async def container(self, name_or_id: str) -> Container | None:
-        """Find a container by full id or by name; None if there is none.
+        """Find a container by its id, the first 12 or more digits of an id of 64, or its name; None if there is none.
 
-        An id wins over a name; of several containers with the same name, the earliest started is returned.
+        A full id wins over a name, and a name over the beginning of an id; of several containers with the same name,
+        the earliest started is returned.
         """
         if not self._feed.was_synced or self._feed.forked:  # saves a call otherwise: proxies query for each request
             await self._picture()
@@ -110,47 +131,108 @@ class Portfolio:
         """Wait until a container that matches is alive, and return it; return at once if there is one.
 
         Args:
-            wanted: a full id, a name, or a function that takes a `Container` and returns a bool; it is called in this
-                task.
+            wanted: an id or its first 12 or more digits, a name, or a function that takes a `Container` and returns a
+                bool; it is called in this task.
             timeout: seconds; None waits as long as the watch lasts.
 
         Raises:
-            NotSynced: nothing matched in time.
+            NotSynced: nothing matched in time; the message says what was seen last.
         """
-        late = deadline(self._feed, timeout, f"no container matched {_describe(wanted)}")
+        exited: ContainerEvent | None = None
+
+        def seen() -> str:
+            return f" ({_exit(exited) if exited else _alive(self._feed.snapshot)})"
+
+        late = deadline(self._feed, timeout, f"no container matched {_describe(wanted)}", seen)
         async with late, self._following() as (start, events):
             found = _matching(start, wanted)
             if found:
                 return found[0]
             async for event in events:
-                if event.type is not EventType.EXITED and _matches(event.container, wanted):
+                if not _matches(event.container, wanted):
+                    continue
+                if event.type is not EventType.EXITED:
                     return event.container
+                exited = event
         return self._feed.raise_ended()
 
-    async def wait_gone(self, wanted: Wanted, timeout: float | None = None) -> None:
-        """Wait until every container that matches now has exited; return at once if none matches.
+    async def wait_healthy(self, name_or_id: str, timeout: float | None = None) -> Container:
+        """Wait until a container is alive and its own health check succeeds, and return it; at once if it is so.
+
+        It may appear later, and while it is paused the wait goes on.
+
+        Args:
+            name_or_id: a name, or an id or its first 12 or more digits.
+            timeout: seconds; None waits as long as the watch lasts.
+
+        Raises:
+            NotHealthy: it has exited, is unhealthy, or has no health check.
+            NotSynced: it was not healthy in time; the message says what was seen last.
+        """
+        known: Container | None = None
+
+        def seen() -> str:
+            if known is None:
+                return f" ({_alive(self._feed.snapshot)})"
+            state = "paused" if known.paused else "starting"
+            return f" (it is {state})"
+
+        late = deadline(self._feed, timeout, f"not healthy: {_describe(name_or_id)}", seen)
+        async with late, self._following() as (start, events):
+            known = start.container(name_or_id)
+            event: ContainerEvent | None = None
+            while known is None or not _is_healthy(known, event):
+                event = await anext(events, None)
+                if event is None:
+                    break
+                if is_called(event.container, name_or_id) if known is None else event.container.id == known.id:
+                    known = event.container
+            else:
+                return known
+        return self._feed.raise_ended()
+
+    async def wait_gone(self, wanted: Wanted, timeout: float | None = None) -> ContainerEvent | None:
+        """Wait until every container that matches now has exited, and return the last exit; at once None if none does.
 
         A container that restarts counts as exited, even if it is alive again at once.
 
         Args:
-            wanted: a full id, a name, or a function that takes a `Container` and returns a bool.
+            wanted: an id or its first 12 or more digits, a name, or a function that takes a `Container` and returns a
+                bool.
             timeout: seconds; None waits as long as the watch lasts.
 
         Raises:
-            NotSynced: a container was still alive when the time was over.
+            NotSynced: a container was still alive when the time was over; the message names it.
         """
-        async with deadline(self._feed, timeout, f"not gone: {_describe(wanted)}"):
+        left: dict[str, Container] = {}
+
+        def seen() -> str:
+            return f" ({_names('alive', left.values())})" if left else ""
+
+        async with deadline(self._feed, timeout, f"not gone: {_describe(wanted)}", seen):
             await self._picture()
             async with self._following() as (start, events):
-                left = {container.id for container in _matching(start, wanted)}
+                left = {container.id: container for container in _matching(start, wanted)}
                 if not left:
-                    return
+                    return None
                 async for event in events:
-                    if event.type is EventType.EXITED:
-                        left.discard(event.container.id)
+                    if event.type is EventType.EXITED and event.container.id in left:
+                        del left[event.container.id]
                         if not left:
-                            return
-        self._feed.raise_ended()
+                            return event
+        return self._feed.raise_ended()
+
+    def changes(self, *, debounce: float = 0.0) -> AsyncIterator[Snapshot]:
+        """Iterate over pictures: the first that is synchronised, then the newest one after each change.
+
+        If the picture changes several times before the reader asks again, only the newest is given. The iteration ends
+        with the watch, and raises the error that ended it if one did. Cancelling a wait loses nothing.
+
+        Args:
+            debounce: seconds without a change for which a changed picture waits, so that a batch of changes is given
+                once; it waits ten times as long at most.
+        """
+        return PictureChanges(self._feed, debounce)
 
     async def in_sync(self, timeout: float | None = None) -> None:
         """Wait until the picture is in sync with the engine; return at once if it is.
@@ -176,13 +258,7 @@ class Portfolio:
             self._feed.raise_ended()
 
     async def _picture(self) -> Snapshot:
-        feed = self._feed
-        feed.check_process()
-        if not feed.was_synced:
-            await feed.changed.until(lambda: feed.was_synced or feed.ended)
-            if not feed.was_synced:
-                feed.raise_ended()
-        return feed.snapshot
+        return await first_picture(self._feed)
 
     @asynccontextmanager
     async def _following(self) -> AsyncIterator[tuple[Snapshot, Subscription]]:
@@ -199,8 +275,37 @@ def _matching(snapshot: Snapshot, wanted: Wanted) -> tuple[Container, ...]:
 
 
 def _matches(container: Container, wanted: Wanted) -> bool:
-    return wanted in (container.id, container.name) if isinstance(wanted, str) else bool(wanted(container))
+    return is_called(container, wanted) if isinstance(wanted, str) else bool(wanted(container))
+
+
+def _is_healthy(container: Container, event: ContainerEvent | None) -> bool:
+    """Return whether a container is healthy; raise `NotHealthy` if it will not be."""
+    why = None
+    if event is not None and event.type is EventType.EXITED:
+        why = _exit(event)
+    elif container.health is Health.UNHEALTHY:
+        why = "it is unhealthy"
+    elif container.health is None and not container.paused:
+        why = "it has no health check"
+    if why is not None:
+        raise NotHealthy(f"container {_describe(container.name)} is not healthy: {why}", container, event)
+    return container.health is Health.HEALTHY
 
 
 def _describe(wanted: Wanted) -> str:
-    return repr(wanted) if isinstance(wanted, str) else getattr(wanted, "__qualname__", repr(wanted))
+    return printable(repr(wanted) if isinstance(wanted, str) else getattr(wanted, "__qualname__", repr(wanted)))
+
+
+def _exit(event: ContainerEvent) -> str:
+    code = "" if event.exit_code is None else f" with code {event.exit_code}"
+    return f"it exited{code} at {event.timestamp:%H:%M:%S} UTC"
+
+
+def _alive(snapshot: Snapshot) -> str:
+    return _names("alive", snapshot) if snapshot else "no container is alive"
+
+
+def _names(what: str, containers: Iterable[Container]) -> str:
+    names = [_describe(container.name) for container in containers]
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return f"{what}: {', '.join(names[:MAX_NAMED])}{more}"

@@ -10,7 +10,17 @@ from typing import Any, ClassVar, Self, TypeVar
 import attrs
 
 from whalewatch._core.document import ReadableDocument, plain, read
-from whalewatch._core.model import POD_UID, Container, Pod, Project, by_name, earliest
+from whalewatch._core.model import (
+    ID_DIGITS,
+    LEAST_DIGITS,
+    POD_UID,
+    Container,
+    Pod,
+    Project,
+    by_name,
+    earliest,
+    is_called,
+)
 
 __all__ = ["Snapshot"]
 
@@ -44,6 +54,8 @@ class Snapshot(ReadableDocument):
     _by_id: dict[str, Container] = attrs.field(factory=dict, repr=False, alias="by_id")
     # Engines other than Docker allow several containers with the same name. The earliest started comes first.
     _by_name: dict[str, tuple[Container, ...]] = attrs.field(factory=dict, repr=False, alias="by_name")
+    # For ids of 64 digits, by their beginning.
+    _by_digits: dict[str, tuple[Container, ...]] = attrs.field(factory=dict, repr=False, alias="by_digits")
     _projects: dict[str, Project] = attrs.field(factory=dict, repr=False, alias="projects")
     _pods: dict[str, Pod] = attrs.field(factory=dict, repr=False, alias="pods")
 
@@ -67,15 +79,19 @@ class Snapshot(ReadableDocument):
         return found.containers if found else ()
 
     def container(self, name_or_id: str) -> Container | None:
-        """Find a container by full id or by name; None if there is none.
+        """Find a container by its id, the first 12 or more digits of an id of 64, or its name; None if there is none.
 
-        An id wins over a name; of several containers with the same name, the earliest started is returned.
+        A full id wins over a name, and a name over the beginning of an id; of several containers with the same name,
+        the earliest started is returned.
         """
         found = self._by_id.get(name_or_id)
         if found is not None:
             return found
         named = self._by_name.get(name_or_id)
-        return named[0] if named else None
+        if named:
+            return named[0]
+        alike = self._by_digits.get(name_or_id[:LEAST_DIGITS], ())
+        return next((container for container in alike if is_called(container, name_or_id)), None)
 
     def pods(self) -> tuple[Pod, ...]:
         """Return all Kubernetes pods that have a container alive, sorted by namespace and name."""
@@ -127,15 +143,17 @@ class Snapshot(ReadableDocument):
     ) -> Self:
         """Make the next picture. Each pair is one container in this picture and in the next one.
 
-        Copying four dictionaries costs some 10 ns for each container that is alive; in return, readers need no lock.
+        Copying five dictionaries costs some 10 ns for each container that is alive; in return, readers need no lock.
         """
-        by_id, named, projects, pods = (
+        by_id, named, digits, projects, pods = (
             self._by_id.copy(),
             self._by_name.copy(),
+            self._by_digits.copy(),
             self._projects.copy(),
             self._pods.copy(),
         )
         of_name: _Touched = {}
+        of_digits: _Touched = {}
         of_project: _Touched = {}
         of_pod: dict[str, dict[str, Container]] = {}
 
@@ -151,20 +169,32 @@ class Snapshot(ReadableDocument):
         for before, after in changes:
             if before is not None:
                 _remove(before, _touch(of_name, before.name, named), earliest)
+                if len(before.id) == ID_DIGITS:
+                    _remove(before, _touch(of_digits, before.id[:LEAST_DIGITS], digits), earliest)
                 _remove(before, _touch(of_project, before.project, projects), by_name)
                 pod_of(before).pop(before.id, None)
                 if after is None:
                     del by_id[before.id]
             if after is not None:
                 insort(_touch(of_name, after.name, named), after, key=earliest)
+                if len(after.id) == ID_DIGITS:
+                    insort(_touch(of_digits, after.id[:LEAST_DIGITS], digits), after, key=earliest)
                 insort(_touch(of_project, after.project, projects), after, key=by_name)
                 pod_of(after)[after.id] = after
                 by_id[after.id] = after
         _replace(named, {name: tuple(members) for name, members in of_name.items() if members}, of_name)
+        _replace(digits, {begin: tuple(members) for begin, members in of_digits.items() if members}, of_digits)
         _replace(projects, {name: Project(name, tuple(m)) for name, m in of_project.items() if m}, of_project)
         _replace(pods, {uid: Pod._of(uid, members.values()) for uid, members in of_pod.items() if members}, of_pod)
         return type(self)(
-            revision=revision, as_of=as_of, synced=synced, by_id=by_id, by_name=named, projects=projects, pods=pods
+            revision=revision,
+            as_of=as_of,
+            synced=synced,
+            by_id=by_id,
+            by_name=named,
+            by_digits=digits,
+            projects=projects,
+            pods=pods,
         )
 
 

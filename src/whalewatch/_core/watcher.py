@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from asyncio import Task
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from datetime import UTC, datetime
 from random import Random
 from types import TracebackType
-from typing import TYPE_CHECKING, Generic, Self, TypedDict
+from typing import TYPE_CHECKING, Any, Generic, Self, TypedDict
 
 from whalewatch._core.cancellation import cancel_requests, raise_if_cancelled
 from whalewatch._core.engine import Engine, display_name
 from whalewatch._core.errors import UnsupportedEngine, WhalewatchError
 from whalewatch._core.feed import Feed
+from whalewatch._core.latest import StatusChanges, first_picture
 from whalewatch._core.model import ContainerEvent, EventType, FrozenMapping
 from whalewatch._core.portfolio import Portfolio, deadline
 from whalewatch._core.retry import Backoff, Retry
@@ -199,12 +200,10 @@ class Watcher(Generic[E_co]):
                 disconnected.
             EngineError: an error ended the watch before the first synchronisation.
             WatchEnded: the watcher was closed before the first synchronisation.
+            RuntimeError: the watcher was not entered.
         """
-        feed = self._feed
-        async with deadline(feed, timeout, f"no synchronisation with {self._engine.address}"):
-            await feed.changed.until(lambda: feed.was_synced or feed.ended)
-        if not feed.was_synced:
-            feed.raise_ended()
+        async with deadline(self._feed, timeout, f"no synchronisation with {self._engine.address}"):
+            await first_picture(self._feed)
 
     def status_changes(self) -> AsyncIterator[Status]:
         """Iterate over the status: the current one, then the new one after each change.
@@ -212,33 +211,56 @@ class Watcher(Generic[E_co]):
         If the status changes several times before the reader asks again, only the latest status is given. The iteration
         ends after CLOSED.
         """
-        return _StatusChanges(self)
+        return StatusChanges(self._feed, lambda: self._status)
 
-    async def run(self) -> None:
-        """Follow the engine in the foreground, until cancelled.
+    def run(self) -> Coroutine[Any, Any, None]:
+        """Follow the engine in the foreground, until cancelled or closed. The watcher is used from this call on.
 
         Raises:
             EngineError: the failure after which `retry` stopped.
             RuntimeError: the watcher was used before.
         """
         self._use()
-        await self._watch()
+        return self._run()
+
+    async def _run(self) -> None:
+        task = self._start()
+        try:
+            await asyncio.wait({task})
+        finally:
+            await self.aclose()
+        if not task.cancelled():
+            task.result()
 
     async def __aenter__(self) -> Self:
         self._use()
-        self._task = asyncio.create_task(self._watch(), name=f"whalewatch {self._engine.address}")
-        self._task.add_done_callback(_retrieve_exception)
+        self._start()
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._feed.forked:
-            if exc_type is None:
-                self._feed.check_process()
+        if self._feed.forked and exc_type is not None:
             return
+        await self.aclose()
+
+    def _start(self) -> Task[None]:
+        task = self._task = asyncio.create_task(self._watch(), name=f"whalewatch {self._engine.address}")
+        task.add_done_callback(_retrieve_exception)
+        return task
+
+    async def aclose(self) -> None:
+        """End the watch and close the engine, as leaving ``async with`` does; closing twice is fine.
+
+        Subscriptions and waits end at once. It does nothing if the watcher was not used.
+
+        Raises:
+            RuntimeError: this is a forked child of the process that watches.
+        """
+        self._feed.check_process()
         task = self._task
-        assert task is not None
+        if task is None:
+            return
         task.cancel()
         cancelled: asyncio.CancelledError | None = None
         while not task.done():
@@ -362,20 +384,3 @@ def _retrieve_exception(task: Task[None]) -> None:
     """Keep asyncio from logging the error of a background watch: `status`, `ready` and others report it."""
     if not task.cancelled():
         task.exception()
-
-
-class _StatusChanges(AsyncIterator[Status]):
-    """Iterates over the status. It is not an async generator, because cancelling a wait must not end the iteration."""
-
-    def __init__(self, watcher: Watcher) -> None:
-        self._watcher = watcher
-        self._seen: Status | None = None
-
-    async def __anext__(self) -> Status:
-        watcher, seen = self._watcher, self._seen
-        watcher._feed.check_process()
-        if seen is not None and seen.state is WatchState.CLOSED:
-            raise StopAsyncIteration
-        await watcher._feed.changed.until(lambda: watcher.status is not seen)
-        self._seen = watcher.status
-        return self._seen
