@@ -477,54 +477,58 @@ class Simulation:
 
 
 @asynccontextmanager
-async def found_engine(*, simulated: bool, seed: int) -> AsyncIterator[tuple[Watcher, bool]]:
-    """Watch the engine that Docker's own rules find, or else a simulated one."""
-    engine = None if simulated else await _answering()
-    if engine is not None:
-        async with Watcher(engine) as watcher:
-            yield watcher, False
-        return
+async def found_engine(*, simulated: bool, seed: int) -> AsyncIterator[tuple[Watcher, str]]:
+    """Watch the engine that Docker's own rules find, or else a simulated one; tell why it is simulated."""
+    why = "you want it so"
+    if not simulated:
+        try:
+            engine = await _answering()
+        except (WhalewatchError, TimeoutError) as error:
+            why = str(error) or f"no Docker engine answers within {PATIENCE:g} s"
+        else:
+            async with Watcher(engine) as watcher:
+                yield watcher, ""
+            return
     async with FakeDocker(seed=seed, version="26.1.5") as docker:
         story = Simulation(docker, seed)
         async with moby.watch(docker.address) as watcher:
             await watcher.ready()
             task = asyncio.create_task(story.run())
             try:
-                yield watcher, True
+                yield watcher, why
             finally:
                 task.cancel()
                 await asyncio.wait({task})
 
 
-async def _answering() -> moby.MobyEngine | None:
-    try:
-        engine = moby.MobyEngine()
-    except WhalewatchError:
-        return None
+async def _answering() -> moby.MobyEngine:
+    engine = moby.MobyEngine()
     try:
         async with asyncio.timeout(PATIENCE):
             await engine.connect()
     except (WhalewatchError, TimeoutError):
         await engine.close()
-        return None
+        raise
     return engine
 
 
 async def demo(options: argparse.Namespace) -> None:
     """Show an engine until cancelled, and tell at the end what was seen."""
     began = asyncio.get_running_loop().time()
-    async with found_engine(simulated=options.simulated, seed=options.seed) as (watcher, simulated):
+    async with found_engine(simulated=options.simulated, seed=options.seed) as (watcher, why):
         await watcher.ready()
         version = printable(await watcher.engine.version(), 40)
-        name = version if simulated else f"{version} at {watcher.engine.address}"
-        screen = Screen(name, simulated=simulated)
+        name = version if why else f"{version} at {watcher.engine.address}"
+        screen = Screen(name, simulated=why != "")
+        if why:
+            screen.tell(((f"a simulated engine is shown: {printable(why, 500)}", YELLOW),))
         _on_resize(screen.dirty.set)
         try:
             with screen.shown():
                 await show(watcher, screen)
         finally:
             seconds = asyncio.get_running_loop().time() - began
-            kind = "simulated engine" if simulated else "engine"
+            kind = "simulated engine" if why else "engine"
             print(f"{kind} seen for {summary(seconds, screen.events, watcher.stats)}", flush=True)
 
 
