@@ -12,6 +12,8 @@ __all__ = ["Items"]
 
 SPACE = re.compile(r"[ \t\n\r]*")
 
+ENDS = frozenset(" \t\n\r,]")
+
 
 class Items:
     """Takes a JSON array as it arrives, cut anywhere. Bytes that are not UTF-8 become replacement characters.
@@ -28,7 +30,7 @@ class Items:
         self._read = JSONDecoder().raw_decode
         self._parts: list[str] = []  # what has arrived and was not read
         self._size = self._enough = 0
-        self._expected = "["  # one of these, or for "1" an item; nothing else but white space
+        self._expected = "["  # one of these, or for " " an item; else only white space
 
     def feed(self, data: bytes, *, final: bool) -> Iterator[Any]:
         """Take the next bytes, `final` if they are the last, and yield the items that are complete.
@@ -44,14 +46,14 @@ class Items:
         self._enough = 0
         while (at := SPACE.match(text, at).end()) < len(text):  # type: ignore[union-attr]  # it matches nothing, too
             if text[at] in self._expected:
-                self._expected = {"[": "1]", ",": "1", "]": ""}[text[at]]
+                self._expected = {"[": " ]", ",": " ", "]": ""}[text[at]]
                 at += 1
                 continue
-            if "1" not in self._expected:
+            if " " not in self._expected:
                 raise ValueError(f"{text[at : at + 20]!r} where {self._expected or 'its end'} was expected")
             try:
                 item, end = self._read(text, at)
-                complete = end < len(text) or final  # a number may go on
+                complete = final or text[end - 1] in '}]"' or text[end : end + 1] in ENDS  # a number may go on
             except JSONDecodeError:
                 complete = False
                 if final:
