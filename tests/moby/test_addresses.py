@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 import shutil
 import socket
 import ssl
@@ -14,6 +15,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from tenacity import wait_fixed
@@ -52,6 +54,8 @@ from whalewatch.testing import FakeDocker
         ("http://host/docker/", "http://host:2375/docker", "http://host:2375/docker", None),
         ("https://host", "https://host:2376", "https://host:2376", None),
         ("tcp://[::1]:1234", "tcp://[::1]:1234", "http://[::1]:1234", None),
+        ("tcp://[fe80::1%eth0.1]", "tcp://[fe80::1%eth0.1]:2375", "http://[fe80::1%eth0.1]:2375", None),
+        ("http://host/a%20b", "http://host:2375/a%20b", "http://host:2375/a%20b", None),
         ("tcp://10.0.0.1", "tcp://10.0.0.1:2375", "http://10.0.0.1:2375", None),
         # What Docker's own client makes of it, 20.10
         ("unix://", "unix:///var/run/docker.sock", "http://localhost", "/var/run/docker.sock"),
@@ -99,6 +103,38 @@ def test_ssh_runs_dockers_own_client_on_the_other_host(address: str, arguments: 
     assert (found.address, found.path, found.tls) == (address, None, None)
 
 
+OPTION = "-oProxyCommand=touch$IFS/pwned"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("ssh://{}", "ssh://{}:22", "ssh://{}@host", "ssh://user@{}", "ssh://host:{}", "ssh://%2doX@host"),
+        *("ssh://a%20{}@host", "ssh://a%09{}@host", "ssh://$(id)@host", "ssh://`id`@host", "ssh://a%22b@host"),
+        *("ssh://a%3bid@host", "ssh://a|id@host", "ssh://a%5c@host", "ssh://'a'@host", "ssh://%0a{}@host"),
+        *("ssh://[{}]", "ssh://[::1%25{}]", "ssh://[::1%{}]", "ssh://%2d{}", "ssh://`id`", "ssh://$(id)", "ssh://a;id"),
+        *(
+            "ssh://host {}",
+            "ssh://host%20{}",
+            "ssh://host\t{}",
+            "ssh://\uff0doX",
+            "ssh://host:22%20{}",
+            "ssh://host:-1",
+        ),
+    ],
+)
+def test_address_passes_no_option_to_ssh_and_no_command_to_a_shell(address: str) -> None:
+    with pytest.raises(AddressError, match=r"not an address|characters"):
+        endpoint(address.replace("{}", OPTION))
+
+
+@pytest.mark.parametrize("path", [OPTION, f"a {OPTION}", f"%20{OPTION}", "$(id)", "'", "a%22%3bid"])
+def test_path_for_ssh_is_one_word_of_one_command_on_the_other_host(path: str) -> None:
+    *own, remote = endpoint(f"ssh://user@host:22/{path}").command
+    assert own == ["ssh", "-T", "-l", "user", "-p", "22", "--", "host"]
+    assert shlex.split(remote) == ["docker", "--host", f"unix:///{unquote(path)}", "system", "dial-stdio"]
+
+
 UNUSABLE = (
     *("", " ", "docker.sock", "host", "host:port", "unix://docker.sock", "tcp://host:port", "@name", "unix://@name"),
     *(f"/{'x' * 107}", f"unix:///{'x' * 107}", f"./{'x' * 107}", "someone:secret@host:1"),
@@ -108,6 +144,14 @@ UNUSABLE = (
     *("http://someone:secret@[::1", "tcp://someone:very@secret@host:port", "tcp://someone:very/secret@host"),
     *("unix://someone:secret@host", "ssh://someone:secret@host", "ssh://-oProxyCommand=reboot", "ssh://%2dF@host"),
     *("ssh://u%00@host", "ssh://host/%00", "tcp://a..b", f"tcp://{'a' * 64}"),
+    *(f"tcp://[fe80::1%{scope}]:1" for scope in ("", " ", "\x1b]0;x\n", "%1b", "eth0/", "é", "a;b", "a\udcff")),
+    *("ssh://[fe80::1%$(id)]", "ssh://[fe80::1%\n-oX]", "tcp://host%eth0:1", "tcp://a%20b:1", "tcp://a b:1"),
+    *("tcp://a\x7fb:1", "tcp://a\x00b", "http://a'b", "tcp://host:1/\u202e", "tcp://host\udcff", "a b:1"),
+    *(
+        f"{scheme}://host:1/{path}"
+        for scheme in ("http", "ssh")
+        for path in ("%0d%0aX:%20y", "a%00", "%1b[2J", "%C2%85")
+    ),
 )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from typing import Any
 
@@ -12,8 +14,10 @@ import pytest
 
 from tests.conftest import Docker
 from tests.support.checker import checked
-from whalewatch import Container, Dead, Health, Origin, Port, moby
+from tests.support.scripted import PATIENCE
+from whalewatch import Container, Dead, Health, Origin, Port, ProtocolViolation, SignalType, moby
 from whalewatch._core import inspections
+from whalewatch.testing import FakeDocker
 
 PROJECT, STACK = "com.docker.compose.project", "com.docker.stack.namespace"
 
@@ -252,3 +256,113 @@ async def test_network_changes_are_updates_with_addresses(docker: Docker) -> Non
             await control.remove(id)
     finally:
         await control.network_remove(network)
+
+
+# ---- what an engine may say, and what is taken of it
+
+
+@asynccontextmanager
+async def told(kind: str, answer: bytes) -> AsyncIterator[tuple[moby.MobyEngine, FakeDocker]]:
+    """An engine that answers every call of a kind with this."""
+    async with FakeDocker() as fake:
+        engine = moby.MobyEngine(fake.address)
+        await engine.connect()
+        try:
+            with fake.faults.garble(kind, answer):
+                yield engine, fake
+        finally:
+            await engine.close()
+
+
+NO_IDS = ("", "..", "../../info", "a/b", "a b", "a\n2026 forged", "\x1b[2J", "a" * 256, "é", "-x")
+
+
+async def test_what_is_no_id_is_never_asked_about() -> None:
+    async with told("inspect", b"{}") as (engine, fake):
+        for id in NO_IDS:
+            assert await engine.inspect(id) is None
+        assert fake.requests["inspect"] == engine.calls["inspect"] == 0
+
+
+@pytest.mark.parametrize("id", [*NO_IDS, 7, None])
+async def test_what_has_no_id_is_neither_listed_nor_read_nor_believed(
+    id: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "whalewatch")
+    items = [{"Id": id, "State": "running", "Names": ["/x"]}, {"Id": "good", "State": "running"}]
+    async with told("list", json.dumps(items).encode()) as (engine, fake):
+        listing = await engine.listing()
+        assert ([*listing.containers], listing.absence_is_death) == (["good"], False)
+        inspection = {"Id": id, "Name": "x", "State": {"Pid": 7}, "Config": {}}
+        with fake.faults.garble("inspect", json.dumps(inspection).encode()), pytest.raises(ProtocolViolation):
+            await engine.inspect("good")
+        if id:
+            event = {"Type": "container", "Action": "die", "Actor": {"ID": id, "Attributes": {}}, "timeNano": 1}
+            assert engine._connection is not None
+            received = engine._read(engine._connection, json.dumps(event).encode())
+            assert received is not None
+            assert (received.type, received.id) == (SignalType.LOST, "")
+    assert all(record.getMessage().isprintable() for record in caplog.records)
+
+
+@pytest.mark.parametrize("pid", [-1, 2**31, 10**4000, True, 1.5, "7", None])
+async def test_what_is_no_pid_is_refused(pid: object) -> None:
+    inspection = {"Id": "x", "Name": "x", "State": {"Pid": pid, "ExitCode": 1}, "Config": {}}
+    async with told("inspect", json.dumps(inspection).encode()) as (engine, _):
+        with pytest.raises(ProtocolViolation, match="its answer about x makes no sense") as caught:
+            await engine.inspect("x")
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(("code", "expected"), [(0, 0), (2**31 - 1, 2**31 - 1), (-1, None), (2**31, None)])
+async def test_exit_code_out_of_range_is_not_told(code: int, expected: int | None) -> None:
+    state = {"Pid": 0, "ExitCode": code, "StartedAt": "2026-01-02T03:04:05Z"}
+    inspection = {"Id": "x", "Name": "x", "State": state, "Config": {}}
+    async with told("inspect", json.dumps(inspection).encode()) as (engine, _):
+        found = await engine.inspect("x")
+    assert isinstance(found, Dead)
+    assert found.exit_code == expected
+
+
+OUT_OF_RANGE = ("65536", "000080", "9" * 4000)
+
+
+@pytest.mark.parametrize(
+    ("where", "odd"),
+    [
+        *(("container", odd) for odd in OUT_OF_RANGE),
+        *(("host", odd) for odd in (*OUT_OF_RANGE, "-1", " 1", "1_0", "\u0661", 10**4000, [1], 8.5)),
+    ],
+)
+async def test_port_out_of_range_is_left_out_and_counted(where: str, odd: Any) -> None:
+    good = {"HostIp": "", "HostPort": "65535"}
+    ports = {f"{odd}/tcp": None} if where == "container" else {"80/tcp": [{"HostIp": "", "HostPort": odd}]}
+    settings = {"Ports": {**ports, "0/udp": [good]}}
+    inspection = {"Id": "x", "Name": "x", "State": {"Pid": 7}, "Config": {}, "NetworkSettings": settings}
+    async with told("inspect", json.dumps(inspection).encode()) as (engine, _):
+        found = await engine.inspect("x")
+        assert engine.fields_left_out == 1
+    assert isinstance(found, Container)
+    assert found.ports == (Port(0, "udp", None, 65535),)
+
+
+async def test_listing_has_as_many_containers_as_are_allowed_and_no_more() -> None:
+    with pytest.raises(ValueError, match="max_containers must be 1 or more, not 0"):
+        moby.watch(max_containers=0)
+    assert moby.watch("/x.sock").engine.max_containers == 100_000  # type: ignore[attr-defined]
+    async with FakeDocker() as fake:
+        first = fake.run("first")
+        async with moby.watch(fake.address, max_containers=1, audit=None, retry=None) as watcher:
+            assert (await watcher.portfolio.wait_for("first", PATIENCE)).id == first
+        fake.run("second")
+        async with moby.watch(fake.address, max_containers=1, audit=None, retry=None) as watcher:
+            with pytest.raises(ProtocolViolation, match="its listing has more than 1 containers"):
+                await watcher.ready(PATIENCE)
+
+
+async def test_labels_of_a_listing_are_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("whalewatch.moby.engine.MAX_LABELS", 3)
+    items = [{"Id": id, "State": "running", "Labels": {"a": "b", "c": "d"}} for id in ("x", "y")]
+    async with told("list", json.dumps(items).encode()) as (engine, _):
+        listing = await engine.listing()
+    assert [bool(one.facts) for one in listing.containers.values()] == [True, False]

@@ -5,23 +5,21 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import os
 import shutil
 import ssl
 import weakref
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import aiodocker
-import asyncssh
 import pytest
 import uvloop
 from yarl import URL
 
-from tests.conftest import LIVE, Docker
+from tests.conftest import Docker
 from tests.support.certificates import make_certificates
 from tests.support.checker import PATIENCE, checked
 from tests.support.docker_contexts import context
@@ -200,68 +198,6 @@ async def test_tls_connections_that_ended_are_not_kept(hanging: tuple[Watcher, C
         await eventually(lambda: gc.collect() and not made & {*connector._made})
 
 
-@asynccontextmanager
-async def ssh_server(home: Path, socket: Path) -> AsyncIterator[None]:
-    """Serve ssh as the host "far", where Docker's own client reaches the engine's socket."""
-
-    async def dial_stdio(process: asyncssh.SSHServerProcess[bytes]) -> None:
-        assert process.command == "docker system dial-stdio"
-        reader, writer = await asyncio.open_unix_connection(socket)
-
-        async def relay(source: Any, sink: Any) -> None:
-            with suppress(ConnectionError, asyncssh.Error):
-                while data := await source.read(65536):
-                    sink.write(data)
-
-        tasks = [asyncio.create_task(relay(process.stdin, writer)), asyncio.create_task(relay(reader, process.stdout))]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-            writer.close()
-            process.exit(0)
-
-    class Open(asyncssh.SSHServer):
-        def begin_auth(self, username: str) -> bool:
-            return False
-
-    key = asyncssh.generate_private_key("ssh-ed25519")
-    server = await asyncssh.create_server(
-        Open, "127.0.0.1", 0, server_host_keys=[key], process_factory=dial_stdio, encoding=None
-    )
-    port = server.get_port()
-    known_hosts = home / "known_hosts"
-    known_hosts.write_text(f"[127.0.0.1]:{port} {key.export_public_key().decode()}")
-    (home / "config").write_text(
-        f"Host far\n HostName 127.0.0.1\n Port {port}\nHost *\n UserKnownHostsFile {known_hosts}\n"
-    )
-    program = home / "ssh"  # it reads its configuration in the user's home, whatever HOME says
-    program.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {home}/config "$@"\n')
-    program.chmod(0o755)
-    try:
-        yield
-    finally:
-        server.close()
-        await server.wait_closed()
-
-
-@pytest.mark.live
-@pytest.mark.skipif(shutil.which("ssh") is None and LIVE != "require", reason="there is no ssh")
-async def test_ssh(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", f"{home}:{os.environ['PATH']}")
-    async with FakeDocker() as fake, ssh_server(home, fake.path), moby.watch("ssh://root@far") as watcher:
-        await watcher.ready(PATIENCE)
-        id = fake.run("far")
-        assert (await watcher.portfolio.wait_for("far", PATIENCE)).id == id
-        client = watcher.engine.client
-        assert isinstance(client, aiodocker.Docker)
-        assert [container.id for container in await client.containers.list()] == [id]
-        with pytest.raises(EngineUnavailable, match=r"ssh://nobody@127\.0\.0\.1:1: connection lost .*refused"):
-            await version_at("ssh://nobody@127.0.0.1:1")
-
-
 async def test_calls_of_the_application_leave_room_for_the_watcher() -> None:
     async with FakeDocker() as fake, AsyncExitStack() as stack:
         fake.run("web")
@@ -297,6 +233,5 @@ def test_every_way_under_uvloop(
 ) -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(test_calls_of_the_application_leave_room_for_the_watcher())
-        runner.run(test_ssh(home, monkeypatch))
         runner.run(test_plain_tcp(make_dockerd, "26.1"))
         runner.run(test_tls_with_certificates(make_dockerd, home, monkeypatch, "26.1"))

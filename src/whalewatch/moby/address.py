@@ -31,7 +31,7 @@ DEFAULT_PATH = "/var/run/docker.sock"
 
 EXAMPLE = "unix:///run/docker.sock"
 
-HOST, SCOPE = "[0-9A-Za-z_.:-]+", "[0-9A-Za-z_.-]+"
+HOST, SCOPE = "[0-9A-Za-z_.:][0-9A-Za-z_.:-]*", "[0-9A-Za-z_.-]+"
 """What a host consists of, in ASCII, and the scope id of an IPv6 address after its %."""
 
 NO_USER = r"""^-|\s-|\\$|['"`$;&<>|(){}]"""
@@ -134,8 +134,8 @@ def _ssh(parts: SplitResult, shown: str) -> Endpoint:
     if parts.password is not None:
         raise _wrong(f"{shown!r} has a password, which ssh does not take: use a key")
     path = unquote(parts.path)
-    if not user.isprintable() or search(NO_USER, user) or host.startswith("-"):
-        raise _wrong(f"{shown!r} is not an address: its user or its host has what ssh or a shell could misread")
+    if not user.isprintable() or search(NO_USER, user):
+        raise _wrong(f"{shown!r} is not an address: its user has what ssh or a shell could misread")
     command = ["docker", *(["--host", f"unix://{path}"] if path.strip("/") else []), "system", "dial-stdio"]
     return Endpoint(
         address=parts.geturl(),

@@ -18,10 +18,16 @@ from pathlib import Path
 
 from tests.support.debian import DebianError, cache, running_release, say, unpack, unpacked
 
-PACKAGES = ("docker.io", "containerd", "runc", "crun", "podman", "busybox-static")
-"""Debian's packages with the engines of the running release."""
+PACKAGES = (
+    *("docker.io", "containerd", "runc", "crun", "podman", "busybox-static"),
+    *("openssh-client", "openssh-server"),
+)
+"""Debian's packages with the engines of the running release, and with the way to engines elsewhere."""
 
-PROGRAMS = ("docker", "dockerd", "containerd", "containerd-shim-runc-v2", "ctr", "runc", "crun", "podman", "busybox")
+PROGRAMS = (
+    *("docker", "dockerd", "containerd", "containerd-shim-runc-v2", "ctr", "runc", "crun", "podman", "busybox"),
+    *("ssh", "sshd", "ssh-keygen"),
+)
 """What these packages bring, to see whether they are there."""
 
 OUR_RELEASE, OUR_VERSION = "bookworm", "20.10"  # the release that the engines run on, and its Docker
