@@ -161,12 +161,12 @@ def test_item_is_tried_a_few_times_only_and_refused_as_soon_as_it_is_too_large()
     items, tried = Items(100_000), 0
     real = items._read
 
-    def counting(text: str, at: int) -> Any:
+    def counting(text: str, at: int) -> tuple[Any, int]:
         nonlocal tried
         tried += 1
         return real(text, at)
 
-    items._read = counting  # type: ignore[method-assign]
+    items._read = counting  # type: ignore[assignment]
     fed = [b"[", b'"', *[b"x"] * 99_999]
     assert [one for piece in fed for one in items.feed(piece, final=False)] == []
     with pytest.raises(ValueError, match="100,000"):

@@ -349,7 +349,7 @@ async def test_port_out_of_range_is_left_out_and_counted(where: str, odd: Any) -
 async def test_listing_has_as_many_containers_as_are_allowed_and_no_more() -> None:
     with pytest.raises(ValueError, match="max_containers must be 1 or more, not 0"):
         moby.watch(max_containers=0)
-    assert moby.watch("/x.sock").engine.max_containers == 100_000  # type: ignore[attr-defined]
+    assert moby.watch("/x.sock").engine.max_containers == 100_000
     async with FakeDocker() as fake:
         first = fake.run("first")
         async with moby.watch(fake.address, max_containers=1, audit=None, retry=None) as watcher:

@@ -35,6 +35,7 @@ async def swapped(tmp_path: Path) -> AsyncIterator[tuple[FakeDocker, FakeDocker,
         one.run("first")
         other.run("other")
         async with followed(moby.watch(one.address, retry=AT_ONCE, audit=None, heartbeat=60.0)) as follow:
+            await eventually(lambda: one.requests["info"] == 3)  # the last one of the audit
             await eventually(lambda: follow.stats.audits == 1)
             yield one, other, follow, swap
             swap()  # so that each removes its own
@@ -90,12 +91,11 @@ async def test_real_engines_that_change_places(make_dockerd: Callable[..., Docke
         ids = {await second.run("second")}
         async with moby.watch(str(link), retry=AT_ONCE, audit=None, heartbeat=60.0) as watcher:
             await watcher.ready(PATIENCE)
-            await eventually(lambda: watcher.stats.audits == 1)
+            await eventually(lambda: watcher.stats.calls["info"] == 3)
             link.unlink()
             link.symlink_to(new.socket)
             for number in range(4):  # their inspects need more connections than there are
                 await first.run(f"c{number}")
                 await first.rename(f"c{number}", f"d{number}")
-            await eventually(
-                lambda: {one.id for one in watcher.portfolio.snapshot()} == ids and watcher.stats.syncs == 2
-            )
+            await eventually(lambda: watcher.stats.syncs == 2)
+            assert {container.id for container in watcher.portfolio.snapshot()} == ids
