@@ -392,6 +392,21 @@ async def test_program_that_hangs_ends_with_the_client_and_so_does_what_it_has_s
     await within(gone(group))
 
 
+async def test_program_has_the_environment_but_for_what_ssh_sends_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = ("LANG", "LANGUAGE", "LC_ALL", "LC_anything", "COLORTERM", "NO_COLOR")
+    for name in (*sent, "SSH_AUTH_SOCK", "LANGUID"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("PYTHONCOERCECLOCALE", "0")  # else Python sets LC_CTYPE itself
+    program = "import os, sys; sys.exit(' '.join(sorted(os.environ)))"
+    client = client_of(Endpoint(address="ssh://host", command=[sys.executable, "-c", program]))
+    monkeypatch.setattr("whalewatch._http.dial.printable", lambda text: text)
+    with pytest.raises(EngineUnavailable) as caught:
+        await got(client)
+    await client.close()
+    assert {"SSH_AUTH_SOCK", "LANGUID"} <= {*str(caught.value.__cause__).split()}
+    assert not {*sent} & {*str(caught.value.__cause__).split()}
+
+
 async def test_program_that_is_not_installed() -> None:
     client = client_of(Endpoint(address="ssh://host", command=["/nonexistent/ssh"]))
     with pytest.raises(EngineUnavailable, match="ssh"):
