@@ -245,7 +245,7 @@ class MobyEngine:
             ) from error
         if (major, minor) < OLDEST_API:
             raise UnsupportedEngine(
-                connection.message(f"its API version {printable(api, 40)} is too old: 1.41 is needed, Docker 20.10 or later")
+                connection.message(f"its API {printable(api, 40)} is too old: 1.41 is needed, Docker 20.10 or later")
             )
         return ".".join(str(part) for part in min((major, minor), NEWEST_API))
 
