@@ -346,6 +346,17 @@ async def test_port_out_of_range_is_left_out_and_counted(where: str, odd: Any) -
     assert found.ports == (Port(0, "udp", None, 65535),)
 
 
+async def test_places_beyond_a_bound_are_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("whalewatch.moby.reading.MAX_PLACES", 2)
+    settings = {"Ports": dict.fromkeys(("1/tcp", "2/tcp", "3/tcp")), "Networks": {"a": {}, "b": {}, "c": {}}}
+    inspection = {"Id": "x", "Name": "x", "State": {"Pid": 7}, "Config": {}, "NetworkSettings": settings}
+    async with told("inspect", json.dumps(inspection).encode()) as (engine, _):
+        found = await engine.inspect("x")
+        assert engine.fields_left_out == 2
+    assert isinstance(found, Container)
+    assert (len(found.ports), [*found.addresses]) == (2, ["a", "b"])
+
+
 async def test_listing_has_as_many_containers_as_are_allowed_and_no_more() -> None:
     with pytest.raises(ValueError, match="max_containers must be 1 or more, not 0"):
         moby.watch(max_containers=0)

@@ -39,6 +39,9 @@ LARGEST = 2**31 - 1
 
 MAX_PORT = 65535
 
+MAX_PLACES = 65_536
+"""Most ports of a container that are read, and most networks: an image may name as many as fit into an inspect."""
+
 NOT_ALIVE = {"created", "restarting", "removing", "exited", "dead"}
 """States of a container without a process."""
 
@@ -81,6 +84,11 @@ def _facts(inspection: Mapping[str, Any], engine: str, pid: int | None, left_out
     def each(field: str, read: Callable[[Any], T | None], values: Iterable[Any]) -> tuple[T, ...]:
         return tuple(found for value in values if (found := readable(field, read, value, None)) is not None)
 
+    def first(field: str, values: list[T]) -> list[T]:
+        if len(values) > MAX_PLACES:
+            left_out(field, ValueError(f"{len(values):,} are too many"))
+        return values[:MAX_PLACES]
+
     state, config = inspection["State"], inspection["Config"]
     nothing: dict[str, Any] = {}
     network = readable("addresses", _mapping, inspection.get("NetworkSettings"), nothing)
@@ -100,10 +108,10 @@ def _facts(inspection: Mapping[str, Any], engine: str, pid: int | None, left_out
         started_at=readable("started_at", moment, state.get("StartedAt"), None),
         # Docker reports "unhealthy" while a container is paused, because its check does not run then.
         health=None if paused or pid is None else readable("health", _health, state.get("Health"), None),
-        ports=each("ports", _port, _bindings(published, exposed)),
+        ports=each("ports", _port, first("ports", _bindings(published, exposed))),
         addresses={
             str(name): each("addresses", _address, readable("addresses", _addresses, found, []))
-            for name, found in networks.items()
+            for name, found in first("addresses", [*networks.items()])
         },
         privileged=readable("privileged", _privileged, inspection.get("HostConfig"), None),
         engine=engine,
