@@ -50,7 +50,7 @@ class Items:
                 at += 1
                 continue
             if " " not in self._expected:
-                raise ValueError(f"{text[at : at + 20]!r} where {self._expected or 'its end'} was expected")
+                raise ValueError(f"there is more where {self._expected or 'its end'} was expected")
             try:
                 item, end = self._read(text, at)
                 complete = final or text[end - 1] in '}]"' or text[end : end + 1] in ENDS  # a number may go on
