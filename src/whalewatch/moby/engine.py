@@ -244,9 +244,8 @@ class MobyEngine:
                 connection.message(f"it reports no API version ({printable(api, 40)!r}): is this a Docker engine?")
             ) from error
         if (major, minor) < OLDEST_API:
-            raise UnsupportedEngine(
-                connection.message(f"its API {printable(api, 40)} is too old: 1.41 is needed, Docker 20.10 or later")
-            )
+            too_old = f"its API version {printable(api, 40)} is too old"
+            raise UnsupportedEngine(connection.message(f"{too_old}: 1.41 is needed, Docker 20.10 or later"))
         return ".".join(str(part) for part in min((major, minor), NEWEST_API))
 
     async def ping(self) -> None:
