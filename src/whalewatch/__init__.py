@@ -54,6 +54,7 @@ from whalewatch._core.retry import Retry
 from whalewatch._core.snapshot import Snapshot
 from whalewatch._core.status import Stats, Status, WatchState
 from whalewatch._core.subscription import Subscription, SubscriptionStats
+from whalewatch._core.threads import BlockingSubscription, BlockingWatcher, in_thread
 from whalewatch._core.watcher import Watcher, WatcherOptions
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AddressError",
+    "BlockingSubscription",
+    "BlockingWatcher",
     "ChecksIdentity",
     "Container",
     "ContainerEvent",
@@ -102,6 +105,7 @@ __all__ = [
     "Watcher",
     "WatcherOptions",
     "WhalewatchError",
+    "in_thread",
 ]
 
 show_as_public(__name__, __all__)

@@ -4,7 +4,7 @@ Each snippet is run by itself, beside a fake engine whose containers live and di
 and the CRI such an engine, elsewhere a Docker engine that Docker's own rules find. `watcher` is a watcher of it that is
 entered, and `fake` (for Docker also `docker`) the fake itself. A snippet must end within `PATIENCE`; one that
 iterates (``async for``) may instead still run when the engine's life is over. Tests that a snippet defines are run too.
-A whole program (``asyncio.run``) is compared with the example that it is.
+A whole program, with a loop or thread of its own, is compared with the example that it is.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob
 PATIENCE = 15.0
 """Seconds that a snippet may take."""
 
-EXAMPLES = {"README.md": ROOT / "examples" / "docker.py"}
+EXAMPLES = {"README.md": ["docker.py"], "threads.md": ["script.py", "web.py"]}
+"""The pages with whole programs, and which."""
 
 
 def snippets(page: Path) -> Iterator[tuple[int, str]]:
@@ -43,11 +44,15 @@ def snippets(page: Path) -> Iterator[tuple[int, str]]:
         yield text.count("\n", 0, found.start(1)) + 1, found[1]
 
 
+def is_program(source: str) -> bool:
+    return "asyncio.run(" in source or "in_thread(" in source
+
+
 SNIPPETS = [
     pytest.param(page, line, source, id=f"{page.name}:{line}")
     for page in PAGES
     for line, source in snippets(page)
-    if "asyncio.run(" not in source
+    if not is_program(source)
 ]
 
 
@@ -125,11 +130,10 @@ async def test_snippet_runs(
         assert "print(" not in source or capsys.readouterr().out, "it should have printed something"
 
 
-def test_the_program_of_the_readme_is_the_example() -> None:
+def test_whole_programs_are_the_examples() -> None:
     for page in PAGES:
-        programs = [source for _, source in snippets(page) if "asyncio.run(" in source]
-        expected = [EXAMPLES[page.name].read_text()] if page.name in EXAMPLES else []
-        assert programs == expected
+        programs = [source for _, source in snippets(page) if is_program(source)]
+        assert programs == [(ROOT / "examples" / name).read_text() for name in EXAMPLES.get(page.name, ())]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

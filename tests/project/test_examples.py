@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import json
 import os
 import pty
 import runpy
 import signal
 import struct
+import sys
 import termios
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
@@ -18,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.programs import Child, child, read_until
+from tests.support.programs import PATIENCE, Child, child, read_until
 from whalewatch import Container, EngineUnavailable, Snapshot, Stats, Status, WatchState
 from whalewatch.cli.render import cells, painted
 from whalewatch.testing import FakeContainerd, FakeCRI, FakeDocker
@@ -62,6 +64,52 @@ async def test_cri_prints_the_pods_and_what_happens() -> None:
             fake.exit(web)
             assert await program.line() == "exited 'web' of 'shop'\n"
             assert await program.interrupted(signal.SIGINT) == (0, "", "")
+
+
+async def test_script_prints_what_happens_and_ends_by_ctrl_c() -> None:
+    async with FakeDocker() as fake:
+        fake.run("web")
+        async with example("script.py", fake.address) as program:
+            assert await program.line() == "started 'web'\n"
+            fake.kill("web")
+            assert await program.line() == "exited 'web'\n"
+            assert await program.interrupted(signal.SIGINT) == (0, "", "")
+        assert fake.subscribers == 0
+
+
+async def get(socket: Path) -> tuple[int, Any]:
+    """Ask a server at a Unix socket for its page; return the status, and what the page contains as JSON."""
+    async with asyncio.timeout(PATIENCE):
+        reader, writer = await asyncio.open_unix_connection(socket)
+        writer.write(b"GET / HTTP/1.0\r\n\r\n")
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+    return int(head.split()[1]), json.loads(body)
+
+
+@pytest.mark.parametrize(
+    ("options", "watching", "status", "told"),
+    [({}, 2, 200, "{'web': 4001}"), ({"api_version": "1.40"}, 0, 503, "API version 1.40 is too old")],
+    ids=["an engine", "one that is too old"],
+)
+async def test_web_application_watches_in_each_worker_of_gunicorn(
+    tmp_path: Path, options: dict[str, Any], watching: int, status: int, told: str
+) -> None:
+    socket = tmp_path / "http.sock"
+    arguments = ("-m", "gunicorn", "--config", "python:web", "--bind", f"unix:{socket}", "web:app")
+    path = os.pathsep.join([str(EXAMPLES), *filter(None, sys.path)])
+    async with FakeDocker(**options) as fake:
+        fake.run("web")
+        async with child(*arguments, DOCKER_HOST=fake.address, HOME=str(tmp_path), PYTHONPATH=path) as gunicorn:
+            while "Listening at" not in (line := await gunicorn.error_line()):
+                assert line, "it ended before"
+            for code, page in await asyncio.gather(*(get(socket) for _ in range(8))):
+                assert code == status
+                assert told in str(page)
+            await fake.until(lambda: fake.subscribers == watching)
+            ended, _, log = await gunicorn.interrupted(signal.SIGTERM)
+        assert (ended, fake.subscribers, "Traceback" in log) == (0, 0, False)
 
 
 async def test_demo_shows_the_engine_that_answers() -> None:

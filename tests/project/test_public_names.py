@@ -20,6 +20,8 @@ import pytest
 import whalewatch
 from tests.support.scripted import ScriptedEngine, box
 from whalewatch import (
+    BlockingSubscription,
+    BlockingWatcher,
     Engine,
     Portfolio,
     Snapshot,
@@ -30,9 +32,12 @@ from whalewatch import (
     moby,
 )
 
-SPECIAL = {"__aenter__", "__aexit__", "__aiter__", "__anext__", "__contains__", "__getitem__", "__iter__", "__len__"}
+SPECIAL = {
+    *("__aenter__", "__aexit__", "__aiter__", "__anext__", "__contains__", "__enter__", "__exit__", "__getitem__"),
+    *("__iter__", "__len__", "__next__"),
+}
 
-MADE_BY_THE_LIBRARY = {Portfolio, Snapshot, Subscription}
+MADE_BY_THE_LIBRARY = {BlockingSubscription, BlockingWatcher, Portfolio, Snapshot, Subscription}
 """Classes whose instances applications get, and do not make."""
 
 ADAPTERS = (containerd, cri, moby)

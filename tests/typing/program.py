@@ -133,6 +133,22 @@ async def events(watcher: whalewatch.Watcher) -> None:
     assert_type(watcher.stats.calls, Mapping[str, int])
 
 
+def without_a_loop() -> None:
+    with whalewatch.in_thread(moby.watch()) as watcher:
+        assert_type(watcher, whalewatch.BlockingWatcher[moby.MobyEngine])
+        assert_type(watcher.ready(timeout=1.0), None)
+        assert_type(watcher.engine, moby.MobyEngine)
+        assert_type(watcher.portfolio.snapshot(), whalewatch.Snapshot)
+        assert_type(watcher.container("web"), whalewatch.Container | None)
+        assert_type(watcher.wait_for(lambda container: container.name == "web"), whalewatch.Container)
+        with watcher.events(where=lambda event: event.last) as events:
+            assert_type(events, whalewatch.BlockingSubscription)
+            for event in events:
+                assert_type(event, whalewatch.ContainerEvent)
+        for status in watcher.status_changes():
+            assert_type(status, whalewatch.Status)
+
+
 async def errors(watcher: whalewatch.Watcher) -> str:
     try:
         await watcher.ready(1.0)

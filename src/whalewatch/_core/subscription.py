@@ -123,17 +123,20 @@ class Subscription(AsyncIterator[ContainerEvent]):
             raise RuntimeError(msg)
         self._reading = True
         try:
-            while True:
-                event = self._next()
-                if event is None:
-                    await self._more(loop)
-                elif (self._types is None or event.type in self._types) and (self._where is None or self._where(event)):
-                    return event
+            while (event := self._next()) is None:
+                await self._more()
+            return event
         finally:
             self._reading = False
 
     def _next(self) -> ContainerEvent | None:
-        """Take the next event, or None if there is none yet."""
+        """Take the next event that passes the filters, or None if there is none yet."""
+        while (event := self._take()) is not None:
+            if (self._types is None or event.type in self._types) and (self._where is None or self._where(event)):
+                break
+        return event
+
+    def _take(self) -> ContainerEvent | None:
         feed = self._feed
         with feed.lock:
             event = self._backlog.take(feed.snapshot)
@@ -145,13 +148,13 @@ class Subscription(AsyncIterator[ContainerEvent]):
                 return None
         return feed.raise_ended()
 
-    async def _more(self, loop: asyncio.AbstractEventLoop) -> None:
+    async def _more(self) -> None:
         """Wait until there is an event to take.
 
         The sleeper is set before the check, and `_push` comes before `_wake`. So either this check sees what was
         pushed, or the watcher's thread sees the sleeper.
         """
-        sleeper = self._sleeper = loop.create_future()
+        sleeper = self._sleeper = asyncio.get_running_loop().create_future()
         self._feed.keep(self, waiting=True)
         try:
             if not (self._backlog or self._closed or self._feed.ended):
@@ -162,6 +165,9 @@ class Subscription(AsyncIterator[ContainerEvent]):
 
     async def aclose(self) -> None:
         """End the subscription at once, and drop pending events; closing twice is fine."""
+        self._close()
+
+    def _close(self) -> None:
         self._feed.leave(self)
         with self._feed.lock:
             self._closed = True
