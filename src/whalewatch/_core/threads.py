@@ -143,11 +143,11 @@ class BlockingWatcher(Generic[E_co]):
                 future = None if self._leave.done() else asyncio.run_coroutine_threadsafe(run(), loop)
             if future is not None:
                 return future.result()
-        except CancelledError:  # the loop has ended
+            self._join()
+        except CancelledError:  # the watch has ended, and its loop was faster
             pass
         finally:
             caller.cancel()
-        self._join()
         return self._feed.raise_ended()
 
     @property
