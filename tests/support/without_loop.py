@@ -144,6 +144,7 @@ def _misuse(watcher: BlockingWatcher, events: whalewatch.BlockingSubscription) -
         with pytest.raises(RuntimeError, match="fork"):
             use()
     watcher.__exit__(None, None, None)
+    assert not watcher._leave.done()
 
 
 def forget(address: str, engine: str) -> None:
