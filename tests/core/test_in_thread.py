@@ -59,7 +59,7 @@ def test_has_the_methods_of_the_watcher_and_of_the_portfolio_and_their_arguments
         return {name for name in dir(kind) if isinstance(getattr(kind, name), property)}
 
     expected = methods(Watcher) | methods(Portfolio)
-    del expected["run"]  # it is for the foreground
+    del expected["run"], expected["aclose"]  # leaving does it
     assert methods(BlockingWatcher) == expected
     assert properties(BlockingWatcher) == properties(Watcher)
 
@@ -74,11 +74,15 @@ async def test_program_without_a_loop_follows_an_engine(docker: Docker) -> None:
         with whalewatch.in_thread(moby.watch(docker.address)) as watcher:
             watcher.ready(PATIENCE)
             found = watcher.container("web")
+            pictures = watcher.changes()
+            assert [container.name for container in next(pictures)] == ["web"]
             with watcher.events(replay=False) as events:
                 loop.call_soon_threadsafe(waits.set)
                 event = next(events)
             later = watcher.portfolio.wait_for(lambda container: container.name == "later", PATIENCE)
+            assert "later" in next(pictures)
             told = [found and found.name, event.type, event.container.name, later.id, watcher.status.state]
+        assert [*pictures] == [], "the iteration ends with the watch"
         return [*told, watcher.total(), watcher.status.state, threading.active_count() - before]
 
     running = asyncio.create_task(asyncio.to_thread(program))
@@ -127,7 +131,7 @@ def test_queries_wait_for_the_first_synchronisation_and_answer_from_the_last_pic
             assert watcher.snapshot() == watcher.portfolio.snapshot()
             assert not watcher.snapshot().synced
             early = {name: pool.submit(ask) for name, ask in asked.items()}
-            until_waiting(watcher, *["Portfolio._picture"] * len(asked))
+            until_waiting(watcher, *["first_picture"] * len(asked))
             there(watcher, hold.release)
             answers = {name: asking.result(PATIENCE) for name, asking in early.items()}
             synced = watcher.snapshot()

@@ -10,7 +10,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, Self, TypeVar
 
-from whalewatch._core.errors import WhalewatchError
+from whalewatch._core.errors import WatchEnded, WhalewatchError
+from whalewatch._core.latest import first_picture
 from whalewatch._core.model import Container, ContainerEvent, EventType, Pod, Project
 from whalewatch._core.portfolio import Wanted
 from whalewatch._core.snapshot import Snapshot
@@ -220,7 +221,10 @@ class BlockingWatcher(Generic[E_co]):
         return self._picture().containers(project)
 
     def container(self, name_or_id: str) -> Container | None:
-        """Find a container by full id or by name; None if there is none. See `Portfolio.container`."""
+        """Find a container by its id, the first digits of it, or its name; None if there is none.
+
+        See `Portfolio.container`.
+        """
         return self._picture().container(name_or_id)
 
     def pods(self) -> tuple[Pod, ...]:
@@ -239,16 +243,31 @@ class BlockingWatcher(Generic[E_co]):
         """Wait until a container that matches is alive, and return it; see `Portfolio.wait_for`."""
         return self._wait(self._portfolio.wait_for, wanted, timeout)
 
-    def wait_gone(self, wanted: Wanted, timeout: float | None = None) -> None:
+    def wait_healthy(self, name_or_id: str, timeout: float | None = None) -> Container:
+        """Wait until a container is alive and its own health check succeeds; see `Portfolio.wait_healthy`."""
+        return self._wait(self._portfolio.wait_healthy, name_or_id, timeout)
+
+    def wait_gone(self, wanted: Wanted, timeout: float | None = None) -> ContainerEvent | None:
         """Wait until every container that matches now has exited; see `Portfolio.wait_gone`."""
-        self._wait(self._portfolio.wait_gone, wanted, timeout)
+        return self._wait(self._portfolio.wait_gone, wanted, timeout)
+
+    def changes(self, *, debounce: float = 0.0) -> Iterator[Snapshot]:
+        """Iterate over pictures, the newest after each change; see `Portfolio.changes`."""
+        pictures = self._portfolio.changes(debounce=debounce)
+
+        async def newest() -> Snapshot | None:
+            return await anext(pictures, None)
+
+        with suppress(WatchEnded):  # left meanwhile
+            while (picture := self._wait(newest)) is not None:
+                yield picture
 
     def in_sync(self, timeout: float | None = None) -> None:
         """Wait until the picture is in sync with the engine; see `Portfolio.in_sync`."""
         self._wait(self._portfolio.in_sync, timeout)
 
     def _picture(self) -> Snapshot:
-        return self.snapshot() if self._feed.was_synced else self._wait(self._portfolio._picture)
+        return self.snapshot() if self._feed.was_synced else self._wait(first_picture, self._feed)
 
 
 class BlockingSubscription(Iterator[ContainerEvent]):
