@@ -23,9 +23,10 @@ from whalewatch import BlockingWatcher, Watcher, moby
 
 WAITS: dict[str, tuple[Callable[[BlockingWatcher], object], str]] = {
     "ready": (BlockingWatcher.ready, "Watcher.ready"),
-    "names": (BlockingWatcher.names, "Portfolio._picture"),
+    "names": (BlockingWatcher.names, "first_picture"),
     "wait_for": (lambda watcher: watcher.wait_for("web"), "Portfolio.wait_for"),
     "wait_gone": (lambda watcher: watcher.wait_gone("web"), "Portfolio.wait_gone"),
+    "wait_healthy": (lambda watcher: watcher.wait_healthy("web"), "Portfolio.wait_healthy"),
     "in_sync": (BlockingWatcher.in_sync, "Portfolio.in_sync"),
     "events": (lambda watcher: list(watcher.events()), "Subscription._more"),
     "status_changes": (lambda watcher: list(watcher.status_changes()), "Wakeup.until"),
