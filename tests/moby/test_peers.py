@@ -94,8 +94,9 @@ async def test_real_engines_that_change_places(make_dockerd: Callable[..., Docke
             await eventually(lambda: watcher.stats.calls["info"] == 3)
             link.unlink()
             link.symlink_to(new.socket)
-            for number in range(4):  # their inspects need more connections than there are
-                await first.run(f"c{number}")
-                await first.rename(f"c{number}", f"d{number}")
+            assert watcher.engine._connection is not None
+            for kept in watcher.engine._connection._client._idle:
+                kept.abort()  # so that the next inspect needs a new one
+            await first.run("first")
             await eventually(lambda: watcher.stats.syncs == 2)
             assert {container.id for container in watcher.portfolio.snapshot()} == ids
