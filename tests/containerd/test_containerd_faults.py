@@ -449,7 +449,7 @@ def test_ids_and_filters_tell_namespaces_apart() -> None:
 def test_deletion_of_an_executed_process_is_no_exit() -> None:
     def read(id: bytes) -> Any:
         event = wire.TaskDelete(container_id=b"web", pid=7, exit_status=3, id=id)
-        return signal(wire.Envelope.FromString(told(b"/tasks/delete", event)))
+        return signal(told(b"/tasks/delete", event))
 
     assert read(b"probe") is None
     for id in (b"", b"web"):
@@ -489,7 +489,7 @@ async def test_watchers_that_are_kept_keep_no_socket(fake: FakeContainerd) -> No
 async def test_many_namespaces_that_hang_hide_nobody_else_and_take_no_longer_than_one(
     fake: FakeContainerd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("whalewatch.containerd.engine.LISTING_TIMEOUT", 3.0)
+    monkeypatch.setattr("whalewatch.containerd.namespaces.LISTING_TIMEOUT", 3.0)
     fake.run("job", "hung-shims")
     fake.faults.hang("task_list", "hung-shims")
     for number in range(20):

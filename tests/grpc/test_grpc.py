@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import re
 import socket
 import tempfile
@@ -30,10 +31,13 @@ from whalewatch import (
 )
 from whalewatch._grpc.address import Endpoint, endpoint
 from whalewatch._grpc.connection import ERROR_BY_STATUS, MAX_MESSAGE, Connection, missing
+from whalewatch._grpc.ids import Ids
 from whalewatch._wire import containerd_pb2 as wire
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+
+MOST = 1000  # items of a listing
 
 PATIENCE = 10.0  # seconds, after which something that should have come is missing
 
@@ -60,7 +64,9 @@ async def version(to: Connection, **metadata: str) -> str:
 
 @asynccontextmanager
 async def connected(path: Path) -> AsyncIterator[Connection]:
-    made = Connection(Endpoint(f"unix://{path}", str(path)), engine="test", remedy="ask nicely", calls=Counter())
+    ids = Ids(logging.getLogger("whalewatch.test"), "test engine")
+    endpoint = Endpoint(f"unix://{path}", str(path))
+    made = Connection(endpoint, engine="test", remedy="ask nicely", calls=Counter(), ids=ids, max_items=MOST)
     try:
         yield made
     finally:

@@ -16,6 +16,8 @@ ALLOWED = (
     ("logging/__init__.py", "callHandlers"),  # the application's own handlers
     ("whalewatch/_adapter/unix.py", "connect"),  # looks where the kernel looks to connect, at once
     ("whalewatch/_adapter/unix.py", "unreachable"),  # looks at a path at which the kernel has just looked
+    ("whalewatch/_grpc/pinned.py", "__init__"),  # likewise
+    ("whalewatch/_grpc/pinned.py", "replaced"),
     ("whalewatch/moby/address.py", "default_endpoint"),  # reads Docker's configuration, before the watch begins
     ("whalewatch/moby/connection.py", "client"),  # imports aiodocker when it is first asked for
 )

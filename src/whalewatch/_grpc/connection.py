@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Hashable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from itertools import islice
 from traceback import clear_frames
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -14,11 +15,15 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
-from whalewatch._adapter.unix import listener, listener_identity, refusal, unreachable
+from whalewatch._adapter.ids import is_id
+from whalewatch._adapter.unix import listener_identity, refusal, unreachable
 from whalewatch._core.cancellation import cancel_requests
 from whalewatch._core.errors import EngineError, EngineTimeout, EngineUnavailable, ProtocolViolation
 from whalewatch._core.text import printable
+from whalewatch._grpc import items
 from whalewatch._grpc.address import Endpoint
+from whalewatch._grpc.ids import Ids
+from whalewatch._grpc.pinned import PinnedSocket
 
 __all__ = ["Connection", "denied", "missing", "unimplemented"]
 
@@ -73,7 +78,7 @@ differently, users see that message instead."""
 
 
 class Connection:
-    """A channel to one engine; it uses one connection for its whole life.
+    """A channel to one engine; it uses one connection for its whole life, and leads to no other socket than the first.
 
     It receives answers as bytes and parses them itself, because gRPC only logs the errors of a parser.
 
@@ -85,14 +90,25 @@ class Connection:
         remedy: what to do if the permission to connect is missing, for messages.
         usual: paths of sockets that such engines usually have, for the message if there is none at the address.
         calls: counts the calls, by kind.
+        ids: checks the ids in listings.
+        max_items: most items of one kind in a listing.
 
     Attributes:
         client: the channel, for calls that the application makes itself.
         endpoint: where it connects.
+        ids, max_items: as given.
     """
 
     def __init__(
-        self, endpoint: Endpoint, *, engine: str, remedy: str, usual: Sequence[str] = (), calls: Counter[str]
+        self,
+        endpoint: Endpoint,
+        *,
+        engine: str,
+        remedy: str,
+        usual: Sequence[str] = (),
+        calls: Counter[str],
+        ids: Ids,
+        max_items: int,
     ) -> None:
         self.endpoint = endpoint
         self._engine = engine
@@ -101,7 +117,10 @@ class Connection:
         self._unreachable_reason: str | None = None
         self._answered = False
         self._calls = calls
-        target = "unix:" + quote("/" + endpoint.path.lstrip("/"))
+        self.ids = ids
+        self.max_items = max_items
+        self._socket = PinnedSocket(endpoint.path)
+        target = "unix:" + quote("/" + self._socket.path.lstrip("/"))
         self.client: grpc.aio.Channel = grpc.aio.insecure_channel(target, options=OPTIONS)
 
     def message(self, text: str) -> str:
@@ -121,10 +140,14 @@ class Connection:
         Raises:
             EngineError: one of the errors of `ERROR_BY_STATUS`.
         """
+        return self.parse(kind, answer, await self.receive(kind, method, request, **metadata))
+
+    async def receive(self, kind: str, method: str, request: Message, **metadata: str) -> bytes:
+        """Make one call as `get` does, and return the answer as bytes."""
         with self._translate_errors(kind):
-            received = await self._call(kind, self.client.unary_unary(method), request, metadata)
+            received: bytes = await self._call(kind, self.client.unary_unary(method), request, metadata)
             self._answered = True
-            return self.parse(kind, answer, received)
+            return received
 
     async def find(self, kind: str, method: str, request: Message, answer: type[M], **metadata: str) -> M | None:
         """Make one call as `get` does; return None if the engine answers "not found"."""
@@ -166,28 +189,47 @@ class Connection:
         finally:
             del call  # an error keeps this frame alive; see `_translate_errors`
 
-    def parse(self, kind: str, answer: type[M], received: bytes) -> M:
-        """Parse an answer.
+    def parse(self, kind: str, answer: type[M], received: bytes | memoryview) -> M:
+        """Parse an answer, or one item of it.
 
         Raises:
-            ProtocolViolation: it is not of the expected type.
+            ProtocolViolation: it is not of the expected type, or too large.
         """
+        with self._translate_nonsense(kind, answer.__name__, received):
+            return items.parse(answer, received)
+
+    def fields(self, kind: str, received: bytes, most: int) -> Iterator[tuple[int, int, int]]:
+        """Yield the first fields of an answer, `most` at most; see `items.fields`.
+
+        Raises:
+            ProtocolViolation: it is no message.
+        """
+        with self._translate_nonsense(kind, "message", received):
+            yield from islice(items.fields(received), most)
+
+    @contextmanager
+    def _translate_nonsense(self, kind: str, expected: str, received: bytes | memoryview) -> Iterator[None]:
         try:
-            return answer.FromString(received)
+            yield
         except DecodeError as error:
-            shown = printable(received[:80])
-            raise ProtocolViolation(self.message(f"the answer to {kind} is no {answer.__name__}: {shown}")) from error
+            shown = printable(bytes(received[:80]))
+            raise ProtocolViolation(self.message(f"the answer to {kind} is no {expected}: {shown}")) from error
+        except ValueError as error:
+            raise ProtocolViolation(self.message(f"the answer to {kind} is too large: {error}")) from error
 
     async def close(self) -> None:
         """Close the connection, and end all calls under way; closing twice is fine."""
-        await self.client.close()
+        try:
+            await self.client.close()
+        finally:
+            self._socket.close()
 
     def pid(self) -> int | None:
         """Return the PID of the process that listens at the other end; None if it cannot be known."""
-        return listener(self.endpoint.path)
+        return self._socket.pid()
 
     def listener(self) -> Hashable:
-        """Return a value that changes when another process listens on the socket.
+        """Return a value that changes when another process listens on the socket, or another socket is at its path.
 
         Raises:
             EngineUnavailable: nobody listens there.
@@ -197,10 +239,21 @@ class Connection:
         except OSError as error:
             raise EngineUnavailable(self.message(f"nobody listens there ({printable(error)})")) from error
 
+    def check_place(self) -> None:
+        """Check that the socket of this connection is still the one at its path.
+
+        Raises:
+            EngineUnavailable: another one is there: new connections would reach another engine.
+        """
+        if self._socket.replaced():
+            raise EngineUnavailable(self.message("another socket was put into the place of the one connected"))
+
     def _call(self, kind: str, call: Any, request: Message, metadata: dict[str, str]) -> Any:
         if self._answered and self.client.get_state() is not grpc.ChannelConnectivity.READY:
             # gRPC would reconnect by itself, but the engine may be another one by now.
             raise self._error(kind, grpc.StatusCode.UNAVAILABLE, "the connection was lost")
+        if not all(map(is_id, metadata.values())):  # a namespace; gRPC would also log it as it is
+            raise EngineError(self.message(f"{kind}: {printable(metadata)} is not sent, as it is no valid header"))
         self._calls[kind] += 1
         sent = tuple((name.replace("_", "-"), value) for name, value in metadata.items())
         return call(request.SerializeToString(), metadata=sent)

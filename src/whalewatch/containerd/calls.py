@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 
+from whalewatch._adapter.ids import is_id
 from whalewatch._core.errors import EngineError
 from whalewatch._grpc.connection import Connection, missing, unimplemented
+from whalewatch._grpc.listings import Items
 from whalewatch._wire import containerd_pb2 as wire
 
-__all__ = ["USUAL_SOCKETS", "Calls"]
+__all__ = ["MAX_NAMESPACES", "USUAL_SOCKETS", "Calls"]
 
 USUAL_SOCKETS = (
     "/run/containerd/containerd.sock",
@@ -25,12 +27,15 @@ SERVICES = "/containerd.services"
 
 EMPTY = wire.Empty()
 
+MAX_NAMESPACES = 10_000
+"""Most namespaces that are taken from an engine."""
+
 TASKS_TIMEOUT = 2.5
 """Seconds that listing the tasks of a namespace may take: containerd waits 2 s for a shim that hangs."""
 
 
 class Calls:
-    """Calls over one connection; each raises `EngineError` if it fails."""
+    """Calls over one connection; each raises `EngineError` if it fails. None is made for an id that is not valid."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -48,33 +53,32 @@ class Calls:
         return await self.connection.get("introspection", method, EMPTY, wire.ServerResponse)
 
     async def namespaces(self) -> list[str]:
-        """Return the names of all namespaces."""
+        """Return the names of all namespaces, each once."""
         method = f"{SERVICES}.namespaces.v1.Namespaces/List"
-        request = wire.ListNamespacesRequest()
-        answer = await self.connection.get("namespaces", method, request, wire.ListNamespacesResponse)
-        return [one.name.decode("utf-8", "replace") for one in answer.namespaces]
+        found: dict[str, wire.Namespace] = {}
+        items = Items(self.connection, "namespaces", wire.Namespace, most=MAX_NAMESPACES, id="name")
+        await items.list(method, wire.ListNamespacesRequest(), found.__setitem__)
+        return [*found]
 
-    async def tasks(self, namespace: str) -> list[wire.Task] | None:
-        """Return all tasks of a namespace; an empty list if it does not exist, None if shims hang.
+    async def tasks(self, namespace: str, items: Items[wire.Task] | None = None) -> dict[str, wire.Task] | None:
+        """Return all tasks of a namespace by id; none if it does not exist, None if shims hang.
 
         containerd asks one shim after the other, so a few that hang would delay the whole listing.
         """
+        method = f"{SERVICES}.tasks.v1.Tasks/List"
+        items, found = items or Items(self.connection, "tasks", wire.Task), dict[str, wire.Task]()
         try:
             async with asyncio.timeout(TASKS_TIMEOUT):
-                return await self._tasks(namespace)
+                with _nothing_if_missing():
+                    await items.list(method, wire.ListTasksRequest(), found.__setitem__, containerd_namespace=namespace)
         except TimeoutError:
             return None
-
-    async def _tasks(self, namespace: str) -> list[wire.Task]:
-        method = f"{SERVICES}.tasks.v1.Tasks/List"
-        request = wire.ListTasksRequest()
-        answer = await self.connection.find(
-            "tasks", method, request, wire.ListTasksResponse, containerd_namespace=namespace
-        )
-        return list(answer.tasks) if answer is not None else []
+        return found
 
     async def task(self, namespace: str, id: str) -> wire.Task | None:
         """Return one task; None if there is none with this id."""
+        if not (is_id(namespace) and is_id(id)):
+            return None
         method = f"{SERVICES}.tasks.v1.Tasks/Get"
         request = wire.GetTaskRequest(container_id=id.encode())
         answer = await self.connection.find(
@@ -84,6 +88,8 @@ class Calls:
 
     async def container(self, namespace: str, id: str) -> wire.Container | None:
         """Return one container; None if there is none with this id."""
+        if not (is_id(namespace) and is_id(id)):
+            return None
         method = f"{SERVICES}.containers.v1.Containers/Get"
         request = wire.GetContainerRequest(id=id.encode())
         answer = await self.connection.find(
@@ -91,42 +97,39 @@ class Calls:
         )
         return answer.container if answer is not None else None
 
-    async def containers(self, namespace: str, receive: Callable[[wire.Container], None]) -> None:
+    async def containers(
+        self, namespace: str, receive: Callable[[str, wire.Container], None], items: Items[wire.Container]
+    ) -> None:
         """Call `receive` with each container of a namespace; with none if the namespace does not exist.
 
         Containers include their specs, so all of them together are soon too large for one message. If an engine does
         not have the streamed listing, use the plain one.
         """
-        if self._streams_listings:
-            try:
-                await self._stream_containers(namespace, receive)
-            except EngineError as error:
-                if not unimplemented(error):
-                    raise
-                self._streams_listings = False
-            else:
-                return
-        method = f"{SERVICES}.containers.v1.Containers/List"
-        request = wire.ListContainersRequest()
-        answer = await self.connection.find(
-            "containers", method, request, wire.ListContainersResponse, containerd_namespace=namespace
-        )
-        for container in answer.containers if answer is not None else ():
-            receive(container)
-
-    async def _stream_containers(self, namespace: str, receive: Callable[[wire.Container], None]) -> None:
-        method = f"{SERVICES}.containers.v1.Containers/ListStream"
-        request = wire.ListContainersRequest()
-        try:
-            async with self.connection.stream("containers", method, request, containerd_namespace=namespace) as found:
-                async for message in found:
-                    receive(self.connection.parse("containers", wire.ListContainerMessage, message).container)
-        except EngineError as error:
-            if not missing(error):
-                raise
+        service, request = f"{SERVICES}.containers.v1.Containers", wire.ListContainersRequest()
+        with _nothing_if_missing():
+            if self._streams_listings:
+                try:
+                    await items.stream(f"{service}/ListStream", request, receive, containerd_namespace=namespace)
+                except EngineError as error:
+                    if not unimplemented(error):
+                        raise
+                    self._streams_listings = False
+                else:
+                    return
+            await items.list(f"{service}/List", request, receive, containerd_namespace=namespace)
 
     def events(self, filters: list[str]) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Subscribe to the events that match any of the filters; yield the envelopes as bytes."""
         method = f"{SERVICES}.events.v1.Events/Subscribe"
         request = wire.SubscribeRequest(filters=[one.encode() for one in filters])
         return self.connection.stream("events", method, request)
+
+
+@contextmanager
+def _nothing_if_missing() -> Iterator[None]:
+    """Take the error that a namespace does not exist for the end of a listing."""
+    try:
+        yield
+    except EngineError as error:
+        if not missing(error):
+            raise

@@ -14,16 +14,19 @@ from google.protobuf.message import DecodeError
 
 from whalewatch._adapter.events import EventDeduplicator, LostEvents
 from whalewatch._adapter.rucksack import Packer
-from whalewatch._core.engine import Dead, ListedContainer, Listing, Signal, SignalType
+from whalewatch._core.engine import MAX_CONTAINERS, Dead, ListedContainer, Listing, Signal, SignalType
 from whalewatch._core.errors import EngineError, EngineTimeout, EngineUnavailable, UnsupportedEngine
 from whalewatch._core.model import Container
-from whalewatch._core.slots import release_when_slow
 from whalewatch._core.text import printable
 from whalewatch._core.watcher import Watcher, WatcherOptions
 from whalewatch._grpc.address import endpoint
 from whalewatch._grpc.connection import Connection
+from whalewatch._grpc.ids import Ids
+from whalewatch._grpc.listings import Items
 from whalewatch._wire import containerd_pb2 as wire
 from whalewatch.containerd.calls import USUAL_SOCKETS, Calls
+from whalewatch.containerd.members import Members
+from whalewatch.containerd.namespaces import LISTING_TIMEOUT, list_each
 from whalewatch.containerd.reading import (
     Inspection,
     alive,
@@ -31,6 +34,7 @@ from whalewatch.containerd.reading import (
     filters,
     inspection,
     namespace_of,
+    process_id,
     signal,
     split,
     text,
@@ -50,12 +54,7 @@ DEFAULT_ADDRESS = "unix:///run/containerd/containerd.sock"
 IGNORED = ("moby", "k8s.io")
 """Namespaces of Docker and of the CRI: these engines know more about their containers than containerd does."""
 
-LISTED_AT_ONCE = 8
-"""Number of namespaces that are listed at the same time; slow ones do not count."""
-
-LISTING_TIMEOUT = 10.0
-"""Seconds that the listing of a namespace may take until it makes progress. This is less than the watcher allows by
-default, so that namespaces that hang do not hide the others."""
+REMEDY = "run as root, or give the socket to a group of the user (gid under [grpc] in containerd's configuration)"
 
 Pack = Callable[[Container, Inspection], Any]
 """A function that returns the rucksack of a container, from the container and its `Inspection`."""
@@ -79,21 +78,34 @@ class ContainerdEngine:
         ignore: namespaces to ignore.
         pack: returns the ``rucksack`` of a container, from the container and its `Inspection`. It is called in the
             watcher's event loop each time the container is read, also from a listing, and must not block.
+        max_containers: most containers, and most tasks, that a listing may have; with more it is refused.
+
+    Attributes:
+        max_containers: that option.
 
     Raises:
         AddressError: the address cannot be used.
-        ValueError: `ignore` is text instead of a collection of names.
+        ValueError: `ignore` is text instead of a collection of names, or `max_containers` is less than 1.
     """
 
     type = "containerd"
     source = "native"
 
     def __init__(
-        self, address: str | None = None, *, ignore: Collection[str] = IGNORED, pack: Pack | None = None
+        self,
+        address: str | None = None,
+        *,
+        ignore: Collection[str] = IGNORED,
+        pack: Pack | None = None,
+        max_containers: int = MAX_CONTAINERS,
     ) -> None:
         if isinstance(ignore, str):
             msg = f"ignore takes a collection of namespaces, such as {(ignore,)!r}"
             raise ValueError(msg)  # noqa: TRY004 - as for all options with a value that is not allowed
+        if not max_containers >= 1:
+            msg = f"max_containers must be at least 1, not {max_containers}"
+            raise ValueError(msg)
+        self.max_containers = max_containers
         address = DEFAULT_ADDRESS if address is None else address
         self._endpoint = endpoint(address, engine="containerd", example=DEFAULT_ADDRESS)
         self._ignored = frozenset(ignore)
@@ -105,7 +117,8 @@ class ContainerdEngine:
         self._pid: int | None = None
         self._identity: Hashable = None
         self._progress = 0
-        self._sandboxes: dict[str, str] = {}  # by container that was read: the sandbox that it belongs to
+        self._members = Members()
+        self._ids = Ids(log, f"containerd engine at {self.address}")
         self._seen, self._lost = EventDeduplicator(), LostEvents(log)
 
     @property
@@ -132,6 +145,11 @@ class ContainerdEngine:
         "containers"; each inspect "task" and "container".
         """
         return self._calls
+
+    @property
+    def items_left_out(self) -> int:
+        """Number of listed containers, tasks and namespaces left out as they have no valid id; each counts once."""
+        return self._ids.left_out
 
     @property
     def progress(self) -> int:
@@ -169,20 +187,25 @@ class ContainerdEngine:
             await calls.connection.close()
 
     def _new(self) -> Calls:
-        remedy = (
-            "run as root, or give the socket to a group of the user (gid under [grpc] in containerd's configuration)"
+        connection = Connection(
+            self._endpoint,
+            engine="containerd",
+            remedy=REMEDY,
+            usual=USUAL_SOCKETS,
+            calls=self._calls,
+            ids=self._ids,
+            max_items=self.max_containers,
         )
-        return Calls(
-            Connection(self._endpoint, engine="containerd", remedy=remedy, usual=USUAL_SOCKETS, calls=self._calls)
-        )
+        return Calls(connection)
 
     async def connect(self) -> None:
         """Make a new connection, and read the engine's identity."""
         await self.close()
         self._seen, self._lost = EventDeduplicator(), LostEvents(log)
-        self._sandboxes.clear()
+        self._members = Members()
         calls = self._current_calls = self._new()
         self._identity = await self._identify(calls)
+        calls.connection.check_place()
 
     async def _identify(self, calls: Calls) -> Hashable:
         """Read the engine's identity, and return what is another value once it was restarted."""
@@ -194,7 +217,7 @@ class ContainerdEngine:
             )
         server = await calls.server()
         self._version, self._id = version, text(server.uuid)
-        self._pid = server.pid or calls.connection.pid()
+        self._pid = process_id(server.pid) or calls.connection.pid()
         return self._id, server.pid, calls.connection.listener()
 
     async def is_same_engine(self) -> bool:
@@ -208,7 +231,8 @@ class ContainerdEngine:
         return await self._identify(self._connected) == self._identity
 
     async def ping(self) -> None:
-        """Ask for the version, which reads no container."""
+        """Ask for the version, which reads no container, and look whether the socket is still in its place."""
+        self._connected.connection.check_place()
         await self._connected.version("ping")
 
     async def signals(self) -> AsyncIterator[Signal]:
@@ -223,9 +247,9 @@ class ContainerdEngine:
                     continue
                 yield received
                 if received.type is SignalType.EXITED:
-                    self._sandboxes.pop(received.id, None)
+                    self._members.remove(received.id)
                     # When the shim of a sandbox is killed, containerd 2.1 does not report the exits of its containers.
-                    for id in [id for id, sandbox in self._sandboxes.items() if sandbox == received.id]:
+                    for id in self._members.of(received.id):
                         yield Signal(SignalType.CHANGED, id, likely_exiting=True)
 
     def _read(self, connection: Connection, message: bytes) -> Signal | None:
@@ -233,11 +257,11 @@ class ContainerdEngine:
         if self._seen.seen_before(message):
             return None
         try:
-            envelope = wire.Envelope.FromString(message)
-            # The engine leaves these namespaces out already, unless its filters cannot express the name.
-            return None if text(envelope.namespace) in self._ignored else signal(envelope)
+            received = signal(message)
         except (DecodeError, ValueError) as error:
             return self._lost.report(connection.message(f"an event makes no sense: {printable(error)}"))
+        # The engine leaves these namespaces out already, unless its filters cannot express the name.
+        return None if received is not None and namespace_of(received.id) in self._ignored else received
 
     async def listing(self) -> Listing:
         """List the containers that are alive, in all namespaces.
@@ -245,59 +269,54 @@ class ContainerdEngine:
         A container that is missing in the listing may be alive: containerd leaves out tasks whose shim does not answer.
 
         Raises:
-            EngineError: no namespace could be listed.
+            EngineError: no namespace could be listed, or there are too many namespaces, tasks or containers.
         """
         calls = self._connected
         namespaces = [name for name in await calls.namespaces() if name not in self._ignored]
         containers: dict[str, ListedContainer] = {}
-        failed: dict[str, EngineError] = {}
-        slots = asyncio.Semaphore(LISTED_AT_ONCE)
-        deadline = asyncio.get_running_loop().time() + LISTING_TIMEOUT
+        listed = Items(calls.connection, "tasks", wire.Task), Items(calls.connection, "containers", wire.Container)
 
-        async def list_namespace(namespace: str) -> None:
-            try:
-                async with asyncio.timeout_at(deadline) as limit:
-                    await slots.acquire()
-                    with release_when_slow(slots, LISTING_TIMEOUT):
-                        containers.update(await self._list_namespace(namespace, calls, limit))
-            except EngineError as error:
-                failed[namespace] = error
-            except TimeoutError:
-                failed[namespace] = EngineTimeout(calls.connection.message(f"namespace {namespace!r} does not answer"))
+        async def list_one(namespace: str, limit: asyncio.Timeout) -> None:
+            if not any(items.refusal for items in listed):
+                containers.update(await self._list_namespace(namespace, calls, limit, listed))
 
-        async with asyncio.TaskGroup() as tasks:
-            for namespace in namespaces:
-                tasks.create_task(list_namespace(namespace), name=f"whalewatch listing of {namespace}")
-        if failed and len(failed) == len(namespaces):
-            raise next(iter(failed.values()))
+        failed = await list_each(namespaces, list_one, calls.connection.message)
+        refusals = [items.refusal for items in listed if items.refusal is not None]
+        if refusals or (failed and len(failed) == len(namespaces)):
+            raise next(iter([*refusals, *failed.values()]))
         return Listing(containers=containers, absence_is_death=False, failed=failed, scope=namespace_of)
 
-    async def _list_namespace(self, namespace: str, calls: Calls, limit: asyncio.Timeout) -> dict[str, ListedContainer]:
+    async def _list_namespace(
+        self,
+        namespace: str,
+        calls: Calls,
+        limit: asyncio.Timeout,
+        listed: tuple[Items[wire.Task], Items[wire.Container]],
+    ) -> dict[str, ListedContainer]:
         """List the containers of one namespace that are alive; each that arrives extends the time limit.
 
         List the tasks first: a container that is created after that is not among them, but its start is reported.
         """
         loop = asyncio.get_running_loop()
-        listed = await calls.tasks(namespace)
-        tasks = {task.id: task for task in listed or () if alive(task) is not False}
+        tasks = await calls.tasks(namespace, listed[0])
         self._progress += 1
         containers: dict[str, ListedContainer] = {}
 
-        def receive(found: wire.Container) -> None:
+        def receive(id: str, found: wire.Container) -> None:
             self._progress += 1
             if not limit.expired():
                 limit.reschedule(loop.time() + LISTING_TIMEOUT)
-            if listed is None:  # shims hang: an inspect has to read each container
-                containers[within(namespace, text(found.id))] = ListedContainer()
+            if tasks is None:  # shims hang: an inspect has to read each container
+                containers[within(namespace, id)] = ListedContainer()
                 return
-            task = tasks.get(found.id)
-            if task is None:
+            task = tasks.get(id)
+            if task is None or alive(task) is False:
                 return
             read = container(namespace, found, task, self.address)
             # If the shim did not answer, an inspect has to read the container.
             containers[read.id] = ListedContainer(self._keep(namespace, read, found, task) if alive(task) else None)
 
-        await calls.containers(namespace, receive)
+        await calls.containers(namespace, receive, listed[1])
         return containers
 
     async def inspect(self, id: str, /) -> Container | Dead | None:
@@ -333,7 +352,7 @@ class ContainerdEngine:
     def _keep(self, namespace: str, read: Container, found: wire.Container, task: wire.Task) -> Container:
         """Remember the sandbox of a container that is alive, and fill its rucksack."""
         if found.sandbox:
-            self._sandboxes[read.id] = within(namespace, text(found.sandbox))
+            self._members.add(read.id, within(namespace, text(found.sandbox)))
         return self._packer.pack(read, inspection(namespace, found, task)) if self._packer else read
 
     @property
@@ -354,6 +373,7 @@ def watch(
     *,
     ignore: Collection[str] = IGNORED,
     pack: Pack | None = None,
+    max_containers: int = MAX_CONTAINERS,
     **options: Unpack[WatcherOptions],
 ) -> Watcher[ContainerdEngine]:
     """Make a watcher for containerd.
@@ -367,6 +387,8 @@ def watch(
         address: URL ``unix:///path``, or path of a socket; None is `/run/containerd/containerd.sock`.
         ignore: namespaces to ignore; by default those of Docker and of the CRI, "moby" and "k8s.io".
         pack: returns the ``rucksack`` of a container. See `ContainerdEngine`.
+        max_containers: most containers, and most tasks, that a listing may have; with more it is refused. 100,000 by
+            default.
         retry: how to retry after a failure. By default the watcher retries for ever, after growing delays with jitter.
             None never retries: the first failure ends the watch.
         heartbeat: seconds between checks that the engine still answers; 10 by default.
@@ -382,4 +404,4 @@ def watch(
         AddressError: the address cannot be used.
         ValueError: an option has a value that is not allowed.
     """
-    return Watcher(ContainerdEngine(address, ignore=ignore, pack=pack), **options)
+    return Watcher(ContainerdEngine(address, ignore=ignore, pack=pack, max_containers=max_containers), **options)

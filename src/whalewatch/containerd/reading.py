@@ -9,12 +9,27 @@ from datetime import datetime
 import attrs
 
 from whalewatch._adapter import times
+from whalewatch._adapter.ids import is_id
 from whalewatch._adapter.labels import project
 from whalewatch._core.engine import Signal, SignalType
 from whalewatch._core.model import Container, FrozenMapping
+from whalewatch._core.text import printable
+from whalewatch._grpc.items import parse
 from whalewatch._wire import containerd_pb2 as wire
 
-__all__ = ["Inspection", "alive", "container", "filters", "inspection", "namespace_of", "signal", "split", "text"]
+__all__ = [
+    "Inspection",
+    "alive",
+    "container",
+    "filters",
+    "inspection",
+    "namespace_of",
+    "process_id",
+    "signal",
+    "split",
+    "text",
+    "within",
+]
 
 NAME = "nerdctl/name"
 """Label with which nerdctl names a container; containerd itself has only ids."""
@@ -22,9 +37,7 @@ NAME = "nerdctl/name"
 DEFAULT = "default"
 """The namespace that is not shown in ids and names."""
 
-MAX_NAME = 255
-"""Most bytes of an id, or of the name of a namespace; containerd allows 76. A longer one cannot be asked about: the
-answer repeats it in a header, which gRPC refuses."""
+MAX_PID = 2**31 - 1
 
 Event = (
     wire.TaskStart
@@ -118,7 +131,7 @@ def container(namespace: str, found: wire.Container, task: wire.Task, engine: st
     return Container(
         id=within(namespace, id),
         name=within(namespace, labels.get(NAME) or id),
-        pid=task.pid or None,
+        pid=process_id(task.pid),
         labels=labels,
         project=project(labels),
         paused=task.status == wire.PAUSED,
@@ -153,31 +166,33 @@ def filters(ignored: Iterable[str]) -> list[str]:
     return [f"topic=={json.dumps(topic.decode())}{others}" for topic in EVENTS]
 
 
-def signal(envelope: wire.Envelope) -> Signal | None:
+def signal(message: bytes) -> Signal | None:
     """Read one event; return None if it is of no interest.
 
     All times are those of the envelopes, which are in order for each shim. The time within an exit event is not in
     order: a process may end before its shim reports that it has started.
 
     Raises:
-        DecodeError, ValueError: the event does not follow the API of containerd.
+        DecodeError, ValueError: the event does not follow the API of containerd, or is too large.
     """
+    envelope = parse(wire.Envelope, message)
     kind = EVENTS.get(envelope.topic)
     if kind is None:
         return None
     name = envelope.event.type_url.rpartition(b"/")[2]
     if name != b"containerd.events." + kind.DESCRIPTOR.name.encode():
-        raise ValueError(f"an event of topic {envelope.topic!r} has the type {name!r:.60}")
-    event = kind.FromString(envelope.event.value)
+        raise ValueError(f"an event of topic {envelope.topic[:60]!r} has the type {name[:60]!r}")
+    event = parse(kind, envelope.event.value)
     container_id = event.id if isinstance(event, wire.ContainerUpdate | wire.ContainerDelete) else event.container_id
-    if not (_is_valid(envelope.namespace) and _is_valid(container_id)):
-        names = f"namespace {envelope.namespace!r:.60} and container {container_id!r:.60}"
-        raise ValueError(f"an event of topic {envelope.topic!r} has {names}, which are not valid names")
-    id = within(text(envelope.namespace), text(container_id))
+    namespace, own_id = text(envelope.namespace), text(container_id)
+    if not (is_id(namespace) and is_id(own_id)):
+        names = f"namespace {printable(namespace, 60)!r} and container {printable(own_id, 60)!r}"
+        raise ValueError(f"an event of topic {envelope.topic[:60]!r} has {names}, which are not valid names")
+    id = within(namespace, own_id)
     reported_at = moment(envelope.timestamp)
     match event:
         case wire.TaskStart():
-            return Signal(SignalType.STARTED, id, reported_at, pid=event.pid or None)
+            return Signal(SignalType.STARTED, id, reported_at, pid=process_id(event.pid))
         case wire.TaskPaused():
             return Signal(SignalType.PAUSED, id, reported_at)
         case wire.TaskResumed():
@@ -190,28 +205,26 @@ def signal(envelope: wire.Envelope) -> Signal | None:
             # task is alive, an inspect finds out.
             return Signal(SignalType.CHANGED, id, likely_exiting=True)
         case _:
-            return _exit(event, container_id, id, reported_at)
+            return _exit(event, id, reported_at)
 
 
-def _exit(
-    event: wire.TaskExit | wire.TaskDelete, container_id: bytes, id: str, reported_at: datetime | None
-) -> Signal | None:
+def _exit(event: wire.TaskExit | wire.TaskDelete, id: str, reported_at: datetime | None) -> Signal | None:
     """Read the exit or deletion of a process; return None if it is not an initial process.
 
     The exit of a process that was executed in a container has the same topic, but its own process id. If that is the
     same as the container's id, the PID distinguishes them. Only a stopped process can be deleted, so a deletion can
     replace a lost exit; the deletion of an initial process has no process id.
     """
-    if event.id != container_id and (event.id or not isinstance(event, wire.TaskDelete)):
+    if event.id != event.container_id and (event.id or not isinstance(event, wire.TaskDelete)):
         return None
-    if not event.pid:
+    if (pid := process_id(event.pid)) is None:
         return Signal(SignalType.CHANGED, id, reported_at)  # it is not known which run has exited
-    return Signal(SignalType.EXITED, id, reported_at, pid=event.pid, exit_code=event.exit_status)
+    return Signal(SignalType.EXITED, id, reported_at, pid=pid, exit_code=event.exit_status)
 
 
-def _is_valid(name: bytes) -> bool:
-    """Return whether a namespace or an id can be asked about: gRPC refuses other names in headers."""
-    return 0 < len(name) <= MAX_NAME and name.isascii() and name.decode().isprintable() and b"/" not in name
+def process_id(number: int) -> int | None:
+    """Return a PID that an engine reports; None if it is not valid."""
+    return number if 0 < number <= MAX_PID else None
 
 
 def moment(timestamp: wire.Timestamp) -> datetime | None:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from typing import TypeVar
 
-from whalewatch._grpc.connection import Connection
+from google.protobuf.message import Message
+
+from whalewatch._adapter.ids import is_id
+from whalewatch._core.errors import EngineError
+from whalewatch._grpc.connection import Connection, missing
+from whalewatch._grpc.listings import Items
 from whalewatch._wire import cri_pb2 as wire
 from whalewatch.containerd.recognition import recognising
 
 __all__ = ["Calls"]
 
+M = TypeVar("M", wire.Container, wire.PodSandbox)
+
 SERVICE = "/runtime.v1.RuntimeService"
 
 
 class Calls:
-    """Calls over one connection; each raises `EngineError` if it fails."""
+    """Calls over one connection; each raises `EngineError` if it fails. None is made for an id that is not valid."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -29,51 +37,57 @@ class Calls:
         """Return the engine's name and version; of all calls this one costs the engine least."""
         return await self.connection.get(kind, f"{SERVICE}/Version", wire.VersionRequest(), wire.VersionResponse)
 
-    async def containers(self) -> list[wire.Container]:
-        """Return the containers that run, and those whose state the engine does not know.
+    async def containers(self, receive: Callable[[str, wire.Container], None]) -> None:
+        """Call `receive` with each container that runs, and with each whose state the engine does not know.
 
         The dead ones are left out: each may have 256 KiB of annotations, and engines refuse to send more than 16 MiB.
         The two states take a call each. A container that changes from the first to the second in between is found.
         """
-        found: list[wire.Container] = []
+        items = Items(self.connection, "containers", wire.Container)
         for state in (wire.CONTAINER_RUNNING, wire.CONTAINER_UNKNOWN):
             wanted = wire.ContainerFilter(state=wire.ContainerStateValue(state=state))
-            method, request = f"{SERVICE}/ListContainers", wire.ListContainersRequest(filter=wanted)
-            answer = await self.connection.get("containers", method, request, wire.ListContainersResponse)
-            found += answer.containers
-        return found
+            await items.list(f"{SERVICE}/ListContainers", wire.ListContainersRequest(filter=wanted), receive)
 
     async def container(self, id: str) -> wire.Container | None:
         """Return one container as listings have it; None if there is none with this id."""
         request = wire.ListContainersRequest(filter=wire.ContainerFilter(id=id.encode()))
-        answer = await self.connection.find(
-            "container", f"{SERVICE}/ListContainers", request, wire.ListContainersResponse
-        )
-        # Engines also return containers whose id only begins with this one.
-        return next((c for c in answer.containers if c.id == id.encode()), None) if answer is not None else None
+        return await self._one(id, "container", f"{SERVICE}/ListContainers", request, wire.Container)
 
-    async def sandboxes(self) -> list[wire.PodSandbox]:
-        """Return the sandboxes that are ready; for the others, see `containers`."""
+    async def sandboxes(self, receive: Callable[[str, wire.PodSandbox], None]) -> None:
+        """Call `receive` with each sandbox that is ready; for the others, see `containers`."""
+        items = Items(self.connection, "sandboxes", wire.PodSandbox)
         wanted = wire.PodSandboxFilter(state=wire.PodSandboxStateValue(state=wire.SANDBOX_READY))
-        method, request = f"{SERVICE}/ListPodSandbox", wire.ListPodSandboxRequest(filter=wanted)
-        return list((await self.connection.get("sandboxes", method, request, wire.ListPodSandboxResponse)).items)
+        await items.list(f"{SERVICE}/ListPodSandbox", wire.ListPodSandboxRequest(filter=wanted), receive)
 
     async def sandbox(self, id: str) -> wire.PodSandbox | None:
         """Return one sandbox as listings have it; None if there is none with this id."""
         request = wire.ListPodSandboxRequest(filter=wire.PodSandboxFilter(id=id.encode()))
-        answer = await self.connection.find(
-            "sandbox", f"{SERVICE}/ListPodSandbox", request, wire.ListPodSandboxResponse
-        )
-        return next((s for s in answer.items if s.id == id.encode()), None) if answer is not None else None
+        return await self._one(id, "sandbox", f"{SERVICE}/ListPodSandbox", request, wire.PodSandbox)
+
+    async def _one(self, id: str, kind: str, method: str, request: Message, type: type[M]) -> M | None:
+        if not is_id(id):
+            return None
+        found: dict[str, M] = {}
+        items = Items(self.connection, kind, type)
+        try:
+            await items.list(method, request, found.__setitem__)
+        except EngineError as error:
+            if not missing(error):
+                raise
+        return found.get(id)  # engines also return those whose id only begins with this one
 
     async def container_status(self, id: str) -> wire.ContainerStatusResponse | None:
         """Return the verbose status of one container; None if there is none with this id."""
+        if not is_id(id):
+            return None
         method = f"{SERVICE}/ContainerStatus"
         request = wire.ContainerStatusRequest(container_id=id.encode(), verbose=True)
         return await self.connection.find("container-status", method, request, wire.ContainerStatusResponse)
 
     async def sandbox_status(self, id: str) -> wire.PodSandboxStatusResponse | None:
         """Return the verbose status of one sandbox; None if there is none with this id."""
+        if not is_id(id):
+            return None
         method = f"{SERVICE}/PodSandboxStatus"
         request = wire.PodSandboxStatusRequest(pod_sandbox_id=id.encode(), verbose=True)
         return await self.connection.find("sandbox-status", method, request, wire.PodSandboxStatusResponse)

@@ -9,21 +9,21 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
 from typing import Any, Literal, Unpack, get_args
 
-import attrs
 import grpc.aio
 
 from whalewatch._adapter.events import EventDeduplicator, LostEvents
 from whalewatch._adapter.rucksack import Packer
-from whalewatch._core.engine import Dead, Listing, Signal, SignalType
+from whalewatch._core.engine import MAX_CONTAINERS, Dead, Listing, Signal, SignalType
 from whalewatch._core.errors import AddressError, EngineError, EngineUnavailable, UnsupportedEngine
 from whalewatch._core.model import Container
 from whalewatch._core.text import printable
 from whalewatch._core.watcher import Watcher, WatcherOptions
 from whalewatch._grpc.address import endpoint
-from whalewatch._grpc.connection import Connection, denied, unimplemented
+from whalewatch._grpc.connection import Connection
+from whalewatch._grpc.ids import Ids
 from whalewatch.containerd import calls as containerd
-from whalewatch.containerd.reading import text
 from whalewatch.cri.calls import Calls
+from whalewatch.cri.identity import Identity, identify
 from whalewatch.cri.native import Native
 from whalewatch.cri.pod_events import CONTAINERD, PodEvents, danger, refused
 from whalewatch.cri.polling import Polling
@@ -59,16 +59,6 @@ SourceName = Literal["native", "pod-events", "poll"]
 """The name of a source of changes; see `CRIEngine`."""
 
 
-@attrs.frozen
-class _Identity:
-    runtime: str
-    version: str
-    id: str
-    pid: int | None
-    native: UnsupportedEngine | None = attrs.field(eq=False)
-    """Why containerd's own API cannot be used; None if it can."""
-
-
 class CRIEngine:
     """Adapter to an engine that speaks Kubernetes' CRI (runtime.v1).
 
@@ -91,10 +81,15 @@ class CRIEngine:
         poll: seconds between two listings, with a jitter of a tenth; only for source "poll".
         pack: returns the ``rucksack`` of a container, from the container and its `Inspection`. It is called in the
             watcher's event loop each time the container is read, also from a listing, and must not block.
+        max_containers: most containers, most sandboxes, and most tasks, that a listing may have; with more it is
+            refused.
+
+    Attributes:
+        max_containers: that option.
 
     Raises:
         AddressError: the address is missing, or cannot be used.
-        ValueError: `source` is not one of the three, or `poll` is not positive.
+        ValueError: `source` is not one of the three, `poll` is not positive, or `max_containers` is less than 1.
     """
 
     type, title = "cri", "CRI"
@@ -106,6 +101,7 @@ class CRIEngine:
         source: SourceName | None = None,
         poll: float = 2.0,
         pack: Pack | None = None,
+        max_containers: int = MAX_CONTAINERS,
     ) -> None:
         if not address:
             usual = ", ".join(USUAL_ADDRESSES)
@@ -117,16 +113,21 @@ class CRIEngine:
         if not poll > 0:
             msg = f"poll must be positive, not {poll}"
             raise ValueError(msg)
+        if not max_containers >= 1:
+            msg = f"max_containers must be at least 1, not {max_containers}"
+            raise ValueError(msg)
+        self.max_containers = max_containers
         self._endpoint = endpoint(address, engine="CRI", example=EXAMPLE)
         self._forced_source = source
         self._poll = poll
         self._packer = Packer(pack, log)
         self._calls: Counter[str] = Counter()
+        self._ids = Ids(log, f"CRI engine at {self.address}")
         self._connection: Connection | None = None
         self._closing = AsyncExitStack()
         self._source: Source | None = None
         self._source_name: str = source or ""
-        self._identity: _Identity | None = None
+        self._identity: Identity | None = None
         self._without_pid = 0
         self._empty_streams = 0
         self._counted = False  # whether this connection is counted in `_empty_streams`
@@ -174,6 +175,11 @@ class CRIEngine:
         return self._calls
 
     @property
+    def items_left_out(self) -> int:
+        """Number of listed containers, sandboxes and tasks left out as they have no valid id; each counts once."""
+        return self._ids.left_out
+
+    @property
     def without_pid(self) -> int:
         """How often a running container was read for which the engine still reported no PID some seconds later."""
         return self._without_pid
@@ -194,7 +200,7 @@ class CRIEngine:
         """
         return (await self._identify_separately()).version
 
-    async def _identify_separately(self) -> _Identity:
+    async def _identify_separately(self) -> Identity:
         """Return the engine's identity; if it is not known, read it over another connection.
 
         A watcher may be connecting with the connection of this object, or may never connect.
@@ -202,17 +208,25 @@ class CRIEngine:
         if self._identity is None:
             connection = self._new()
             try:
-                self._identity = await _identify(connection)
+                self._identity = await identify(connection)
             finally:
                 await connection.close()
         return self._identity
 
     async def is_same_engine(self) -> bool:
         """Ask over the connection, which outlives no restart, and look at who listens on the socket."""
-        return await _identify(self._connected) == self._identity
+        return await identify(self._connected) == self._identity
 
     def _new(self) -> Connection:
-        return Connection(self._endpoint, engine=self.title, remedy=REMEDY, usual=USUAL_SOCKETS, calls=self._calls)
+        return Connection(
+            self._endpoint,
+            engine=self.title,
+            remedy=REMEDY,
+            usual=USUAL_SOCKETS,
+            calls=self._calls,
+            ids=self._ids,
+            max_items=self.max_containers,
+        )
 
     async def connect(self) -> None:
         """Make a new connection, read the engine's identity, and choose the source of changes."""
@@ -220,7 +234,8 @@ class CRIEngine:
         connection = self._connection = self._new()
         self._closing.push_async_callback(connection.close)
         self._counted, self._connected_at = False, time.monotonic()
-        identity = self._identity = await _identify(connection)
+        identity = self._identity = await identify(connection)
+        connection.check_place()
         calls = Calls(connection)
         link = Link(
             calls,
@@ -235,7 +250,7 @@ class CRIEngine:
         source = self._source = await self._choose_source(link, identity)
         self._source_name = source.name
 
-    async def _choose_source(self, link: Link, identity: _Identity) -> Source:
+    async def _choose_source(self, link: Link, identity: Identity) -> Source:
         forced = self._forced_source
         is_containerd = identity.runtime == CONTAINERD
         if forced == "native" and identity.native is not None:
@@ -265,7 +280,7 @@ class CRIEngine:
     def _log_once(self, topic: str, level: int, message: str) -> None:
         if topic not in self._logged:
             self._logged.add(topic)
-            log.log(level, "CRI engine at %s: %s", self.address, message)
+            log.log(level, "CRI engine at %s: %s", self.address, printable(message, 1000))
 
     def _report_missing_pid(self, container: Container) -> None:
         self._without_pid += 1
@@ -278,7 +293,8 @@ class CRIEngine:
             )
 
     async def ping(self) -> None:
-        """Ask for the version, which reads no container."""
+        """Ask for the version, which reads no container, and look whether the socket is still in its place."""
+        self._connected.check_place()
         await Calls(self._connected).version("ping")
 
     async def signals(self) -> AsyncIterator[Signal]:
@@ -339,29 +355,13 @@ class CRIEngine:
         await self._closing.aclose()
 
 
-async def _identify(connection: Connection) -> _Identity:
-    """Ask the engine for its identity, and check whether containerd's own API can be used."""
-    answer = await Calls(connection).identify()
-    runtime, version = text(answer.runtime_name), text(answer.runtime_version).removeprefix("v")
-    missing = UnsupportedEngine(connection.message("source native needs containerd's own API, which is not there"))
-    if runtime == CONTAINERD:
-        try:
-            server = await containerd.Calls(connection).server()
-        except EngineError as error:
-            if not unimplemented(error) and not denied(error):
-                raise
-            missing.__cause__ = error
-        else:
-            return _Identity(runtime, version, text(server.uuid), server.pid or connection.pid(), None)
-    return _Identity(runtime, version, runtime, connection.pid(), missing)
-
-
 def watch(
     address: str | None = None,
     *,
     source: SourceName | None = None,
     poll: float = 2.0,
     pack: Pack | None = None,
+    max_containers: int = MAX_CONTAINERS,
     **options: Unpack[WatcherOptions],
 ) -> Watcher[CRIEngine]:
     """Make a watcher for an engine that speaks Kubernetes' CRI.
@@ -378,6 +378,8 @@ def watch(
             `CRIEngine`.
         poll: seconds between two listings, with a jitter of a tenth; only for source "poll".
         pack: returns the ``rucksack`` of a container. See `CRIEngine`.
+        max_containers: most containers, most sandboxes, and most tasks, that a listing may have; with more it is
+            refused. 100,000 by default.
         retry: how to retry after a failure. By default the watcher retries for ever, after growing delays with jitter.
             None never retries: the first failure ends the watch.
         heartbeat: seconds between checks that the engine still answers; 10 by default.
@@ -393,4 +395,5 @@ def watch(
         AddressError: the address is missing, or cannot be used.
         ValueError: an option has a value that is not allowed.
     """
-    return Watcher(CRIEngine(address, source=source, poll=poll, pack=pack), **options)
+    engine = CRIEngine(address, source=source, poll=poll, pack=pack, max_containers=max_containers)
+    return Watcher(engine, **options)

@@ -31,9 +31,9 @@ from whalewatch._core.model import Container
 from whalewatch._core.text import printable
 from whalewatch._wire import containerd_pb2 as wire
 from whalewatch.containerd import calls as containerd
-from whalewatch.containerd.reading import EVENTS, alive, split, text
+from whalewatch.containerd.reading import EVENTS, alive, process_id, split
 from whalewatch.containerd.reading import signal as signal_of
-from whalewatch.cri.reading import Record, container, process_id
+from whalewatch.cri.reading import Record, container
 from whalewatch.cri.source import Link
 
 __all__ = ["Native"]
@@ -77,14 +77,14 @@ class Native:
         if self._link.seen.seen_before(message):
             return []
         try:
-            envelope = wire.Envelope.FromString(message)
-            signal = signal_of(envelope) if envelope.namespace == NAMESPACE.encode() else None
+            signal = signal_of(message)
         except (DecodeError, ValueError) as error:
             why = f"an event makes no sense: {printable(error)}"
             return [self._link.lost.report(self._link.calls.connection.message(why))]
-        if signal is None:
+        namespace, id = split(signal.id) if signal is not None else ("", "")
+        if signal is None or namespace != NAMESPACE:
             return []
-        signal = attrs.evolve(signal, id=split(signal.id)[1])
+        signal = attrs.evolve(signal, id=id)
         # CHANGED here means that it is being removed.
         return self._link.exited(signal) if signal.type in {SignalType.EXITED, SignalType.CHANGED} else [signal]
 
@@ -94,12 +94,12 @@ class Native:
         A container is dead if it has no task that is alive, and the CRI does not list it as running.
         """
         # If shims hang, there is no list of tasks: an inspect has to read every container that the CRI says runs.
-        tasks = {text(task.id): task for task in await self._containerd.tasks(NAMESPACE) or ()}
+        tasks = await self._containerd.tasks(NAMESPACE) or {}
         records = await self._link.records.refresh()
         containers = {}
         for id, task in tasks.items():
             record, lives = records.get(id), alive(task)
-            if id and lives is not False:
+            if lives is not False:
                 # If the CRI does not know it yet, or its shim does not answer, an inspect has to read it.
                 read = self._read_alive(record, task) if lives and record is not None else None
                 containers[id] = ListedContainer(read)

@@ -33,6 +33,7 @@ from whalewatch._core.errors import EngineError
 from whalewatch._core.model import Container
 from whalewatch._core.text import printable
 from whalewatch._grpc.connection import denied, unimplemented
+from whalewatch._grpc.items import parse
 from whalewatch._wire import cri_pb2 as wire
 from whalewatch.cri.reading import is_about_sandbox, signal
 from whalewatch.cri.source import Link
@@ -48,6 +49,10 @@ PROBE_TIMEOUT = 0.25
 
 BACKLOG_TIMEOUT = 10.0
 """Seconds within which an engine sends its backlog."""
+
+
+MAX_UNREAD = 16_384
+"""Most signals of a stream that wait for a reader; with more, all of them are replaced by LOST."""
 
 
 class _Stream:
@@ -74,7 +79,15 @@ class _Stream:
         async for message in messages:
             self.received = True
             for found in read(message):
-                self.signals.put_nowait(found)
+                self.put(found)
+
+    def put(self, signal: Signal) -> None:
+        """Add a signal."""
+        if self.signals.qsize() >= MAX_UNREAD:
+            while not self.signals.empty():
+                self.signals.get_nowait()
+            self.signals.put_nowait(Signal(SignalType.LOST))
+        self.signals.put_nowait(signal)
 
     async def _stop(self) -> None:
         self.task.cancel()
@@ -154,11 +167,11 @@ class PodEvents:
     def _report(self, signal: Signal) -> None:
         """Pass a signal of this adapter itself to all readers."""
         for stream in self._streams:
-            stream.signals.put_nowait(signal)
+            stream.put(signal)
 
     def _read(self, message: bytes) -> list[Signal]:
         try:
-            event = wire.ContainerEventResponse.FromString(message)
+            event = parse(wire.ContainerEventResponse, message)
             # The entries of maps have no fixed order, so the same event may come as different bytes.
             if self._link.seen.seen_before((event.container_id, event.container_event_type, event.created_at)):
                 return []

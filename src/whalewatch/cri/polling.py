@@ -40,7 +40,7 @@ class Polling:
         self._interval = interval
         self._listed = asyncio.Event()  # or there is something else to report
         self._unread: dict[str, Signal] = {}
-        self._begun = False
+        self._begun = self._refreshed = False
 
     async def signals(self) -> AsyncGenerator[Signal, None]:
         """Report differences as they are found.
@@ -56,8 +56,10 @@ class Polling:
             except TimeoutError:
                 await self._poll()
             self._listed.clear()
-            for signal in self._differences():
-                yield signal
+            if self._refreshed:
+                self._refreshed = False
+                for signal in self._differences():
+                    yield signal
             for signal in [*self._unread.values()]:
                 yield signal
                 self._unread.pop(signal.id, None)
@@ -70,6 +72,7 @@ class Polling:
         try:
             async with asyncio.timeout(POLL_TIMEOUT):
                 await self._link.records.refresh()
+            self._refreshed = True
         except TimeoutError:
             raise EngineTimeout(self._link.calls.connection.message(f"no listing within {POLL_TIMEOUT:g} s")) from None
 
@@ -83,7 +86,7 @@ class Polling:
                 yield Signal(SignalType.EXITED, id)
                 self._link.records.note_reported(id, None)
         for id, entry, running in entries:
-            if running is not None and entry.reported != running:
+            if running is not None and entry.reported is not running and entry.reported != running:
                 yield Signal(SignalType.STARTED if entry.reported is None else SignalType.CHANGED, id)
                 self._link.records.note_reported(id, running)
 
@@ -97,6 +100,7 @@ class Polling:
         listing = await self._verbose.listing()
         if not self._begun:
             self._begin()
+        self._refreshed = True
         self._listed.set()
         return listing
 

@@ -10,11 +10,14 @@ from typing import Any
 import attrs
 from google.protobuf.message import DecodeError
 
+from whalewatch._adapter.ids import is_id
 from whalewatch._adapter.times import moment
 from whalewatch._core.engine import Signal, SignalType
-from whalewatch._core.model import POD_NAME, POD_NAMESPACE, POD_UID, SANDBOX, Container, FrozenMapping
+from whalewatch._core.model import NOTHING, POD_NAME, POD_NAMESPACE, POD_UID, SANDBOX, Container, FrozenMapping
+from whalewatch._core.text import printable
+from whalewatch._grpc.items import parse
 from whalewatch._wire import cri_pb2 as wire
-from whalewatch.containerd.reading import text
+from whalewatch.containerd.reading import process_id, text
 
 __all__ = [
     "Inspection",
@@ -22,11 +25,11 @@ __all__ = [
     "container",
     "container_record",
     "exit_code",
+    "in_pod",
     "inspection",
     "is_about_sandbox",
     "pid",
     "pod_labels",
-    "process_id",
     "sandbox_record",
     "signal",
     "verbose",
@@ -40,10 +43,8 @@ ANNOTATION = "io.kubernetes.annotation/"
 
 POD = (POD_NAME, POD_NAMESPACE, POD_UID)
 
-MAX_INFO = 8 * 1024 * 1024
+MAX_INFO = 1024 * 1024
 """Most bytes of verbose information that are read; a container's whole OCI specification has some 10 KiB."""
-
-MAX_PID = 2**31 - 1
 
 
 @attrs.frozen(kw_only=True)
@@ -58,7 +59,8 @@ class Record:
         running: whether it runs or, for a sandbox, is ready; None if the engine does not know.
         sandbox: whether it is a sandbox.
         created_at: time of its creation, in nanoseconds since the epoch.
-        message: the item of the listing as received, for applications.
+        pod: id of the sandbox that a container belongs to; "" if it has no valid one, and for a sandbox.
+        message: the item of the listing as bytes, which are smaller than objects, for applications.
     """
 
     id: str
@@ -68,7 +70,8 @@ class Record:
     running: bool | None
     sandbox: bool
     created_at: int
-    message: wire.Container | wire.PodSandbox = attrs.field(eq=False, repr=False)
+    pod: str
+    message: bytes = attrs.field(eq=False, repr=False)
 
 
 @attrs.frozen(kw_only=True)
@@ -103,20 +106,20 @@ class Inspection:
     does not read it, and if it cannot be decoded."""
 
 
-def container_record(found: wire.Container, pod: Mapping[str, str]) -> Record:
+def container_record(found: wire.Container, pod: Mapping[str, str] = NOTHING) -> Record:
     """Read a listed container.
 
     Args:
         found: the container as listed.
-        pod: the labels of its pod. They come from its sandbox, because a container can have any labels.
+        pod: the labels of its pod, unless `in_pod` adds them.
     """
     labels = _labels(found)
     labels.pop(SANDBOX, None)
-    labels |= pod
-    id, name = text(found.id), text(found.metadata.name) or labels.get(CONTAINER_NAME, "")
+    id, sandbox = text(found.id), text(found.pod_sandbox_id)
+    name = text(found.metadata.name) or labels.get(CONTAINER_NAME, "")
     if name:
         labels[CONTAINER_NAME] = name
-    return Record(
+    record = Record(
         id=id,
         name=name or id,
         labels=FrozenMapping(labels),
@@ -124,8 +127,17 @@ def container_record(found: wire.Container, pod: Mapping[str, str]) -> Record:
         running=_running(found.state),
         sandbox=False,
         created_at=found.created_at,
-        message=found,
+        pod=sandbox if is_id(sandbox) else "",
+        message=found.SerializeToString(),
     )
+    return in_pod(record, pod)
+
+
+def in_pod(record: Record, pod: Mapping[str, str]) -> Record:
+    """Add the labels of its pod to a container; they come from its sandbox, because a container can have any labels."""
+    if all(record.labels.get(label) == value for label, value in pod.items()):
+        return record
+    return attrs.evolve(record, labels=FrozenMapping({**record.labels, **pod}))
 
 
 def sandbox_record(found: wire.PodSandbox) -> Record:
@@ -142,7 +154,8 @@ def sandbox_record(found: wire.PodSandbox) -> Record:
         running=found.state == wire.SANDBOX_READY,
         sandbox=True,
         created_at=found.created_at,
-        message=found,
+        pod="",
+        message=found.SerializeToString(),
     )
 
 
@@ -182,8 +195,9 @@ def container(
 
 def inspection(record: Record, info: Mapping[str, Any]) -> Inspection:
     """Read everything that the CRI reports about a container or sandbox, for applications."""
-    message = record.message
-    listed = message if isinstance(message, wire.Container) else wire.Container()
+    listed, sandbox = wire.Container(), wire.PodSandbox()
+    message = sandbox if record.sandbox else listed
+    message.MergeFromString(record.message)
     return Inspection(
         id=record.id,
         name=record.name,
@@ -194,7 +208,7 @@ def inspection(record: Record, info: Mapping[str, Any]) -> Inspection:
         image_ref=text(listed.image_ref),
         labels=_texts(message.labels),
         annotations=_texts(message.annotations),
-        runtime_handler=text(message.runtime_handler) if isinstance(message, wire.PodSandbox) else "",
+        runtime_handler=text(sandbox.runtime_handler),
         info=info,
     )
 
@@ -217,20 +231,15 @@ def pid(info: Mapping[str, Any]) -> int | None:
     return process_id(number) if type(number) is int else None
 
 
-def process_id(number: int) -> int | None:
-    """Return a PID that an engine reports; None if it is not valid."""
-    return number if 0 < number <= MAX_PID else None
-
-
 def signal(event: wire.ContainerEventResponse) -> Signal | None:
     """Read one pod event; return None if it is of no interest.
 
     Raises:
-        ValueError: the event has no container id.
+        ValueError: the event has no valid id of a container.
     """
-    if not event.container_id:
-        raise ValueError("an event names no container")
     id, reported_at = text(event.container_id), moment(event.created_at)
+    if not is_id(id):
+        raise ValueError(f"an event names no container, but {printable(id, 60)!r}")
     match event.container_event_type:
         case wire.CONTAINER_STARTED_EVENT:
             return Signal(SignalType.STARTED, id, reported_at)
@@ -256,8 +265,8 @@ def exit_code(status: wire.ContainerStatus) -> int | None:
 def is_about_sandbox(event: wire.ContainerEventResponse) -> bool:
     """Return whether an event is about the sandbox of a pod; False if that cannot be known."""
     try:
-        return wire.PodSandboxStatus.FromString(event.pod_sandbox_status).id == event.container_id
-    except DecodeError:
+        return parse(wire.PodSandboxStatus, event.pod_sandbox_status).id == event.container_id
+    except (DecodeError, ValueError):
         return False
 
 

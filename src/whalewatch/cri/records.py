@@ -9,11 +9,14 @@ import attrs
 
 from whalewatch._core.model import Container
 from whalewatch._wire import cri_pb2 as wire
-from whalewatch.containerd.reading import text
+from whalewatch.containerd.members import Members
 from whalewatch.cri.calls import Calls
-from whalewatch.cri.reading import Record, container_record, pod_labels, sandbox_record
+from whalewatch.cri.reading import Record, container_record, in_pod, pod_labels, sandbox_record
 
 __all__ = ["Entry", "Records"]
+
+RECORDS_PER_TURN = 1024
+"""After so many records, other tasks of the event loop have their turn."""
 
 
 @attrs.define
@@ -42,9 +45,9 @@ class Entry:
     @property
     def running(self) -> Record | None:
         """The record, if it runs; None if not. If the latest listing does not know, what was reported last counts."""
-        if self.listed is None or not (self.listed.running or (self.listed.running is None and self.reported)):
-            return None
-        return attrs.evolve(self.listed, running=True)
+        if self.listed is None or self.listed.running:
+            return self.listed
+        return attrs.evolve(self.listed, running=True) if self.listed.running is None and self.reported else None
 
 
 class Records:
@@ -53,6 +56,7 @@ class Records:
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
         self._entries: dict[str, Entry] = {}
+        self._members = Members()
         self._refreshing = asyncio.Lock()
 
     async def refresh(self) -> Mapping[str, Record]:
@@ -64,25 +68,40 @@ class Records:
         pod, unless they are known from before.
         """
         async with self._refreshing:
-            containers = await self._calls.containers()
-            listed = {text(found.id): sandbox_record(found) for found in await self._calls.sandboxes() if found.id}
-            sandboxes = listed.copy()
-            for found in containers:
-                if not found.id:
-                    continue  # without an id, nothing can be asked or reported about it
-                former, pod = self._entries.get(text(found.id), Entry()), text(found.pod_sandbox_id)
-                sandbox = sandboxes.get(pod) or former.record or await self.find_sandbox(pod)
-                record = container_record(found, pod_labels(sandbox.labels) if sandbox is not None else {})
-                listed[record.id] = record
-            for id in listed.keys() | self._entries.keys():
-                entry = self._entry(id)
-                entry.record = entry.listed = listed.get(id)
-                entry.sandbox = False
-                if entry.listed is None or entry.listed.running is False:
-                    entry.read, entry.without_pid = None, 0
-                if entry == Entry():
-                    del self._entries[id]
+            containers: dict[str, Record] = {}
+            sandboxes: dict[str, Record] = {}
+
+            def receive(id: str, found: wire.Container) -> None:
+                containers[id] = container_record(found)
+
+            def receive_sandbox(id: str, found: wire.PodSandbox) -> None:
+                sandboxes[id] = sandbox_record(found)
+
+            await self._calls.containers(receive)
+            await self._calls.sandboxes(receive_sandbox)
+            listed = sandboxes.copy()
+            for count, (id, record) in enumerate(containers.items(), 1):
+                former = self._entries.get(id, Entry()).record
+                sandbox = sandboxes.get(record.pod) or former or await self.find_sandbox(record.pod)
+                listed[id] = in_pod(record, pod_labels(sandbox.labels)) if sandbox is not None else record
+                if count % RECORDS_PER_TURN == 0:
+                    await asyncio.sleep(0)
+            for count, id in enumerate(listed.keys() | self._entries.keys(), 1):
+                self._note_listed(id, listed.get(id))
+                if count % RECORDS_PER_TURN == 0:
+                    await asyncio.sleep(0)
             return listed
+
+    def _note_listed(self, id: str, record: Record | None) -> None:
+        entry = self._entry(id)
+        if record == entry.listed:
+            record = entry.listed  # one object for all that remember it
+        entry.listed, entry.sandbox = record, False
+        self._note_record(id, record)
+        if record is None or record.running is False:
+            entry.read, entry.without_pid = None, 0
+        if record is None and entry.reported is None:
+            del self._entries[id]
 
     async def find(self, id: str) -> Record | None:
         """Return one record, from memory or from the engine; None if no container or sandbox has this id."""
@@ -97,16 +116,18 @@ class Records:
         """Return the record of a container; None if there is none with this id."""
         record = self._entries.get(id, Entry()).record
         if record is None and (found := await self._calls.container(id)) is not None:
-            sandbox = await self.find_sandbox(text(found.pod_sandbox_id))
-            record = container_record(found, pod_labels(sandbox.labels) if sandbox is not None else {})
-            self._entry(id).record = record
+            record = container_record(found)
+            if (sandbox := await self.find_sandbox(record.pod)) is not None:
+                record = in_pod(record, pod_labels(sandbox.labels))
+            self._note_record(id, record)
         return record
 
     async def find_sandbox(self, id: str) -> Record | None:
         """Return the record of a sandbox; None if there is none with this id."""
         record = self._entries.get(id, Entry()).record
-        if record is None and id and (found := await self._calls.sandbox(id)) is not None:
-            record = self._entry(id).record = sandbox_record(found)
+        if record is None and (found := await self._calls.sandbox(id)) is not None:
+            record = sandbox_record(found)
+            self._note_record(id, record)
         return record
 
     def read(self, record: Record) -> Container | None:
@@ -135,19 +156,28 @@ class Records:
     def forget(self, id: str) -> None:
         """Forget the record of a container or sandbox that has exited."""
         if (entry := self._entries.get(id)) is not None:
-            entry.record, entry.read, entry.sandbox, entry.without_pid = None, None, False, 0
+            self._note_record(id, None)
+            entry.read, entry.sandbox, entry.without_pid = None, False, 0
             if entry == Entry():
                 del self._entries[id]
 
     def members(self, sandbox: str) -> list[str]:
         """Return the known containers of a sandbox."""
-        messages = ((id, entry.record.message) for id, entry in self._entries.items() if entry.record is not None)
-        pod = sandbox.encode()
-        return [id for id, one in messages if isinstance(one, wire.Container) and one.pod_sandbox_id == pod]
+        return self._members.of(sandbox)
 
     def entries(self) -> Iterator[tuple[str, Entry]]:
         """Iterate over the entries that exist now; entries that are added meanwhile are left out."""
         return iter([*self._entries.items()])
+
+    def _note_record(self, id: str, record: Record | None) -> None:
+        entry = self._entry(id)
+        if record is entry.record:
+            return
+        entry.record = record
+        if record is not None and record.pod:
+            self._members.add(id, record.pod)
+        else:
+            self._members.remove(id)
 
     def _entry(self, id: str) -> Entry:
         return self._entries.setdefault(id, Entry())
