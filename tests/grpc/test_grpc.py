@@ -31,7 +31,7 @@ from whalewatch import (
 )
 from whalewatch._grpc.address import Endpoint, endpoint
 from whalewatch._grpc.connection import ERROR_BY_STATUS, MAX_MESSAGE, Connection, missing
-from whalewatch._grpc.ids import Ids
+from whalewatch._grpc.door import Door
 from whalewatch._wire import containerd_pb2 as wire
 
 if TYPE_CHECKING:
@@ -64,9 +64,9 @@ async def version(to: Connection, **metadata: str) -> str:
 
 @asynccontextmanager
 async def connected(path: Path) -> AsyncIterator[Connection]:
-    ids = Ids(logging.getLogger("whalewatch.test"), "test engine")
+    door = Door(logging.getLogger("whalewatch.test"), "test engine", MOST)
     endpoint = Endpoint(f"unix://{path}", str(path))
-    made = Connection(endpoint, engine="test", remedy="ask nicely", calls=Counter(), ids=ids, max_items=MOST)
+    made = Connection(endpoint, engine="test", remedy="ask nicely", calls=Counter(), door=door)
     try:
         yield made
     finally:

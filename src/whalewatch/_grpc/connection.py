@@ -6,7 +6,6 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Hashable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from itertools import islice
 from traceback import clear_frames
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -22,21 +21,25 @@ from whalewatch._core.errors import EngineError, EngineTimeout, EngineUnavailabl
 from whalewatch._core.text import printable
 from whalewatch._grpc import items
 from whalewatch._grpc.address import Endpoint
-from whalewatch._grpc.ids import Ids
+from whalewatch._grpc.door import Door
 from whalewatch._grpc.pinned import PinnedSocket
 
 __all__ = ["Connection", "denied", "missing", "unimplemented"]
 
 M = TypeVar("M", bound=Message)
 
-MAX_MESSAGE = 64 * 1024 * 1024
-"""Most bytes of one answer. The limit of gRPC itself, 4 MiB, is too small for a listing of some hundred containers."""
+MAX_MESSAGE = 40 * 1024 * 1024
+"""Most bytes of one answer, of which gRPC makes three copies. Its own limit, 4 MiB, is too small for a listing of some
+hundred containers; containerd sends 16 MiB at most, and CRI-O 80 MiB, if they are not configured otherwise."""
+
+LOOKAHEAD = 64 * 1024 * 1024
+"""Most bytes of a stream that gRPC reads before they are asked for."""
 
 OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     # While the event loop of the program is blocked, a thread of gRPC reads on, as far as the server may send: 5 MB by
     # default, 67 MB with this (containerd 1.7). After that, some engines make their other readers and callers wait.
-    ("grpc.http2.lookahead_bytes", MAX_MESSAGE),
+    ("grpc.http2.lookahead_bytes", LOOKAHEAD),
     ("grpc.http2.bdp_probe", 0),  # otherwise it is gRPC that chooses how much
     # Each channel makes its own connection; otherwise a new channel inherits the backoff of earlier ones.
     ("grpc.use_local_subchannel_pool", 1),
@@ -90,13 +93,12 @@ class Connection:
         remedy: what to do if the permission to connect is missing, for messages.
         usual: paths of sockets that such engines usually have, for the message if there is none at the address.
         calls: counts the calls, by kind.
-        ids: checks the ids in listings.
-        max_items: most items of one kind in a listing.
+        door: decides what of a listing is taken.
 
     Attributes:
         client: the channel, for calls that the application makes itself.
         endpoint: where it connects.
-        ids, max_items: as given.
+        door: as given.
     """
 
     def __init__(
@@ -107,8 +109,7 @@ class Connection:
         remedy: str,
         usual: Sequence[str] = (),
         calls: Counter[str],
-        ids: Ids,
-        max_items: int,
+        door: Door,
     ) -> None:
         self.endpoint = endpoint
         self._engine = engine
@@ -117,8 +118,7 @@ class Connection:
         self._unreachable_reason: str | None = None
         self._answered = False
         self._calls = calls
-        self.ids = ids
-        self.max_items = max_items
+        self.door = door
         self._socket = PinnedSocket(endpoint.path)
         target = "unix:" + quote("/" + self._socket.path.lstrip("/"))
         self.client: grpc.aio.Channel = grpc.aio.insecure_channel(target, options=OPTIONS)
@@ -189,32 +189,24 @@ class Connection:
         finally:
             del call  # an error keeps this frame alive; see `_translate_errors`
 
-    def parse(self, kind: str, answer: type[M], received: bytes | memoryview) -> M:
-        """Parse an answer, or one item of it.
+    def parse(self, kind: str, answer: type[M], received: bytes) -> M:
+        """Parse an answer.
 
         Raises:
             ProtocolViolation: it is not of the expected type, or too large.
         """
-        with self._translate_nonsense(kind, answer.__name__, received):
+        with self.translate_nonsense(kind, answer.__name__, received):
             return items.parse(answer, received)
 
-    def fields(self, kind: str, received: bytes, most: int) -> Iterator[tuple[int, int, int]]:
-        """Yield the first fields of an answer, `most` at most; see `items.fields`.
-
-        Raises:
-            ProtocolViolation: it is no message.
-        """
-        with self._translate_nonsense(kind, "message", received):
-            yield from islice(items.fields(received), most)
-
     @contextmanager
-    def _translate_nonsense(self, kind: str, expected: str, received: bytes | memoryview) -> Iterator[None]:
+    def translate_nonsense(self, kind: str, expected: str, received: bytes) -> Iterator[None]:
+        """Turn the errors of `items.parse` and `items.fields` into errors of this library."""
         try:
             yield
         except DecodeError as error:
-            shown = printable(bytes(received[:80]))
+            shown = printable(received[:80])
             raise ProtocolViolation(self.message(f"the answer to {kind} is no {expected}: {shown}")) from error
-        except ValueError as error:
+        except items.TooLarge as error:
             raise ProtocolViolation(self.message(f"the answer to {kind} is too large: {error}")) from error
 
     async def close(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-__all__ = ["MAX_FIELDS", "MAX_ITEM", "fields", "parse"]
+__all__ = ["MAX_FIELDS", "MAX_ITEM", "TooLarge", "fields", "parse"]
 
 M = TypeVar("M", bound=Message)
 
@@ -24,21 +24,27 @@ MORE = 0x80  # set in all bytes of a number except the last
 LONGEST = 70  # bits of a number, of which each byte has seven
 
 
-def parse(type_: type[M], message: bytes | memoryview) -> M:
-    """Parse a message that is not too large.
+class TooLarge(ValueError):
+    """A message is not parsed, because it is too large."""
+
+
+def parse(type_: type[M], message: bytes, start: int = 0, end: int | None = None) -> M:
+    """Parse a message, or a part of one, that is not too large.
 
     Raises:
         DecodeError: it is not of this type.
-        ValueError: it is too large.
+        TooLarge: it is too large.
     """
-    if len(message) > MAX_ITEM:
-        raise ValueError(f"{len(message)} bytes, and at most {MAX_ITEM} are taken")
-    if len(message) > 2 * MAX_FIELDS:  # a field takes two bytes or more
-        _count(type_.DESCRIPTOR, message)
-    return type_.FromString(message)  # type: ignore[arg-type] # it takes any bytes
+    end = len(message) if end is None else end
+    size = end - start
+    if size > MAX_ITEM:
+        raise TooLarge(f"{size} bytes, and at most {MAX_ITEM} are taken")
+    if size > 2 * MAX_FIELDS:  # a field takes two bytes or more
+        _count(type_.DESCRIPTOR, message, start, end)
+    return type_.FromString(message[start:end])
 
 
-def fields(message: bytes | memoryview, start: int = 0, end: int | None = None) -> Iterator[tuple[int, int, int]]:
+def fields(message: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple[int, int, int]]:
     """Yield the fields of a message, or of a part of it, without those of its parts.
 
     Of each field: its number, and where its value begins and ends; of one that is neither bytes nor a message, 0 in
@@ -71,16 +77,16 @@ def fields(message: bytes | memoryview, start: int = 0, end: int | None = None) 
         raise DecodeError("the message is cut off, or has a field of no known kind") from None
 
 
-def _count(descriptor: Any, message: bytes | memoryview) -> None:
-    parts, left = [(descriptor, 0, len(message))], MAX_FIELDS
-    for part, start, end in parts:
+def _count(descriptor: Any, message: bytes, start: int, end: int) -> None:
+    parts, left = [(descriptor, start, end)], MAX_FIELDS
+    for part, begin, stop in parts:
         types = _types(part)
-        for number, begin, stop in fields(message, start, end):
+        for number, *span in fields(message, begin, stop):
             left -= 1
             if left < 0:
-                raise ValueError(f"more than {MAX_FIELDS} fields")
+                raise TooLarge(f"more than {MAX_FIELDS} fields")
             if number in types:
-                parts.append((types[number], begin, stop))
+                parts.append((types[number], *span))
 
 
 @cache
@@ -89,7 +95,7 @@ def _types(descriptor: Any) -> Mapping[int, Any]:
     return {field.number: field.message_type for field in descriptor.fields if field.message_type is not None}
 
 
-def _number(message: bytes | memoryview, position: int, first: int) -> tuple[int, int]:
+def _number(message: bytes, position: int, first: int) -> tuple[int, int]:
     """Return the number that begins with the byte `first`, and the position after it; `position` is that of the next.
 
     Raises:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable
+from itertools import islice
+from operator import attrgetter
 from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
 
 from whalewatch._core.errors import ProtocolViolation
 from whalewatch._grpc.connection import Connection
+from whalewatch._grpc.items import fields, parse
 
 __all__ = ["Items"]
 
@@ -40,11 +43,10 @@ class Items(Generic[M]):
         self._connection = connection
         self._kind = kind
         self._type = type
-        self._most = connection.max_items if most is None else most
+        self._most = connection.door.max_items if most is None else most
         self._remedy = ": if that many are right, raise max_containers" if most is None else ""
         self._id = id
         self._found: set[Hashable] = set()
-        self._items = self._bytes = 0  # since others had their turn
 
     async def list(self, method: str, request: Message, receive: Callable[[str, M], None], **metadata: str) -> None:
         """Make a call with one answer, and call `receive` with each valid id and its item.
@@ -54,9 +56,10 @@ class Items(Generic[M]):
             EngineError: the call failed.
         """
         answer = await self._connection.receive(self._kind, method, request, **metadata)
-        # Counted first: of an answer with too many nothing is kept, not for a moment.
-        self._check_number(sum(1 for _ in self._connection.fields(self._kind, answer, self._most + 1)))
-        await self._read(answer, receive, metadata)
+        with self._connection.translate_nonsense(self._kind, "list", answer):
+            # Counted first: of an answer with too many nothing is kept, not for a moment.
+            self._check_number(sum(1 for _ in islice(fields(answer), self._most + 1)))
+            await self._read(answer, receive, metadata)
 
     async def stream(self, method: str, request: Message, receive: Callable[[str, M], None], **metadata: str) -> None:
         """Make a call with one answer for each item; otherwise as `list`."""
@@ -65,24 +68,28 @@ class Items(Generic[M]):
             async for answer in answers:
                 count += 1
                 self._check_number(count)
-                await self._read(answer, receive, metadata)
+                with self._connection.translate_nonsense(self._kind, "list", answer):
+                    await self._read(answer, receive, metadata)
 
     async def _read(self, answer: bytes, receive: Callable[[str, M], None], metadata: dict[str, str]) -> None:
-        for number, start, end in self._connection.fields(self._kind, answer, self._most):
-            self._items, self._bytes = self._items + 1, self._bytes + end - start
-            if self._items >= TURN_ITEMS or self._bytes >= TURN_BYTES:
-                self._items = self._bytes = 0
+        type, kind, most, found, scope = self._type, self._kind, self._most, self._found, (*metadata.values(),)
+        id_of, valid, items, size = attrgetter(self._id), self._connection.door.read, 0, 0
+        for number, start, end in islice(fields(answer), most):
+            items, size = items + 1, size + end - start
+            if items == TURN_ITEMS or size >= TURN_BYTES:
+                items = size = 0
                 await asyncio.sleep(0)
             if number != 1:
                 continue
-            item = self._connection.parse(self._kind, self._type, memoryview(answer)[start:end])
-            id = self._connection.ids.read(self._kind, getattr(item, self._id))
-            key = (*metadata.values(), id)
+            item = parse(type, answer, start, end)
+            id = valid(kind, id_of(item))
             if id is None:
                 continue
-            if key not in self._found:
-                self._check_number(len(self._found) + 1)
-                self._found.add(key)
+            key = (scope, id)
+            if key not in found:
+                if len(found) == most:
+                    self._check_number(most + 1)
+                found.add(key)
             receive(id, item)
 
     def _check_number(self, number: int) -> None:

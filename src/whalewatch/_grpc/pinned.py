@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from pathlib import Path
 
 from whalewatch._adapter.unix import listener
@@ -16,8 +17,8 @@ class PinnedSocket:
     """The socket that is at a path when this is made, whatever is put into its place later.
 
     A socket's file belongs to one listening socket as long as it exists, so who connects to that file reaches the same
-    peer each time. Where the kernel cannot hold on to it (it is not Linux, or there is no /proc), or there is no file,
-    the path itself is used.
+    peer each time. Where the kernel cannot hold on to it (it is not Linux, or there is no /proc), or there is no file
+    yet, the path itself is used.
 
     Attributes:
         path: where to connect.
@@ -26,17 +27,22 @@ class PinnedSocket:
     def __init__(self, path: str) -> None:
         self._original = self.path = path
         self._file: int | None = None
+        self._missing = False
         if hasattr(os, "O_PATH") and OPENED.exists():
             try:
                 self._file = os.open(path, os.O_PATH)
             except OSError:
-                return  # a call tells why
+                self._missing = True  # a call tells why
+                return
             self.path = str(OPENED / str(self._file))
+            self._release = weakref.finalize(self, os.close, self._file)
 
     def replaced(self) -> bool:
-        """Return whether another file is at the path by now; False if there is none."""
+        """Return whether another file is at the path by now; False if there is none, or nobody can tell."""
+        if self._file is None:
+            return self._missing
         try:
-            return self._file is not None and not os.path.samestat(os.fstat(self._file), Path(self._original).stat())
+            return not os.path.samestat(os.fstat(self._file), Path(self._original).stat())
         except OSError:
             return False
 
@@ -46,6 +52,6 @@ class PinnedSocket:
 
     def close(self) -> None:
         """Let go of it; `path` leads nowhere then."""
-        file, self._file = self._file, None
-        if file is not None:
-            os.close(file)
+        if self._file is not None:
+            self._file, self._missing = None, False
+            self._release()

@@ -21,7 +21,7 @@ from whalewatch._core.text import printable
 from whalewatch._core.watcher import Watcher, WatcherOptions
 from whalewatch._grpc.address import endpoint
 from whalewatch._grpc.connection import Connection
-from whalewatch._grpc.ids import Ids
+from whalewatch._grpc.door import Door
 from whalewatch._grpc.listings import Items
 from whalewatch._wire import containerd_pb2 as wire
 from whalewatch.containerd.calls import USUAL_SOCKETS, Calls
@@ -55,6 +55,8 @@ IGNORED = ("moby", "k8s.io")
 """Namespaces of Docker and of the CRI: these engines know more about their containers than containerd does."""
 
 REMEDY = "run as root, or give the socket to a group of the user (gid under [grpc] in containerd's configuration)"
+
+Listed = tuple[Items[wire.Task], Items[wire.Container]]
 
 Pack = Callable[[Container, Inspection], Any]
 """A function that returns the rucksack of a container, from the container and its `Inspection`."""
@@ -102,10 +104,6 @@ class ContainerdEngine:
         if isinstance(ignore, str):
             msg = f"ignore takes a collection of namespaces, such as {(ignore,)!r}"
             raise ValueError(msg)  # noqa: TRY004 - as for all options with a value that is not allowed
-        if not max_containers >= 1:
-            msg = f"max_containers must be at least 1, not {max_containers}"
-            raise ValueError(msg)
-        self.max_containers = max_containers
         address = DEFAULT_ADDRESS if address is None else address
         self._endpoint = endpoint(address, engine="containerd", example=DEFAULT_ADDRESS)
         self._ignored = frozenset(ignore)
@@ -118,7 +116,8 @@ class ContainerdEngine:
         self._identity: Hashable = None
         self._progress = 0
         self._members = Members()
-        self._ids = Ids(log, f"containerd engine at {self.address}")
+        self.max_containers = max_containers
+        self._door = Door(log, f"containerd engine at {self.address}", max_containers)
         self._seen, self._lost = EventDeduplicator(), LostEvents(log)
 
     @property
@@ -149,7 +148,7 @@ class ContainerdEngine:
     @property
     def items_left_out(self) -> int:
         """Number of listed containers, tasks and namespaces left out as they have no valid id; each counts once."""
-        return self._ids.left_out
+        return self._door.left_out
 
     @property
     def progress(self) -> int:
@@ -188,13 +187,7 @@ class ContainerdEngine:
 
     def _new(self) -> Calls:
         connection = Connection(
-            self._endpoint,
-            engine="containerd",
-            remedy=REMEDY,
-            usual=USUAL_SOCKETS,
-            calls=self._calls,
-            ids=self._ids,
-            max_items=self.max_containers,
+            self._endpoint, engine="containerd", remedy=REMEDY, usual=USUAL_SOCKETS, calls=self._calls, door=self._door
         )
         return Calls(connection)
 
@@ -287,11 +280,7 @@ class ContainerdEngine:
         return Listing(containers=containers, absence_is_death=False, failed=failed, scope=namespace_of)
 
     async def _list_namespace(
-        self,
-        namespace: str,
-        calls: Calls,
-        limit: asyncio.Timeout,
-        listed: tuple[Items[wire.Task], Items[wire.Container]],
+        self, namespace: str, calls: Calls, limit: asyncio.Timeout, listed: Listed
     ) -> dict[str, ListedContainer]:
         """List the containers of one namespace that are alive; each that arrives extends the time limit.
 

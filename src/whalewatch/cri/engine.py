@@ -20,7 +20,7 @@ from whalewatch._core.text import printable
 from whalewatch._core.watcher import Watcher, WatcherOptions
 from whalewatch._grpc.address import endpoint
 from whalewatch._grpc.connection import Connection
-from whalewatch._grpc.ids import Ids
+from whalewatch._grpc.door import Door
 from whalewatch.containerd import calls as containerd
 from whalewatch.cri.calls import Calls
 from whalewatch.cri.identity import Identity, identify
@@ -113,16 +113,13 @@ class CRIEngine:
         if not poll > 0:
             msg = f"poll must be positive, not {poll}"
             raise ValueError(msg)
-        if not max_containers >= 1:
-            msg = f"max_containers must be at least 1, not {max_containers}"
-            raise ValueError(msg)
-        self.max_containers = max_containers
         self._endpoint = endpoint(address, engine="CRI", example=EXAMPLE)
         self._forced_source = source
         self._poll = poll
         self._packer = Packer(pack, log)
         self._calls: Counter[str] = Counter()
-        self._ids = Ids(log, f"CRI engine at {self.address}")
+        self.max_containers = max_containers
+        self._door = Door(log, f"CRI engine at {self.address}", max_containers)
         self._connection: Connection | None = None
         self._closing = AsyncExitStack()
         self._source: Source | None = None
@@ -177,7 +174,7 @@ class CRIEngine:
     @property
     def items_left_out(self) -> int:
         """Number of listed containers, sandboxes and tasks left out as they have no valid id; each counts once."""
-        return self._ids.left_out
+        return self._door.left_out
 
     @property
     def without_pid(self) -> int:
@@ -219,13 +216,7 @@ class CRIEngine:
 
     def _new(self) -> Connection:
         return Connection(
-            self._endpoint,
-            engine=self.title,
-            remedy=REMEDY,
-            usual=USUAL_SOCKETS,
-            calls=self._calls,
-            ids=self._ids,
-            max_items=self.max_containers,
+            self._endpoint, engine=self.title, remedy=REMEDY, usual=USUAL_SOCKETS, calls=self._calls, door=self._door
         )
 
     async def connect(self) -> None:
@@ -239,7 +230,7 @@ class CRIEngine:
         calls = Calls(connection)
         link = Link(
             calls,
-            Records(calls),
+            Records(calls, keep=bool(self._packer)),
             EventDeduplicator(),
             LostEvents(log),
             self.address,

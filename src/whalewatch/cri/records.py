@@ -51,10 +51,16 @@ class Entry:
 
 
 class Records:
-    """All entries; listings and calls about single containers fill them."""
+    """All entries; listings and calls about single containers fill them.
 
-    def __init__(self, calls: Calls) -> None:
+    Args:
+        calls: makes the calls.
+        keep: whether records keep their messages.
+    """
+
+    def __init__(self, calls: Calls, *, keep: bool) -> None:
         self._calls = calls
+        self._keep = keep
         self._entries: dict[str, Entry] = {}
         self._members = Members()
         self._refreshing = asyncio.Lock()
@@ -72,18 +78,17 @@ class Records:
             sandboxes: dict[str, Record] = {}
 
             def receive(id: str, found: wire.Container) -> None:
-                containers[id] = container_record(found)
+                containers[id] = container_record(found, keep=self._keep)
 
             def receive_sandbox(id: str, found: wire.PodSandbox) -> None:
-                sandboxes[id] = sandbox_record(found)
+                sandboxes[id] = sandbox_record(found, keep=self._keep)
 
             await self._calls.containers(receive)
             await self._calls.sandboxes(receive_sandbox)
             listed = sandboxes.copy()
+            pods = {id: pod_labels(sandbox.labels) for id, sandbox in sandboxes.items()}
             for count, (id, record) in enumerate(containers.items(), 1):
-                former = self._entries.get(id, Entry()).record
-                sandbox = sandboxes.get(record.pod) or former or await self.find_sandbox(record.pod)
-                listed[id] = in_pod(record, pod_labels(sandbox.labels)) if sandbox is not None else record
+                listed[id] = in_pod(record, pods.get(record.pod) or await self._find_pod(record))
                 if count % RECORDS_PER_TURN == 0:
                     await asyncio.sleep(0)
             for count, id in enumerate(listed.keys() | self._entries.keys(), 1):
@@ -92,9 +97,14 @@ class Records:
                     await asyncio.sleep(0)
             return listed
 
+    async def _find_pod(self, record: Record) -> Mapping[str, str]:
+        """Return the labels of the pod of a container whose sandbox is not listed."""
+        known = self._entries.get(record.id, Entry()).record or await self.find_sandbox(record.pod)
+        return pod_labels(known.labels) if known is not None else {}
+
     def _note_listed(self, id: str, record: Record | None) -> None:
         entry = self._entry(id)
-        if record == entry.listed:
+        if (entry.read or entry.reported) and record == entry.listed:
             record = entry.listed  # one object for all that remember it
         entry.listed, entry.sandbox = record, False
         self._note_record(id, record)
@@ -116,9 +126,8 @@ class Records:
         """Return the record of a container; None if there is none with this id."""
         record = self._entries.get(id, Entry()).record
         if record is None and (found := await self._calls.container(id)) is not None:
-            record = container_record(found)
-            if (sandbox := await self.find_sandbox(record.pod)) is not None:
-                record = in_pod(record, pod_labels(sandbox.labels))
+            record = container_record(found, keep=self._keep)
+            record = in_pod(record, await self._find_pod(record))
             self._note_record(id, record)
         return record
 
@@ -126,18 +135,18 @@ class Records:
         """Return the record of a sandbox; None if there is none with this id."""
         record = self._entries.get(id, Entry()).record
         if record is None and (found := await self._calls.sandbox(id)) is not None:
-            record = sandbox_record(found)
+            record = sandbox_record(found, keep=self._keep)
             self._note_record(id, record)
         return record
 
     def read(self, record: Record) -> Container | None:
         """Return the container as it was read; None if it was not read, or if its record has changed since."""
         read = self._entries.get(record.id, Entry()).read
-        return read[1] if read is not None and read[0] == record else None
+        return read[1] if read is not None and (read[0] is record or read[0] == record) else None
 
     def note_read(self, record: Record, container: Container) -> None:
         """Remember a container that was read while it ran."""
-        self._entry(record.id).read = (attrs.evolve(record, running=True), container)
+        self._entry(record.id).read = (record if record.running else attrs.evolve(record, running=True), container)
 
     def count_without_pid(self, id: str) -> int:
         """Count a reading without a PID; return the number of those before it."""
@@ -171,12 +180,11 @@ class Records:
 
     def _note_record(self, id: str, record: Record | None) -> None:
         entry = self._entry(id)
-        if record is entry.record:
-            return
-        entry.record = record
+        former, entry.record = entry.record, record
         if record is not None and record.pod:
-            self._members.add(id, record.pod)
-        else:
+            if former is None:
+                self._members.add(id, record.pod)
+        elif former is not None:
             self._members.remove(id)
 
     def _entry(self, id: str) -> Entry:
