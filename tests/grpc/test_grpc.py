@@ -178,13 +178,17 @@ async def test_status_is_translated_with_engine_and_address_and_only_what_is_not
 
 
 async def test_large_answers_are_taken_and_absurd_ones_refused(path: Path) -> None:
-    size = 5000 * 9000
+    size = 4_000_000
 
     async def answer(request: bytes, context: Any) -> bytes:
         return wire.VersionResponse(version=b"x" * size).SerializeToString()
 
     async with served(path, answer) as to:
         assert len(await version(to)) == size
+        size = 4000 * 9000
+        assert len(await to.receive("version", METHOD, wire.Empty())) > size
+        with pytest.raises(ProtocolViolation, match="the answer to version is too large: 36000005 bytes"):
+            await version(to)
         size = MAX_MESSAGE
         with pytest.raises(EngineError, match="RESOURCE_EXHAUSTED"):
             await version(to)
@@ -192,7 +196,7 @@ async def test_large_answers_are_taken_and_absurd_ones_refused(path: Path) -> No
 
 async def test_nonsense_is_an_error_of_ours_in_a_header_and_in_an_answer(path: Path) -> None:
     async with served(path, b"\xff\xff") as to:
-        with pytest.raises(EngineError):
+        with pytest.raises(EngineError, match="is not sent, as it is no valid header"):
             await version(to, a_namespace="x\ny")
         with pytest.raises(ProtocolViolation, match="the answer to version is no VersionResponse"):
             await version(to)

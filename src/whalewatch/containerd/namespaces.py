@@ -42,6 +42,7 @@ async def list_each(
         for namespace in waiting:
             try:
                 async with asyncio.timeout_at(deadline) as limit:
+                    await asyncio.sleep(0)  # if the deadline has passed, no call is made
                     await slots.acquire()
                     with release_when_slow(slots, LISTING_TIMEOUT):
                         await list_one(namespace, limit)
