@@ -59,7 +59,7 @@ async def test_hostile_namespaces_and_ids_of_containerd_are_left_out_and_never_s
             asked = fake.requests["task_get"]
             for bad in BAD:
                 for id in (bad, f"{bad}/web", f"good-1.x_y/{bad}", f"../{bad}"):
-                    if not (bad == "" and id == "web"):
+                    if id != "a/b":
                         assert await adapter.inspect(id) is None, id
             assert fake.requests["task_get"] == asked
             assert await adapter.inspect("good-1.x_y/web") is not None
@@ -100,8 +100,7 @@ async def containerd_with_cri() -> Any:
 async def test_pod_event_with_a_hostile_id_is_lost() -> None:
     async with FakeCRI() as fake, followed(cri.watch(fake.address, source="pod-events")) as follow:
         for name in BAD:
-            message = field(1, raw(name)) + b"\x10\x01\x18\x07"
-            fake.publish(message)
+            fake.publish(field(1, raw(name)) + b"\x10\x01")
         await eventually(lambda: follow.stats.lost == len(BAD))
 
 

@@ -50,7 +50,7 @@ class Calls:
 
     async def container(self, id: str) -> wire.Container | None:
         """Return one container as listings have it; None if there is none with this id."""
-        request = wire.ListContainersRequest(filter=wire.ContainerFilter(id=id.encode()))
+        request = wire.ListContainersRequest(filter=wire.ContainerFilter(id=id.encode(errors="replace")))
         return await self._one(id, "container", f"{SERVICE}/ListContainers", request, wire.Container)
 
     async def sandboxes(self, receive: Callable[[str, wire.PodSandbox], None]) -> None:
@@ -61,7 +61,7 @@ class Calls:
 
     async def sandbox(self, id: str) -> wire.PodSandbox | None:
         """Return one sandbox as listings have it; None if there is none with this id."""
-        request = wire.ListPodSandboxRequest(filter=wire.PodSandboxFilter(id=id.encode()))
+        request = wire.ListPodSandboxRequest(filter=wire.PodSandboxFilter(id=id.encode(errors="replace")))
         return await self._one(id, "sandbox", f"{SERVICE}/ListPodSandbox", request, wire.PodSandbox)
 
     async def _one(self, id: str, kind: str, method: str, request: Message, type: type[M]) -> M | None:
