@@ -53,9 +53,7 @@ class OwnEngine:
 def watchers(options: whalewatch.WatcherOptions, tls: ssl.SSLContext) -> None:
     assert_type(moby.watch("unix:///run/docker.sock", tls=tls, **options), whalewatch.Watcher[moby.MobyEngine])
     assert_type(moby.watch().engine.client, aiodocker.Docker | None)
-    assert_type(
-        containerd.watch(ignore=["moby"], max_containers=9, heartbeat=5.0).engine.client, grpc.aio.Channel | None
-    )
+    assert_type(containerd.watch(ignore=["moby"], max_containers=9).engine.client, grpc.aio.Channel | None)
     assert_type(cri.watch("unix:///run/crio.sock", source="poll", poll=1.0).engine.without_pid, int)
     assert_type(cri.watch("unix:///run/crio.sock", max_containers=9).engine.items_left_out, int)
     assert_type(whalewatch.moby.watch(retry=None), whalewatch.Watcher[moby.MobyEngine])
