@@ -11,6 +11,7 @@ import logging
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 from whalewatch import WhalewatchError, containerd, cri
 
@@ -24,7 +25,7 @@ def peak() -> float:
 async def main(kind: str, address: str, id: str) -> None:
     """Ask and print."""
     logging.disable()
-    source = "pod-events" if kind == "event" else "poll"
+    source: Literal["pod-events", "poll"] = "pod-events" if kind == "event" else "poll"
     engine = cri.CRIEngine(address, source=source) if "/cri" in address else containerd.ContainerdEngine(address)
     await engine.connect()
     signals = engine.signals()

@@ -158,7 +158,7 @@ async def test_containers_and_sandboxes_of_the_cri_are_counted_and_those_in_two_
 def test_no_container_at_all_is_no_bound() -> None:
     for make in (containerd.watch, cri.watch):
         with pytest.raises(ValueError, match="max_containers must be at least 1, not 0"):
-            make("/run/x.sock", max_containers=0)  # type: ignore[operator]
+            make("/run/x.sock", max_containers=0)
 
 
 async def test_so_many_namespaces_are_listed_at_the_same_time_though_all_hang() -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.grpc.test_bounds import field
 from tests.support.cri_followed import Containerd, connected
 from tests.support.followed import eventually, followed
-from whalewatch import SignalType, containerd, cri
+from whalewatch import Signal, SignalType, containerd, cri
 from whalewatch._wire import containerd_pb2
 from whalewatch._wire import cri_pb2 as wire
 from whalewatch.containerd.members import Members
@@ -72,7 +72,7 @@ async def test_hostile_ids_of_the_cri_are_left_out_and_never_sent(
 ) -> None:
     fake = containerd_with_cri
     lost = wire.Container(id=b"lost", pod_sandbox_id=b"a\nb", state=wire.CONTAINER_RUNNING)
-    listed = {
+    listed: dict[str, list[Any]] = {
         "container_list": [*(wire.Container(id=raw(id)) for id in BAD), lost],
         "pod_list": [wire.PodSandbox(id=raw(id)) for id in BAD],
     }
@@ -153,12 +153,12 @@ async def test_event_costs_the_same_whatever_the_number_of_containers(
         await adapter.listing()
         link: Any = adapter._current_source._link  # type: ignore[attr-defined]
         link.records._entries = Untouched(link.records._entries)
-        exited = pod_events.Signal(SignalType.EXITED, fake.pod)
+        exited = Signal(SignalType.EXITED, fake.pod)
         assert [(one.type, one.id) for one in link.exited(exited)] == [
             (SignalType.EXITED, fake.pod),
             (SignalType.CHANGED, fake.web),
         ]
-        assert link.exited(pod_events.Signal(SignalType.EXITED, fake.web))[1:] == []
+        assert link.exited(Signal(SignalType.EXITED, fake.web))[1:] == []
         assert link.records.members(fake.pod) == []
         assert await adapter.inspect(fake.web) is not None
         assert link.records.members(fake.pod) == [fake.web]
