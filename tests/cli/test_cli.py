@@ -37,7 +37,8 @@ from whalewatch import (
     WatchState,
     moby,
 )
-from whalewatch.cli.command import _JsonLines, _Text, follow, main
+from whalewatch.cli.command import follow, main
+from whalewatch.cli.output import _JsonLines, printer
 from whalewatch.cli.render import Column, aligned, back, cells, event_line, lost, painted, picture, summary, widths
 from whalewatch.testing import FakeContainerd, FakeCRI, FakeDocker
 
@@ -54,7 +55,7 @@ def documents(out: io.StringIO) -> list[dict[str, Any]]:
 async def following(address: str, *, as_json: bool = False) -> AsyncIterator[io.StringIO]:
     """Run `whalewatch watch` within this loop."""
     out, err = io.StringIO(), io.StringIO()
-    task = asyncio.create_task(follow(moby.watch(address), (_JsonLines if as_json else _Text)(out), err))
+    task = asyncio.create_task(follow(moby.watch(address), printer(out, as_json=as_json), err))
     try:
         await eventually(lambda: task.done() or ("snapshot" if as_json else "now") in out.getvalue())
         yield out

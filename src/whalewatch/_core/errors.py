@@ -16,6 +16,8 @@
 
 from __future__ import annotations
 
+from whalewatch._core.text import MAX_ERROR, printable
+
 __all__ = [
     "AddressError",
     "EngineError",
@@ -31,7 +33,13 @@ __all__ = [
 
 
 class WhalewatchError(Exception):
-    """Root of all exceptions that the library defines and raises."""
+    """Root of all exceptions that the library defines and raises.
+
+    As text it is printable and has 1,000 characters at most, whatever an engine has put into it; ``args`` has the rest.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), MAX_ERROR)
 
 
 class AddressError(WhalewatchError, ValueError):

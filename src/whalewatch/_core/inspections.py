@@ -17,11 +17,12 @@ from whalewatch._core.errors import EngineError, EngineTimeout, EngineUnavailabl
 from whalewatch._core.reconcile import InspectReason
 from whalewatch._core.slots import release_when_slow
 from whalewatch._core.status import Counters
+from whalewatch._core.text import logger
 from whalewatch._core.tracker import Tracker
 
 __all__ = ["Inspections", "backoff"]
 
-log = logging.getLogger("whalewatch.watcher")
+log = logger("whalewatch.watcher")
 
 EXIT_DELAY = 0.25
 """Seconds to wait before inspecting a container that is likely to exit: if its exit is reported, no inspect is needed.

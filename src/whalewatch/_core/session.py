@@ -30,11 +30,12 @@ from whalewatch._core.errors import EngineError, EngineUnavailable, WhalewatchEr
 from whalewatch._core.inspections import Inspections, backoff
 from whalewatch._core.status import Counters, WatchState
 from whalewatch._core.stream import EventStream
+from whalewatch._core.text import logger
 from whalewatch._core.tracker import Tracker
 
 __all__ = ["Session", "Settings", "Warned"]
 
-log = logging.getLogger("whalewatch.watcher")
+log = logger("whalewatch.watcher")
 
 HEARTBEAT_FRACTION = 0.95
 """The part of `heartbeat` after which the next check begins: timers may be late, but an engine that hangs has to be

@@ -28,11 +28,12 @@ from whalewatch._core.cancellation import cancel_requests, raise_if_cancelled
 from whalewatch._core.engine import ChecksIdentity, Engine, Signal, SignalType
 from whalewatch._core.errors import EngineError, EngineUnavailable, WhalewatchError
 from whalewatch._core.status import Counters
+from whalewatch._core.text import logger
 from whalewatch._core.tracker import Tracker
 
 __all__ = ["EventStream"]
 
-log = logging.getLogger("whalewatch.watcher")
+log = logger("whalewatch.watcher")
 
 SHORT_STREAM, MAX_SHORT_STREAMS = 1.0, 3
 """A stream is short if it ends within so many seconds without a signal; after so many in a row the connection has

@@ -22,6 +22,7 @@ from whalewatch._core.retry import Backoff, Retry
 from whalewatch._core.session import Session, Settings, Warned
 from whalewatch._core.status import Counters, Stats, Status, WatchState
 from whalewatch._core.subscription import Subscription
+from whalewatch._core.text import logger
 from whalewatch._core.tracker import Tracker
 
 __all__ = ["Watcher", "WatcherOptions"]
@@ -35,7 +36,7 @@ else:
 
     E_co = TypeVar("E_co", bound=Engine, covariant=True)
 
-log = logging.getLogger("whalewatch.watcher")
+log = logger("whalewatch.watcher")
 
 CLOSE_TIMEOUT = 2.0
 """Seconds that an engine adapter has to close its connections."""

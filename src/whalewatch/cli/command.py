@@ -5,26 +5,21 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
-import logging
 import math
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import metadata
-from typing import Any, Protocol, TextIO
+from typing import Any, NoReturn, TextIO
 
 from whalewatch._core.errors import AddressError, WhalewatchError
-from whalewatch._core.model import ContainerEvent
-from whalewatch._core.snapshot import Snapshot
 from whalewatch._core.status import Status, WatchState
 from whalewatch._core.subscription import Subscription
-from whalewatch._core.text import printable
+from whalewatch._core.text import MAX_LINE, printable
 from whalewatch._core.watcher import Watcher
-from whalewatch.cli.render import DIM, Line, back, event_line, lost, painted, picture
+from whalewatch.cli.output import Printer, logging_to, print_version, printer, say
 
 __all__ = ["main"]
 
@@ -48,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     options = _parser().parse_args(argv)
     if options.version:
-        return _print_version()
+        print_version()
+        return OK
     try:
         with _termination_interrupts():
             return _watch(options)
@@ -58,13 +54,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         _discard_output()
         return OK
     except OSError as error:  # an error of the output: those of the engine are translated
-        print(f"whalewatch: {printable(error)}", file=sys.stderr)
+        say(error)
         _discard_output()
         return FAILED
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message, MAX_LINE))  # it repeats arguments as they are
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="whalewatch", description=DESCRIPTION, allow_abbrev=False)
+    parser = _Parser(prog="whalewatch", description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("--version", action="store_true", help="show the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command")
     watch = commands.add_parser(
@@ -92,29 +93,20 @@ def _seconds(text: str) -> float:
 _seconds.__name__ = "number of seconds"  # in argparse's message
 
 
-def _print_version() -> int:
-    try:
-        found = metadata.version("whalewatch")
-    except metadata.PackageNotFoundError:
-        found = "(not installed)"
-    print(f"whalewatch {found}")
-    return OK
-
-
 def _watch(options: argparse.Namespace) -> int:
     if options.command is None:
         options.error("a command is needed: try whalewatch watch")
     try:
         watcher = _watcher(options.address)
     except AddressError as error:
-        print(f"whalewatch: {printable(error, 1000)}", file=sys.stderr)
+        say(error)
         return MISUSED
     out, err = sys.stdout, sys.stderr
     if hasattr(out, "reconfigure"):
         out.reconfigure(errors="backslashreplace")  # do not fail on a terminal without UTF-8
-    printer: _Printer = _JsonLines(out) if options.json else _Text(out)
-    with _logging_to(err):
-        return asyncio.run(_until_stopped(follow(watcher, printer, err), options.seconds, watcher))
+    shown = printer(out, as_json=options.json)
+    with logging_to(err):
+        return asyncio.run(_until_stopped(follow(watcher, shown, err), options.seconds, watcher))
 
 
 def _watcher(address: str | None) -> Watcher:
@@ -127,6 +119,8 @@ def _watcher(address: str | None) -> Watcher:
             raise AddressError(
                 f"{printable(address)!r} has no absolute path of a socket: give an address such as {example}"
             )
+        # Its own logger writes what the engine says to standard error as it is. It reads this once, when it is loaded.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         from whalewatch import containerd, cri  # noqa: PLC0415 - gRPC takes time to load, and Docker does not need it
 
         return cri.watch(f"unix://{path}") if scheme == "cri" else containerd.watch(f"unix://{path}")
@@ -138,20 +132,7 @@ def _watcher(address: str | None) -> Watcher:
 # -- following ---------------------------------------------------------------------------------------------------------
 
 
-class _Printer(Protocol):
-    """Prints a watch on standard output."""
-
-    def snapshot(self, snapshot: Snapshot, engine: Mapping[str, str]) -> None:
-        """Print the picture from which the events start."""
-
-    def event(self, event: ContainerEvent) -> None:
-        """Print one event."""
-
-    def status(self, status: Status, snapshot: Snapshot) -> None:
-        """Print a new status of the watch."""
-
-
-async def follow(watcher: Watcher, printer: _Printer, err: TextIO) -> None:
+async def follow(watcher: Watcher, printer: Printer, err: TextIO) -> None:
     """Print the first picture, then all events and statuses, until cancelled or until the watch ends."""
     async with watcher:
         await _first_sync(watcher, err)
@@ -173,18 +154,18 @@ async def _first_sync(watcher: Watcher, err: TextIO) -> None:
             return
         if status.state is WatchState.CLOSED:
             await watcher.ready()
-        elif status.state is WatchState.DISCONNECTED and (why := printable(status.error or "", 1000)) != printed:
-            print(f"whalewatch: {why}; trying again", file=err, flush=True)
+        elif status.state is WatchState.DISCONNECTED and (why := str(status.error)) != printed:
+            say(f"{why}; trying again", err)
             printed = why
 
 
-async def _print_events(events: Subscription, printer: _Printer) -> None:
+async def _print_events(events: Subscription, printer: Printer) -> None:
     async with events:
         async for event in events:
             printer.event(event)
 
 
-async def _print_statuses(watcher: Watcher, printed: Status, printer: _Printer) -> None:
+async def _print_statuses(watcher: Watcher, printed: Status, printer: Printer) -> None:
     async for status in watcher.status_changes():
         if status is not printed:
             printer.status(status, watcher.portfolio.snapshot())
@@ -217,64 +198,8 @@ def _failed(error: BaseException) -> int:
         error = error.exceptions[0]
     if not isinstance(error, WhalewatchError):
         raise error
-    print(f"whalewatch: {printable(error, 1000)}", file=sys.stderr)
+    say(error)
     return FAILED
-
-
-# -- text --------------------------------------------------------------------------------------------------------------
-
-
-class _Text:
-    """Prints one line for each event, for people."""
-
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
-        self._colour = out.isatty() and not os.environ.get("NO_COLOR")
-        self._lost = ""
-
-    def _print(self, line: Line) -> None:
-        print(painted(line, colour=self._colour), file=self._out, flush=True)
-
-    def snapshot(self, snapshot: Snapshot, engine: Mapping[str, str]) -> None:
-        kind = "CRI" if engine["type"] == "cri" else engine["type"].capitalize()
-        shown = f"{kind} engine {engine['version']} at {engine['address']}"
-        for line in picture(snapshot, printable(shown, 1000)):
-            self._print(line)
-        self._print((("now following events", DIM),))
-
-    def event(self, event: ContainerEvent) -> None:
-        self._print(event_line(event))
-
-    def status(self, status: Status, snapshot: Snapshot) -> None:
-        if status.state is WatchState.DISCONNECTED and str(status.error) != self._lost:
-            self._lost = str(status.error)
-            self._print(lost(status))
-        elif status.state is WatchState.SYNCED and self._lost:
-            self._lost = ""
-            self._print(back(status, snapshot))
-
-
-# -- JSON Lines --------------------------------------------------------------------------------------------------------
-
-
-class _JsonLines:
-    """Prints one JSON object per line, for programs; docs/json.md describes them."""
-
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
-
-    def _print(self, document: Mapping[str, Any]) -> None:
-        # ASCII only, so that foreign text never contains control characters, and can always be encoded.
-        print(json.dumps(document, ensure_ascii=True), file=self._out, flush=True)
-
-    def snapshot(self, snapshot: Snapshot, engine: Mapping[str, str]) -> None:
-        self._print({**snapshot.to_dict(), "engine": engine})
-
-    def event(self, event: ContainerEvent) -> None:
-        self._print(event.to_dict())
-
-    def status(self, status: Status, snapshot: Snapshot) -> None:
-        self._print({**status.to_dict(), "revision": snapshot.revision})
 
 
 # -- the process -------------------------------------------------------------------------------------------------------
@@ -308,33 +233,6 @@ def _handling(loop: asyncio.AbstractEventLoop, stop: Callable[[signal.Signals], 
     finally:
         for number in SIGNALS:
             loop.remove_signal_handler(number)
-
-
-class _WithoutFailures(logging.Filter):
-    """Leaves out records about a failure of the watch: the status reports it already."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        arguments = record.args if isinstance(record.args, tuple) else ()
-        return not (arguments and isinstance(arguments[0], WhalewatchError))
-
-
-class _OneLine(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(f"whalewatch: {record.getMessage()}", 1000)
-
-
-@contextmanager
-def _logging_to(err: TextIO) -> Iterator[None]:
-    """Show the library's warnings, one line each."""
-    handler = logging.StreamHandler(err)
-    handler.setFormatter(_OneLine())
-    handler.addFilter(_WithoutFailures())
-    log = logging.getLogger("whalewatch")
-    log.addHandler(handler)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
 
 
 def _discard_output() -> None:

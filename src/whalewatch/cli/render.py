@@ -1,12 +1,14 @@
 """Pictures, events and states as lines of text for people: pure functions over values.
 
-Every foreign string passes through `printable`, and widths are counted in terminal cells. So the name of a container
-can neither move the cursor nor misalign the columns.
+`painted`, through which every line goes, makes all text printable and bounds it. What is put into columns is printable
+before, and widths are counted in terminal cells. So the name of a container can neither move the cursor nor misalign
+the columns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from unicodedata import combining, east_asian_width
 
@@ -15,7 +17,7 @@ import attrs
 from whalewatch._core.model import Container, ContainerEvent, EventType, Health, Origin, Port
 from whalewatch._core.snapshot import Snapshot
 from whalewatch._core.status import Stats, Status
-from whalewatch._core.text import printable
+from whalewatch._core.text import MAX_LINE, printable
 
 __all__ = [
     "BOLD",
@@ -54,6 +56,9 @@ Line = tuple[Span, ...]
 
 MAX_NAME = 64
 """Most characters of a name that are shown."""
+
+MAX_LISTED = 200
+"""Most characters of a container's addresses, and of its ports, that a picture shows."""
 
 GAP = "  "
 
@@ -96,9 +101,10 @@ def _clipped(text: str, width: int) -> str:
 
 
 def painted(line: Line, *, colour: bool, width: int | None = None) -> str:
-    """Return a line as text for output: cut to `width` cells, with or without colours."""
+    """Return a line as printable text for output: cut to `width` cells, with or without colours."""
     pieces, left = [], width
-    for text, sgr in line:
+    for foreign, sgr in line:
+        text = printable(foreign, MAX_LINE)
         shown = text if left is None else _clipped(text, left)
         if left is not None:
             left -= cells(shown)
@@ -171,8 +177,10 @@ def short(id: str) -> str:
 
 
 def local(moment: datetime) -> str:
-    """Return a local time of day, to the millisecond."""
-    return moment.astimezone().isoformat(timespec="milliseconds")[11:23]
+    """Return a local time of day, to the millisecond; at the ends of the calendar, the time of day in UTC."""
+    with suppress(OverflowError, ValueError, OSError):
+        moment = moment.astimezone()
+    return moment.isoformat(timespec="milliseconds")[11:23]
 
 
 def health(container: Container) -> Span:
@@ -221,8 +229,8 @@ def _row(container: Container) -> tuple[Span, ...]:
         ("-" if container.pid is None else str(container.pid), ""),
         (printable(container.image, MAX_NAME), ""),
         _state(container),
-        (_addresses(container) or "-", ""),
-        (_ports(container) or "-", ""),
+        (printable(_addresses(container) or "-", MAX_LISTED), ""),
+        (printable(_ports(container) or "-", MAX_LISTED), ""),
     )
 
 
@@ -319,7 +327,7 @@ def _changes(before: Container | None, after: Container) -> Iterator[str]:
 
 def lost(status: Status) -> Line:
     """Return a line that says that the engine was lost, and why."""
-    why = printable(status.error or "no reason known", 1000)
+    why = status.error or "no reason known"
     return ((local(status.since), DIM), (GAP, ""), ("engine lost", RED), (f": {why}; trying again", ""))
 
 

@@ -17,7 +17,7 @@ from whalewatch._adapter.rucksack import Packer
 from whalewatch._core.engine import MAX_CONTAINERS, Dead, ListedContainer, Listing, Signal, SignalType
 from whalewatch._core.errors import EngineError, EngineTimeout, EngineUnavailable, UnsupportedEngine
 from whalewatch._core.model import Container
-from whalewatch._core.text import printable
+from whalewatch._core.text import logger, printable
 from whalewatch._core.watcher import Watcher, WatcherOptions
 from whalewatch._grpc.address import endpoint
 from whalewatch._grpc.connection import Connection
@@ -44,7 +44,7 @@ from whalewatch.containerd.recognition import recognising
 
 __all__ = ["ContainerdEngine", "Inspection", "watch"]
 
-log: logging.Logger = logging.getLogger("whalewatch.containerd")
+log: logging.Logger = logger("whalewatch.containerd")
 
 OLDEST = (1, 6)
 """The oldest version of containerd that this adapter knows."""

@@ -16,7 +16,7 @@ from whalewatch._adapter.rucksack import Packer
 from whalewatch._core.engine import MAX_CONTAINERS, Dead, Listing, Signal, SignalType
 from whalewatch._core.errors import AddressError, EngineError, EngineUnavailable, UnsupportedEngine
 from whalewatch._core.model import Container
-from whalewatch._core.text import printable
+from whalewatch._core.text import logger, printable
 from whalewatch._core.watcher import Watcher, WatcherOptions
 from whalewatch._grpc.address import endpoint
 from whalewatch._grpc.connection import Connection
@@ -33,7 +33,7 @@ from whalewatch.cri.source import Link, Source
 
 __all__ = ["CRIEngine", "Inspection", "watch"]
 
-log: logging.Logger = logging.getLogger("whalewatch.cri")
+log: logging.Logger = logger("whalewatch.cri")
 
 EXAMPLE = "unix:///run/containerd/containerd.sock"
 

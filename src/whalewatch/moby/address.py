@@ -18,7 +18,7 @@ import attrs
 
 from whalewatch._adapter.unix import MAX_PATH
 from whalewatch._core.errors import AddressError
-from whalewatch._core.text import printable
+from whalewatch._core.text import logger, printable
 from whalewatch._http.dial import Endpoint
 
 __all__ = ["default_endpoint", "endpoint"]
@@ -47,7 +47,7 @@ MAX_CONFIGURATION = 1024 * 1024
 MAX_MESSAGE = 1000
 """Most characters of what is said of an address."""
 
-log: logging.Logger = logging.getLogger("whalewatch.moby")
+log: logging.Logger = logger("whalewatch.moby")
 
 
 def _wrong(why: str) -> AddressError:

@@ -20,7 +20,7 @@ from whalewatch._adapter.rucksack import Packer
 from whalewatch._core.engine import MAX_CONTAINERS, Dead, ListedContainer, Listing, Signal, SignalType, display_name
 from whalewatch._core.errors import EngineUnavailable, ProtocolViolation, UnsupportedEngine
 from whalewatch._core.model import Container
-from whalewatch._core.text import printable
+from whalewatch._core.text import logger, printable
 from whalewatch._core.watcher import Watcher, WatcherOptions
 from whalewatch._http.dial import Dialler
 from whalewatch.moby.address import default_endpoint, endpoint
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MobyEngine", "watch"]
 
-log: logging.Logger = logging.getLogger("whalewatch.moby")
+log: logging.Logger = logger("whalewatch.moby")
 
 OLDEST_API, NEWEST_API = (1, 41), (1, 54)
 """The oldest and the newest version of the Engine API that this adapter knows."""
