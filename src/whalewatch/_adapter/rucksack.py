@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from asyncio import CancelledError
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -38,7 +37,9 @@ class Packer(Generic[T]):
             return container
         try:
             return attrs.evolve(container, rucksack=self._pack(container, inspection))
-        except (Exception, CancelledError):  # noqa: BLE001 - every error is logged; nothing here was awaited
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # noqa: BLE001 - every error is logged, also cancellation: nothing here was awaited
             if self._failed.first(container.id):
                 self._log.exception("pack() failed for container %s: it is kept without a rucksack", container.id)
             return container

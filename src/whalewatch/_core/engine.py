@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import attrs
 
 from whalewatch._core.errors import EngineError
-from whalewatch._core.model import NOTHING, Container, FrozenMapping
+from whalewatch._core.model import NOTHING, Container, FrozenMapping, aware
 
 __all__ = [
     "MAX_CONTAINERS",
@@ -30,6 +30,10 @@ __all__ = [
 ]
 
 MAX_CONTAINERS = 100_000
+
+
+MAX_CONTAINERS = 100_000
+"""Most containers that are followed, unless the engine has an attribute `max_containers`."""
 
 
 class SignalType(Enum):
@@ -62,7 +66,7 @@ class Signal:
     """What the engine reports."""
     id: str = ""
     """Full id of the container; "" for SUBSCRIBED and LOST."""
-    timestamp: datetime | None = None
+    timestamp: datetime | None = attrs.field(default=None, converter=aware)
     """Time by the engine's own clock; None if the event has none. For SUBSCRIBED: a moment by the same clock; whatever
     is read from now on already contains every change reported before it."""
     pid: int | None = None
@@ -129,7 +133,8 @@ class Engine(Protocol):
 
     All errors that the methods raise are `EngineError`; cancellation passes through. The watcher puts a time-out on
     every call, retries, and calls `connect` again after any failure. Optional abilities of an engine are protocols of
-    their own: `ChecksIdentity`, `ReportsProgress`.
+    their own: `ChecksIdentity`, `ReportsProgress`. An engine may have an attribute ``max_containers``, the most
+    containers that are followed (100,000 by default): a listing with more is refused, and starts beyond count as lost.
 
     Raises:
         EngineError: in any of the asynchronous methods: the call failed.

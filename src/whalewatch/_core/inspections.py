@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from asyncio import TaskGroup
+from collections import OrderedDict
 from collections.abc import Collection
 from collections.abc import Set as AbstractSet
-from itertools import count
 from random import Random
 
 from whalewatch._core.audit import REPORT_DELAY, log_level
@@ -20,7 +20,7 @@ from whalewatch._core.status import Counters
 from whalewatch._core.text import logger
 from whalewatch._core.tracker import Tracker
 
-__all__ = ["Inspections", "backoff"]
+__all__ = ["MAX_WARNED", "Inspections", "backoff"]
 
 log = logger("whalewatch.watcher")
 
@@ -33,8 +33,8 @@ WARN_AFTER_FAILURES = 2
 of the connection, which is reported by itself."""
 
 MAX_WARNED = 8
-"""Containers that may be warned about at the same time. If there are more, the engine is at fault; `Stats.unresolved`
-counts all of them."""
+"""Containers, and parts of the engine, that may be warned about at the same time. If there are more, the engine is at
+fault; `Stats.unresolved` counts all of them."""
 
 FIRST_RETRY, LAST_RETRY = 0.5, 30.0
 """Seconds until the next attempt to read a container that could not be read: doubling from the first to the last."""
@@ -84,9 +84,9 @@ class Inspections:
         self._random = random
         self._warned = warned
         self._slots = asyncio.Semaphore(concurrency)
-        self._queue: asyncio.PriorityQueue[tuple[bool, int, str]] = asyncio.PriorityQueue()
-        self._turns = count()
-        self._queued: dict[str, bool] = {}  # by container: whether its inspect can wait
+        self._urgent: OrderedDict[str, None] = OrderedDict()  # the queue: each container is in one of these at most
+        self._can_wait: OrderedDict[str, None] = OrderedDict()
+        self._queued = asyncio.Event()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._awaited: dict[str, float] = {}  # by container: seconds for which it is still tried
         self._all_tried = asyncio.Event()
@@ -95,7 +95,7 @@ class Inspections:
     def request(self, id: str, reason: InspectReason) -> None:
         """Queue a container, unless it is queued; wait `EXIT_DELAY` first if it is likely to exit."""
         if reason is InspectReason.EXIT_LIKELY:
-            if id not in self._timers and id not in self._queued:
+            if not self._is_due(id):
                 self._enqueue_after(EXIT_DELAY, id)
             return
         if (timer := self._timers.pop(id, None)) is not None:
@@ -132,11 +132,10 @@ class Inspections:
         """Inspect the queued containers, each in a task of its own; never return."""
         while True:
             await self._slots.acquire()
-            can_wait, _, id = await self._queue.get()
-            if self._queued.get(id) is not can_wait:
-                self._slots.release()  # an old entry: the container was queued again, ahead of it, and read
-                continue
-            del self._queued[id]
+            while not (queue := self._urgent or self._can_wait):
+                self._queued.clear()
+                await self._queued.wait()
+            id, _ = queue.popitem(last=False)
             if self._tracker.start_inspect(id):
                 tasks.create_task(self._inspect(id), name="whalewatch inspect")
             else:
@@ -154,10 +153,18 @@ class Inspections:
 
     def _enqueue(self, id: str) -> None:
         self._timers.pop(id, None)
-        can_wait = id in self.failing or id in self._tracker.audit.suspects
-        if id not in self._queued or (self._queued[id] and not can_wait):
-            self._queued[id] = can_wait
-            self._queue.put_nowait((can_wait, next(self._turns), id))
+        if id in self._urgent:
+            return
+        if id in self.failing or id in self._tracker.audit.suspects:
+            self._can_wait.setdefault(id)
+        else:
+            self._can_wait.pop(id, None)
+            self._urgent[id] = None
+        self._queued.set()
+
+    def _is_due(self, id: str) -> bool:
+        """Return whether a container is queued, or will be."""
+        return id in self._urgent or id in self._can_wait or id in self._timers
 
     async def _inspect(self, id: str) -> None:
         began = asyncio.get_running_loop().time()
@@ -200,7 +207,7 @@ class Inspections:
             self._warned.add(id)
         log.log(logging.WARNING if warn else logging.DEBUG, "cannot read container %.80r: %s", id, error)
         self._tracker.inspect_failed(id)
-        if id not in self._queued and id not in self._timers:
+        if not self._is_due(id):
             self._enqueue_after(delay, id)
 
     def _succeeded(self, id: str) -> None:

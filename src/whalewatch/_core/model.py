@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import Enum
 from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
@@ -25,6 +25,7 @@ __all__ = [
     "Pod",
     "Port",
     "Project",
+    "aware",
     "by_name",
     "earliest",
     "is_called",
@@ -94,6 +95,11 @@ def _frozen(items: Mapping[str, Any]) -> FrozenMapping[Any]:
     return items if isinstance(items, FrozenMapping) else FrozenMapping(items)
 
 
+def aware(moment: datetime | None) -> datetime | None:
+    """Take a time without a zone for UTC, so that all times can be compared."""
+    return moment if moment is None or moment.utcoffset() is not None else moment.replace(tzinfo=UTC)
+
+
 class Health(Enum):
     """Result of a container's own health check."""
 
@@ -145,7 +151,7 @@ class Container(ReadableDocument):
     """Whether its processes are paused."""
     image: str = ""
     """Name of the image, as given when the container was created."""
-    started_at: datetime | None = None
+    started_at: datetime | None = attrs.field(default=None, converter=aware)
     """Start of this run in UTC, to the microsecond; None if the engine reports none."""
     health: Health | None = None
     """Result of its own health check; None if it has no health check, and while it is paused."""

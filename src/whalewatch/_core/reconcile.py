@@ -63,7 +63,8 @@ class ContainerState:
         origin: the origin of the changes that this inspect will find.
         asked_at: engine time of the signal that asked for this inspect.
         inspecting: this state as it was when the inspect that is under way began; None if no inspect is under way.
-        kept: signals received since that inspect began; None if there were too many.
+        kept: signals received since that inspect began, without containers that they bring along: the reading may be
+            newer than these. None if there were too many.
         checks_health: whether it may have a health check. A pause hides the result, so it is read again afterwards.
     """
 
@@ -123,7 +124,8 @@ def apply_signal(
         The new state, and the change if there is one.
     """
     if state.inspecting is not None:
-        kept = None if state.kept is None or len(state.kept) >= MAX_KEPT else (*state.kept, signal)
+        hint = signal if signal.container is None else attrs.evolve(signal, container=None)
+        kept = None if state.kept is None or len(state.kept) >= MAX_KEPT else (*state.kept, hint)
         return attrs.evolve(state, kept=kept), None
     state, late = _note_time(state, signal, since)
     if not synced and signal.timestamp is not None and since is not None and signal.timestamp < since:
@@ -313,9 +315,7 @@ def _apply_kept(
     if kept is None:
         state = request_inspect(state, InspectReason.DECIDES, Origin.ENGINE)
     for signal in kept or ():
-        # The reading may be newer than the container that a signal brings along: the signal is only a hint here.
-        hint = signal if signal.container is None else attrs.evolve(signal, container=None)
-        state, change = apply_signal(state, hint, synced=synced, since=since)
+        state, change = apply_signal(state, signal, synced=synced, since=since)
         if change is not None:
             changes.append(change)
     return state, tuple(changes)

@@ -27,7 +27,7 @@ from whalewatch._core.calls import Calls
 from whalewatch._core.cancellation import cancel_requests, raise_if_cancelled
 from whalewatch._core.engine import Engine, Listing, ReportsProgress
 from whalewatch._core.errors import EngineError, EngineUnavailable, WhalewatchError
-from whalewatch._core.inspections import Inspections, backoff
+from whalewatch._core.inspections import MAX_WARNED, Inspections, backoff
 from whalewatch._core.status import Counters, WatchState
 from whalewatch._core.stream import EventStream
 from whalewatch._core.text import logger
@@ -208,9 +208,12 @@ class Session:
             timeout=settings.heartbeat + settings.call_timeout,
             progress=(lambda: engine.progress) if isinstance(engine, ReportsProgress) else None,
         )
+        if (count := len(listing.containers)) > (most := self._tracker.max_containers):
+            what = f"it lists {count:,} containers, and at most {most:,} are followed: give a greater max_containers"
+            raise EngineError(self._call.message(what))
         self._unlisted = {part: self._unlisted.get(part, 0) + 1 for part in listing.failed}
-        for part, error in listing.failed.items():
-            level = logging.DEBUG if part in self._warned.parts else logging.WARNING
+        for number, (part, error) in enumerate(listing.failed.items()):
+            level = logging.DEBUG if part in self._warned.parts or number >= MAX_WARNED else logging.WARNING
             log.log(level, "cannot list %r: %s", part, error)
         self._warned.parts = set(listing.failed)
         if self._unlisted:
@@ -258,7 +261,8 @@ class Session:
         differing = audit.differing(listing)
         if differing:
             await asyncio.sleep(REPORT_DELAY)
-            self._tracker.suspect(differing - audit.touched)
+            if not self._tracker.suspect(differing - audit.touched):
+                self._audits.request_for_loss()
         incomplete = {id for id, listed in listing.containers.items() if listed.container is None} - audit.touched
         audit.end()
         if reread:

@@ -65,7 +65,7 @@ class Stats(Document):
     signals: int = 0
     """Events received on the engine's streams, including those that could not be understood."""
     lost: int = 0
-    """Events that could not be understood, or that the engine dropped."""
+    """Events that could not be understood, that the engine dropped, or that were about too many containers."""
     syncs: int = 0
     """Synchronisations that succeeded."""
     outages: int = 0

@@ -29,7 +29,7 @@ from whalewatch._core.engine import ChecksIdentity, Engine, Signal, SignalType
 from whalewatch._core.errors import EngineError, EngineUnavailable, WhalewatchError
 from whalewatch._core.status import Counters
 from whalewatch._core.text import logger
-from whalewatch._core.tracker import Tracker
+from whalewatch._core.tracker import MAX_UNRESOLVED, Tracker
 
 __all__ = ["EventStream"]
 
@@ -39,8 +39,9 @@ SHORT_STREAM, MAX_SHORT_STREAMS = 1.0, 3
 """A stream is short if it ends within so many seconds without a signal; after so many in a row the connection has
 failed. The idle time-outs of load balancers and proxies are longer."""
 
-SIGNALS_PER_TURN = 256
-"""Signals applied before other tasks get their turn: a burst must not block the event loop of the application."""
+SIGNALS_PER_TURN, SECONDS_PER_TURN = 256, 0.01
+"""Most signals that are applied, and most seconds that this takes, before other tasks get their turn: a burst must not
+block the event loop of the application, also if each signal changes a picture of thousands of containers."""
 
 SUBSCRIPTION = "the subscription to events"
 
@@ -64,6 +65,7 @@ class EventStream:
         self._counters = counters
         self._task: Task[None] | None = None
         self._reopened = asyncio.Event()
+        self._warned = False  # that there are too many containers
 
     async def open(self, tasks: TaskGroup) -> None:
         """Start to read a stream, and wait until it reports everything that happens from now on."""
@@ -113,7 +115,8 @@ class EventStream:
         Raises:
             EngineError: the stream could not be opened, failed in another way, or is of another engine.
         """
-        count, is_open = 0, False
+        loop, count, is_open = asyncio.get_running_loop(), 0, False
+        turn_ends = loop.time() + SECONDS_PER_TURN
         async with _closing(self._engine.signals()) as signals:
             while True:
                 try:
@@ -130,17 +133,32 @@ class EventStream:
                     else:
                         await self._check_reopened(cut)
                     subscribed.set()
-                    continue
-                self._counters.signals += 1
-                misplaced = signal.container is not None and signal.container.id != signal.id
-                if signal.type is SignalType.LOST or misplaced:
-                    self._counters.lost += 1
-                    self._audits.request_for_loss()
                 else:
-                    self._tracker.apply_signal(signal)
-                count += 1
-                if count % SIGNALS_PER_TURN == 0:
+                    self._apply(signal)
+                    count += 1
+                if count % SIGNALS_PER_TURN == 0 or loop.time() > turn_ends:
                     await asyncio.sleep(0)
+                    turn_ends = loop.time() + SECONDS_PER_TURN
+
+    def _apply(self, signal: Signal) -> None:
+        """Apply one signal of a container; ask for an audit if it cannot be understood, or would be too much."""
+        self._counters.signals += 1
+        misplaced = signal.container is not None and signal.container.id != signal.id
+        lost = signal.type is SignalType.LOST or misplaced
+        if not lost and not self._tracker.apply_signal(signal):
+            lost = True
+            self._warn_of_too_many()
+        if lost:
+            self._counters.lost += 1
+            self._audits.request_for_loss()
+
+    def _warn_of_too_many(self) -> None:
+        if self._warned:
+            return
+        self._warned = True
+        waiting, most = f"{MAX_UNRESOLVED:,} containers that started", f"{self._tracker.max_containers:,} containers"
+        why = f"{waiting} could not be read yet, or {most} (max_containers) are followed"
+        log.warning("%s", self._call.message(f"{why}: more starts count as lost, and audits look for them"))
 
     async def _next(self, signals: AsyncIterator[Signal]) -> Signal:
         before = cancel_requests()

@@ -13,7 +13,7 @@ import attrs
 
 from whalewatch._core.audit import Audit
 from whalewatch._core.diff import Change, differences
-from whalewatch._core.engine import Dead, Listing, Signal, SignalType
+from whalewatch._core.engine import MAX_CONTAINERS, Dead, Listing, Signal, SignalType
 from whalewatch._core.feed import Feed
 from whalewatch._core.model import Container, ContainerEvent, EventType, Origin, same_run
 from whalewatch._core.reconcile import (
@@ -27,13 +27,17 @@ from whalewatch._core.reconcile import (
 )
 from whalewatch._core.status import Counters
 
-__all__ = ["Tracker"]
+__all__ = ["MAX_UNRESOLVED", "Tracker"]
 
 IDLE = ContainerState()
 
 MAX_EXITED = 1024
 """Exited containers whose newest signal's time is remembered: a later signal that is older than this time is not about
 the next run of the container."""
+
+MAX_UNRESOLVED = 10_000
+"""Most containers that only signals have named, and that are still to be inspected. Signals about more of them count as
+lost: audits find what is alive. An engine that starts so many within moments, or answers no inspect, is at fault."""
 
 
 class Tracker:
@@ -44,22 +48,35 @@ class Tracker:
     *while* it is under way asks for another inspect. So when every container that was listed or reported has been
     inspected, any change that is not in the picture yet is still to come on the stream.
 
+    Why the number of states is bounded, and the picture becomes right all the same: signals about a container that has
+    a state are always applied. So nothing is lost of a container that is known: neither its exit nor what an inspect
+    waits for. A signal about another one, if it would need a state, is refused once there are too many of them; then it
+    counts as lost, and the audit that follows lists what is alive *after* that signal. If the container is alive, it is
+    listed, differs from the picture, and is inspected; if not, nothing has to be done. What an audit cannot take in
+    either, for lack of room, the next one finds. As soon as the engine answers inspects, each answer makes room.
+
     Args:
         feed: where to publish.
         now: clock, returns aware UTC.
         counters: counters of the watch.
+        max_containers: most containers of a picture.
 
     Attributes:
         audit: which containers an audit must check.
+        max_containers: most containers of a picture, and of a listing.
     """
 
-    def __init__(self, feed: Feed, now: Callable[[], datetime], counters: Counters) -> None:
+    def __init__(
+        self, feed: Feed, now: Callable[[], datetime], counters: Counters, max_containers: int = MAX_CONTAINERS
+    ) -> None:
         self.audit = Audit(feed)
+        self.max_containers = max_containers
         self._feed = feed
         self._now = now
         self._counters = counters
         self._request: Callable[[str, InspectReason], None] | None = None
         self._states: dict[str, ContainerState] = {}
+        self._reported: set[str] = set()  # those of the states that only signals have named: nothing was read yet
         self._exited: dict[str, datetime] = {}
         self._exit_codes: dict[str, int | None] = {}  # read during a synchronisation, and published at its end
         self._synced = False
@@ -81,6 +98,7 @@ class Tracker:
         self._request = None
         self._exited.clear()
         self._exit_codes.clear()
+        self._reported.clear()
         self._synced = False
         self._since = None
         picture = self._feed.snapshot
@@ -104,13 +122,17 @@ class Tracker:
 
     # Signals and inspects
 
-    def apply_signal(self, signal: Signal) -> None:
-        """Apply one signal from the engine's stream."""
+    def apply_signal(self, signal: Signal) -> bool:
+        """Apply one signal from the engine's stream; return False if there is no room for another container."""
         id = signal.id
         known = self._state(id)
         state, change = apply_signal(known, signal, synced=self._synced, since=self._since)
         if state is known and not self._synced:
-            return  # replayed, and no reason to doubt the listing
+            return True  # replayed, and no reason to doubt the listing
+        if id not in self._states and not state.idle:
+            if not self._has_room():
+                return False
+            self._reported.add(id)
         if state.origin is Origin.ENGINE:
             self.audit.suspects.discard(id)  # the inspect is now for the engine's signal, not for an audit
         if change or not state.at_rest:
@@ -119,6 +141,15 @@ class Tracker:
         self._publish((change,) if change else ())
         if self._synced and change is None and signal.container is not None and state.container is signal.container:
             self._repack(signal.container)
+        return True
+
+    def _has_room(self) -> bool:
+        """Return whether there is room for a container that only a signal has named."""
+        return (
+            len(self._reported) < MAX_UNRESOLVED
+            and len(self._states) < self.max_containers
+            and len(self.audit.touched) < self.max_containers + MAX_UNRESOLVED
+        )
 
     def start_inspect(self, id: str) -> bool:
         """Begin an inspect of a container; return False if none is wanted any more, or one is under way already."""
@@ -208,12 +239,19 @@ class Tracker:
         changes += [Change(c, None, self._sync_origin, None, codes.get(c.id)) for c in gone]
         self._commit(changes)
 
-    def suspect(self, ids: Iterable[str], reason: InspectReason = InspectReason.DECIDES) -> None:
-        """Inspect containers for an audit: those that differ, or some that it reads again without a reason to doubt."""
+    def suspect(self, ids: Iterable[str], reason: InspectReason = InspectReason.DECIDES) -> bool:
+        """Inspect containers for an audit: those that differ, or some that it reads again without a reason to doubt.
+
+        Return False if there was no room for some of them, because others cannot be read.
+        """
+        room = True
         for id in ids:
-            if self._at_rest(id):
+            if id not in self._states and len(self._states) >= self.max_containers + MAX_UNRESOLVED:
+                room = False
+            elif self._at_rest(id):
                 self.audit.suspects.add(id)
                 self._inspect(id, reason, Origin.RESYNC)
+        return room
 
     def reread(self, among: Iterable[str]) -> None:
         """Inspect some of these containers: those that were read longest ago and are not about to be read."""
@@ -236,6 +274,7 @@ class Tracker:
     def _store(self, id: str, state: ContainerState, *, request: bool = True) -> None:
         if state.idle:
             self._states.pop(id, None)
+            self._reported.discard(id)
             self.audit.remove(id)
             if state.newest is not None:
                 self._exited.pop(id, None)  # the latest come last
@@ -245,6 +284,7 @@ class Tracker:
             return
         self._states[id] = state
         if state.container is not None:
+            self._reported.discard(id)
             self.audit.add(id)
         if request and state.wanted and state.inspecting is None and self._request is not None:
             self._request(id, state.wanted)

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypedDict
 
 from whalewatch._core.cancellation import cancel_requests, raise_if_cancelled
-from whalewatch._core.engine import Engine, display_name
+from whalewatch._core.engine import MAX_CONTAINERS, Engine, display_name
 from whalewatch._core.errors import UnsupportedEngine, WhalewatchError
 from whalewatch._core.feed import Feed
 from whalewatch._core.latest import StatusChanges, first_picture
@@ -131,7 +131,8 @@ class Watcher(Generic[E_co]):
         self._status = Status(state=WatchState.CONNECTING, since=clock(), source=engine.source)
         self._backoff = Backoff(retry)
         self._counters = Counters()
-        self._tracker = Tracker(self._feed, clock, self._counters)
+        limit = getattr(engine, "max_containers", MAX_CONTAINERS)
+        self._tracker = Tracker(self._feed, clock, self._counters, limit)
         self._warned = Warned()
         self._loss_logged = False  # as a warning, since it was last in sync
         self._session: Session | None = None

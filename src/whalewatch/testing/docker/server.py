@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from whalewatch.testing.shared import unix_socket
+
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Awaitable, Callable
@@ -54,13 +56,7 @@ class Server:
         if self._http is None:
             # A handler has to end when its client has gone, because it may hang on purpose.
             self._http = web.Server(self._handle, access_log=None, handler_cancellation=True)
-        self._path.unlink(missing_ok=True)
-        unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            unix.bind(str(self._path))
-        except OSError:
-            unix.close()
-            raise
+        unix = unix_socket.bind(self._path)
         self._bound = True
         self._serve(unix, None)
         if self.host is not None:
@@ -124,4 +120,4 @@ class Server:
                     break
             await http.shutdown(_SHUTDOWN_SECONDS)
         if self._bound:
-            self._path.unlink(missing_ok=True)
+            unix_socket.remove(self._path)

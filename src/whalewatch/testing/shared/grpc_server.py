@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
+
+from whalewatch.testing.shared import unix_socket
 
 _BACKLOG = 512  # connections that the kernel queues, more than a test needs
 _CHUNK = 256 * 1024  # most bytes that are forwarded at once
@@ -40,13 +41,7 @@ class Front:
         self._path = path or self._path
         if self._listening is not None:
             return
-        self._path.unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            listener.bind(str(self._path))
-        except OSError:
-            listener.close()
-            raise
+        listener = unix_socket.bind(self._path)
         self._bound = True
         # If the socket is bound already, asyncio does not remove its file: that of a killed engine stays, too.
         self._listening = await asyncio.start_server(self._accept, sock=listener, backlog=_BACKLOG, limit=_CHUNK)
@@ -80,7 +75,7 @@ class Front:
         if self._connections:
             await asyncio.wait(self._connections)
         if self._bound:
-            self._path.unlink(missing_ok=True)
+            unix_socket.remove(self._path)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(self._connect(reader, writer), name="fake engine connection")
