@@ -17,7 +17,6 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 
 from tests.conftest import Docker
@@ -25,21 +24,14 @@ from tests.support.followed import eventually
 from tests.support.programs import Child, child, read_until
 from whalewatch import (
     Container,
-    ContainerEvent,
-    EngineUnavailable,
-    EventType,
-    Health,
-    Origin,
     Port,
     Snapshot,
     Stats,
-    Status,
-    WatchState,
     moby,
 )
 from whalewatch.cli.command import follow, main
-from whalewatch.cli.output import _JsonLines, printer
-from whalewatch.cli.render import Column, aligned, back, cells, event_line, lost, painted, picture, summary, widths
+from whalewatch.cli.output import printer
+from whalewatch.cli.render import Column, aligned, painted, picture, summary, widths
 from whalewatch.testing import FakeContainerd, FakeCRI, FakeDocker
 
 PROJECT = "com.docker.compose.project"
@@ -188,69 +180,6 @@ async def test_loss_of_the_engine_and_its_return_are_told() -> None:
         assert (told[-1]["state"], told[-1]["error"]) == ("synced", None)
 
 
-# -- hostile text ------------------------------------------------------------------------------------------------------
-
-EVIL = "\x1b]0;owned\x07\x1b[2J\n\r\x9b31m\u202e\u2028\ud800"
-
-
-NOW = datetime.now(UTC)
-
-HOSTILE = Container(
-    id=EVIL * 3,
-    name=EVIL,
-    pid=7,
-    labels={EVIL: EVIL},
-    project=EVIL,
-    image=EVIL,
-    started_at=NOW,
-    health=Health.HEALTHY,
-    ports=(Port(80, EVIL, ip_address("::1"), 8080),),
-    addresses={EVIL: (ip_address("10.0.0.1"),)},
-    engine=EVIL,
-)
-FORMER = attrs.evolve(HOSTILE, name=EVIL + "x", project="", image="", addresses={EVIL + "y": ()}, ports=())
-
-HOSTILE_EVENTS = [
-    ContainerEvent(
-        type=type_,
-        container=HOSTILE,
-        previous=FORMER if type_ is EventType.UPDATED else None,
-        timestamp=NOW,
-        origin=Origin.RESYNC,
-        revision=1,
-        last=True,
-    )
-    for type_ in EventType
-]
-HOSTILE_STATUS = Status(state=WatchState.DISCONNECTED, since=NOW, error=EngineUnavailable(EVIL))
-
-
-def snapshot_of(container: Container) -> Snapshot:
-    return Snapshot(revision=0, as_of=NOW)._changed([(None, container)], revision=1, as_of=NOW, synced=True)
-
-
-def test_hostile_text_brings_no_control_characters_into_text() -> None:
-    snapshot = snapshot_of(HOSTILE)
-    events = [event_line(event) for event in HOSTILE_EVENTS]
-    for line in [*picture(snapshot, "engine"), *events, lost(HOSTILE_STATUS), back(HOSTILE_STATUS, snapshot)]:
-        assert painted(line, colour=False).isprintable()
-        assert all(text.isprintable() for text, _ in line)
-        assert cells(painted(line, colour=False, width=40)) <= 40
-
-
-def test_hostile_text_brings_no_control_characters_into_json() -> None:
-    out = io.StringIO()
-    printer, snapshot = _JsonLines(out), snapshot_of(HOSTILE)
-    printer.snapshot(snapshot, {"type": "docker", "address": EVIL, "version": EVIL})
-    for event in HOSTILE_EVENTS:
-        printer.event(event)
-    printer.status(HOSTILE_STATUS, snapshot)
-    lines = out.getvalue().split("\n")
-    assert len(lines) == 1 + len(EventType) + 1 + 1
-    assert all(line.isprintable() and line.isascii() for line in lines)
-    assert json.loads(lines[0])["containers"][0]["name"] == EVIL
-
-
 # -- rendering ---------------------------------------------------------------------------------------------------------
 
 
@@ -272,7 +201,8 @@ def test_columns_that_do_not_fit_are_cut_then_left_out_by_rank() -> None:
 def test_published_ports_are_told_once_for_both_families() -> None:
     twice = (Port(80, "tcp", ip_address(host), 8080) for host in ("0.0.0.0", "::"))
     ports = (*twice, Port(443), Port(1, "udp", ip_address("::1"), 2))
-    snapshot = snapshot_of(Container(id="1" * 64, name="web", pid=1, ports=ports))
+    web, now = Container(id="1" * 64, name="web", pid=1, ports=ports), datetime.now(UTC)
+    snapshot = Snapshot(revision=0, as_of=now)._changed([(None, web)], revision=1, as_of=now, synced=True)
     last = painted(list(picture(snapshot, "engine"))[-1], colour=False)
     assert last.endswith("8080->80/tcp, 443/tcp, [::1]:2->1/udp")
 

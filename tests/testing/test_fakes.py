@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import subprocess
 import sys
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -463,3 +465,37 @@ async def test_held_calls_and_streams_end_with_the_engine_and_leave_no_task(case
                 await lost
     await case.control.aclose()
     assert {task for task in asyncio.all_tasks() if "grpc" not in repr(task)} <= before
+
+
+@pytest.mark.parametrize("make", [FakeDocker, FakeContainerd, FakeCRI])
+@pytest.mark.parametrize("what", ["file", "folder", "link to a file", "link to a folder", "link to nothing"])
+async def test_fake_replaces_nothing_but_a_socket(make: Any, what: str, tmp_path: Path) -> None:
+    path, other = tmp_path / "engine.sock", tmp_path / "other"
+    place = other if "link" in what else path
+    if "file" in what:
+        place.write_text("precious")
+    elif "folder" in what:
+        place.mkdir()
+    if "link" in what:
+        path.symlink_to(other)
+    with pytest.raises(
+        FileExistsError, match="is no socket, so a fake engine does not replace it: remove it, or choose"
+    ):
+        await make(path).__aenter__()
+    assert path.is_symlink() is ("link" in what)
+    assert place.exists() is (what != "link to nothing")
+    assert "file" not in what or path.read_text() == "precious"
+
+
+@pytest.mark.parametrize("make", [FakeDocker, FakeContainerd, FakeCRI])
+async def test_fake_replaces_a_socket_and_removes_its_own_only(make: Any, tmp_path: Path) -> None:
+    path = tmp_path / "engine.sock"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    async with make(path):
+        assert path.is_socket()
+    assert not path.exists()
+    async with make(path):
+        path.unlink()
+        path.write_text("precious")
+    assert path.read_text() == "precious"
