@@ -211,7 +211,7 @@ def test_hostile_engine_brings_nothing_raw_through_the_command_line(
 ) -> None:
     caplog.set_level(logging.DEBUG, "whalewatch")
     engine = Hostile()
-    monkeypatch.setattr(command, "_watcher", lambda _: Watcher(engine, retry=AT_ONCE))
+    monkeypatch.setattr(command, "_watcher", lambda _: Watcher(engine, retry=AT_ONCE, call_timeout=0.3))
     assert main(["watch", "x", "--seconds", "1.5", *(["--json"] if as_json else [])]) == 0
     out, err = capsys.readouterr()
     assert engine.opened >= 4, "all of it has happened"
