@@ -105,18 +105,19 @@ class Calls:
         Containers include their specs, so all of them together are soon too large for one message. If an engine does
         not have the streamed listing, use the plain one.
         """
-        service, request = f"{SERVICES}.containers.v1.Containers", wire.ListContainersRequest()
+        plain, streamed = f"{SERVICES}.containers.v1.Containers/List", f"{SERVICES}.containers.v1.Containers/ListStream"
+        request = wire.ListContainersRequest()
         with _nothing_if_missing():
             if self._streams_listings:
                 try:
-                    await items.stream(f"{service}/ListStream", request, receive, containerd_namespace=namespace)
+                    await items.stream(streamed, request, receive, containerd_namespace=namespace)
                 except EngineError as error:
                     if not unimplemented(error):
                         raise
                     self._streams_listings = False
                 else:
                     return
-            await items.list(f"{service}/List", request, receive, containerd_namespace=namespace)
+            await items.list(plain, request, receive, containerd_namespace=namespace)
 
     def events(self, filters: list[str]) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Subscribe to the events that match any of the filters; yield the envelopes as bytes."""
