@@ -182,7 +182,8 @@ class Hostile(ScriptedEngine):
         return Listing(containers=listed, absence_is_death=True, failed={HUGE: Rude(), EVIL: EngineError(EVIL)})
 
     async def inspect(self, id: str, /) -> Container | None:
-        raise Rude if self.calls.update(["inspect"]) or self.calls["inspect"] % 2 else ValueError(HUGE)
+        self.calls["inspect"] += 1
+        raise Rude if self.calls["inspect"] % 2 else ValueError(HUGE)
 
     async def signals(self) -> AsyncIterator[Signal]:
         self.opened += 1
@@ -212,7 +213,7 @@ def test_hostile_engine_brings_nothing_raw_through_the_command_line(
     caplog.set_level(logging.DEBUG, "whalewatch")
     engine = Hostile()
     monkeypatch.setattr(command, "_watcher", lambda _: Watcher(engine, retry=AT_ONCE, call_timeout=0.3))
-    assert main(["watch", "x", "--seconds", "1.5", *(["--json"] if as_json else [])]) == 0
+    assert main(["watch", "x", "--seconds", "3", *(["--json"] if as_json else [])]) == 0
     out, err = capsys.readouterr()
     assert engine.opened >= 4, "all of it has happened"
     lines = out.removesuffix("\n").split("\n")
@@ -241,15 +242,15 @@ async def use_docker(fake: FakeDocker, seen: Seen) -> None:
 
 
 async def use_containerd(fake: FakeContainerd, seen: Seen) -> None:
-    fake.run("web", "shop", labels={"evil": HALVES + b"x" * 1_000_000}, image=HALVES)
+    fake.run("web", "shop", labels={b"evil": HALVES + b"x" * 1_000_000}, image=HALVES)
     await seen("started")
     fake.exit("web", namespace="shop")
 
 
 async def use_cri(fake: FakeCRI, seen: Seen) -> None:
-    pod = fake.run_pod(HALVES, HALVES, uid=HALVES, labels={"evil": HALVES})
-    web = fake.run(pod, HALVES, image=HALVES + b"x" * 1_000_000)
-    await seen("started")
+    pod = fake.run_pod(HALVES, HALVES, uid=HALVES, labels={b"evil": HALVES})
+    web = fake.run(pod, "web", image=HALVES + b"x" * 1_000_000)
+    await seen("web")
     fake.exit(web)
 
 

@@ -39,7 +39,7 @@ async def test_flood_of_valid_signals_about_many_containers_stops_no_loop_and_fi
     found = await flooded("valid", "500", "20000")
     assert found["stall"] < 0.05, "seconds of computing"
     assert (found["grown"] < 20, found["lost"]) == (True, 1)
-    assert found["pending"] <= 20_002
+    assert found["pending"] <= 20_002 + 1024
 
 
 class Limited(ScriptedEngine):
