@@ -1,0 +1,1 @@
+"""Hostile engines: real answers, recorded once and mutated, for every adapter."""
