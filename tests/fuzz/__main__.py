@@ -25,6 +25,11 @@ MOST = 3  # mutations in a round
 Case = tuple[Mutation, ...]
 
 
+def cases(name: str) -> st.SearchStrategy[Case]:
+    """What to do to the answers of one engine in a round."""
+    return st.lists(mutations(name), min_size=1, max_size=MOST).map(tuple)
+
+
 class Report:
     """What was tried, and what broke: its smallest reproducer, by what it is about."""
 
@@ -50,7 +55,7 @@ class Report:
             report_multiple_bugs=False,
             verbosity=hypothesis.Verbosity.quiet,
         )
-        @hypothesis.given(st.lists(mutations(name), min_size=1, max_size=MOST).map(tuple))
+        @hypothesis.given(cases(name))
         def attempt(case: Case) -> None:
             nonlocal first
             now = time.monotonic()

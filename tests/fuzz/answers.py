@@ -237,6 +237,8 @@ def _change(tree: Any, how: str, path: Place, what: Any) -> None:
         found = tree[last]
     except (LookupError, TypeError):
         return
+    if not isinstance(tree, dict | list):
+        return
     value = LINES[what] if what in LINES else VALUES.get(what)
     if how == "drop":
         del tree[last]
@@ -263,7 +265,7 @@ def _corrupt(parts: list[bytes], how: str, place: int, what: Any) -> list[bytes]
     elif how == "put":
         after = _payload(VALUES[what]) + after
     elif how == "again":
-        after = after * what
+        after = after * min(what, MAX_SIZE // max(len(after), 1) + 1)
     return [*parts[:-1], before + after]
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -36,7 +38,7 @@ MAX_PID, MAX_PORT = 2**31 - 1, 65535
 HOSTILE = 0.3  # seconds that hostile answers are given, if the watcher does not ask for all of them before
 CONVERGENCE = 15.0  # seconds until the picture must be true again
 EAST, WEST = timezone(timedelta(hours=14)), timezone(timedelta(hours=-12))
-OPTIONS = {"heartbeat": 0.3, "audit": 0.3, "call_timeout": 0.3, "retry": Retry(wait=wait_fixed(0.02))}
+OPTIONS = {"heartbeat": 0.3, "audit": 0.1, "call_timeout": 0.3, "retry": Retry(wait=wait_fixed(0.02))}
 
 
 class BrokenError(Exception):
@@ -62,7 +64,7 @@ def _faults(container: Container, name: str) -> list[str]:
     """Return what is impossible about a container in the picture."""
     parts = container.id.split("/") if name.startswith("containerd") else [container.id]
     found = [] if len(parts) <= 2 and all(map(is_id, parts)) else [f"an id is {container.id[:100]!r}"]
-    if not (container.pid is None or 0 < container.pid <= MAX_PID):
+    if container.pid is not None and not (type(container.pid) is int and 0 < container.pid <= MAX_PID):
         found.append(f"a PID is {container.pid:x}"[:40])
     for port in container.ports:
         if not all(number is None or 0 <= number <= MAX_PORT for number in (port.port, port.host_port)):
@@ -102,6 +104,8 @@ class Witness(logging.Handler):
         asyncio.get_running_loop().set_exception_handler(
             lambda _, context: self.broken.append(f"asyncio: {context['message']} {context.get('exception')!r:.300}")
         )
+        self._stderr, self._printed = os.dup(2), tempfile.TemporaryFile()
+        os.dup2(self._printed.fileno(), 2)
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
         self._before = _memory("VmRSS")
@@ -110,6 +114,12 @@ class Witness(logging.Handler):
 
     def __exit__(self, *_: object) -> None:
         self._watchdog.cancel()
+        os.dup2(self._stderr, 2)
+        os.close(self._stderr)
+        with self._printed as printed:
+            printed.seek(0)
+            if text := printed.read():
+                self.broken.append(f"printed: {text.decode(errors='replace')!r:.300}")
         if (growth := _memory("VmHWM") - self._before) > MAX_GROWTH:
             self.broken.append(f"memory grew beyond the bound, by {growth} MB")
         asyncio.get_running_loop().set_exception_handler(None)
