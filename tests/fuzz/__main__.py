@@ -22,28 +22,26 @@ BATCH = 100  # rounds with one seed, at one recording
 SHRINKING = 30.0  # seconds in which a smaller reproducer of what broke is sought
 MOST = 3  # mutations in a round
 
-Case = tuple[Mutation, ...]
+Case = list[Mutation]
 
 
 def cases(name: str) -> st.SearchStrategy[Case]:
     """What to do to the answers of one engine in a round."""
-    return st.lists(mutations(name), min_size=1, max_size=MOST).map(tuple)
+    return st.lists(mutations(name), min_size=1, max_size=MOST)
 
 
 class Report:
-    """What was tried, and what broke: its smallest reproducer, by what it is about."""
+    """What was tried, and what broke: by what it is, the recording, the smallest reproducer, and the complaint."""
 
     def __init__(self) -> None:
         self.rounds = 0
-        self.kinds: Counter[str] = Counter()
-        self.ways: Counter[str] = Counter()
-        self.broken: dict[str, tuple[str, Case, str]] = {}
+        self.tried: dict[str, Counter[str]] = {"answers": Counter(), "mutations": Counter()}
+        self.broken: dict[str, str] = {}
 
-    def run(self, runner: asyncio.Runner, name: str, seed: int, until: float) -> None:
+    def batch(self, runner: asyncio.Runner, name: str, seed: int, until: float) -> None:
         """Make rounds until something new breaks, and look for its smallest reproducer."""
         fuzzer = runner.run(Fuzzer(name).__aenter__())
-        found: dict[str, tuple[str, Case, str]] = {}
-        first = 0.0
+        found: tuple[str, Case, str] | None = None
 
         @hypothesis.seed(seed)
         @hypothesis.settings(
@@ -57,43 +55,31 @@ class Report:
         )
         @hypothesis.given(cases(name))
         def attempt(case: Case) -> None:
-            nonlocal first
-            now = time.monotonic()
-            if (not found and now > until) or (found and now > first + SHRINKING and case != self._smallest(found)):
+            nonlocal found, until
+            if time.monotonic() > until and (found is None or case != found[1]):
                 return
             self.rounds += 1
-            for kind, way, *_ in case:
-                self.kinds[kind] += 1
-                self.ways[way] += 1
+            self.tried["answers"].update(mutation[0] for mutation in case)
+            self.tried["mutations"].update(mutation[1] for mutation in case)
             try:
                 runner.run(fuzzer.round(case))
             except BrokenError as error:
-                new = {_about(name, str(what)): (name, case, str(what)) for what in error.args}
-                new = {about: one for about, one in new.items() if about not in self.broken}
-                if found:
-                    new = {about: one for about, one in new.items() if about in found}
-                if new:
-                    first = first or now
-                    found.update(dict([next(iter(new.items()))]))
-                    raise
+                for what in map(str, error.args):
+                    about = name.rpartition("-")[0] + re.sub(r"['\"].*|[0-9]+|unix:\S*", "", what)[:80]
+                    if about == found[0] if found else about not in self.broken:
+                        until = until if found else time.monotonic() + SHRINKING
+                        found = (about, case, what)
+                        raise
 
         try:
             attempt()
         except (BrokenError, hypothesis.errors.Flaky, ExceptionGroup):
-            for about, one in found.items():
-                self.broken[about] = one
-                say(f"broken: {name}: {one[2]}\n    {(name, list(one[1]))},")
+            assert found is not None
+            about, case, what = found
+            self.broken[about] = f"broken: {what}\n    ({name!r}, {case}),"
+            say(self.broken[about])
         finally:
             runner.run(fuzzer.__aexit__())
-
-    @staticmethod
-    def _smallest(found: dict[str, tuple[str, Case, str]]) -> Case:
-        return next(iter(found.values()))[1]
-
-
-def _about(name: str, what: str) -> str:
-    """Return what is the same of two complaints of one kind."""
-    return name.rpartition("-")[0] + re.sub(r"0x\w+|[0-9]+|'.*|\".*|unix:\S*", "", what)[:80]
 
 
 def main() -> int:
@@ -111,14 +97,13 @@ def main() -> int:
     with asyncio.Runner() as runner:
         while time.monotonic() < began + options.seconds:
             name = names[turn % len(names)]
-            report.run(runner, name, seed + turn, began + options.seconds)
+            report.batch(runner, name, seed + turn, began + options.seconds)
             turn += 1
             say(f"{time.monotonic() - began:7.1f} s  {name}: {report.rounds} rounds, {len(report.broken)} broken")
-    say(f"{report.rounds} rounds")
-    for what, counts in {"answers": report.kinds, "mutations": report.ways}.items():
+    for what, counts in report.tried.items():
         say(f"{counts.total()} {what}: {', '.join(f'{name} {count}' for name, count in sorted(counts.items()))}")
-    for name, case, what in report.broken.values():
-        say(f"broken: {name}: {what}\n    {(name, list(case))},")
+    for told in report.broken.values():
+        say(told)
     return 1 if report.broken else 0
 
 

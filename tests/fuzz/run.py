@@ -1,4 +1,4 @@
-"""One round: a watcher as users have it, against hostile answers and then true ones, and what must hold all the while."""
+"""One round: a watcher as users have it, against hostile answers and then true ones; and what must hold meanwhile."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,7 +18,7 @@ from tenacity import wait_fixed
 
 from tests.fuzz.answers import Mutation, answers
 from tests.fuzz.servers import GrpcWire, HttpWire, Wire
-from whalewatch import Container, Retry, Snapshot, Watcher, WatchState, WhalewatchError, containerd, cri, moby
+from whalewatch import Container, Retry, Watcher, WatchState, WhalewatchError, containerd, cri, moby
 from whalewatch._adapter.ids import is_id
 from whalewatch.cli import render
 
@@ -32,46 +32,26 @@ ADAPTERS = {
 """The recordings by adapter."""
 
 MAX_STALL = 1.0  # seconds for which the event loop may stand still
-MAX_GROWTH = 150  # MB
+MAX_GROWTH = 150  # MB by which the process may grow
 MAX_TEXT = 10_000  # characters of a log record or an error
 MAX_PID, MAX_PORT = 2**31 - 1, 65535
 HOSTILE = 0.3  # seconds that hostile answers are given, if the watcher does not ask for all of them before
+TIMEOUT = 0.3  # of calls, so that a hang is noticed
 CONVERGENCE = 15.0  # seconds until the picture must be true again
-EAST, WEST = timezone(timedelta(hours=14)), timezone(timedelta(hours=-12))
-OPTIONS = {"heartbeat": 0.3, "audit": 0.1, "call_timeout": 0.3, "retry": Retry(wait=wait_fixed(0.02))}
+FARTHEST = (timezone(timedelta(hours=14)), timezone(timedelta(hours=-12)))
 
 
 class BrokenError(Exception):
     """Something that must hold does not; its arguments say what."""
 
 
-def _pack(container: Container, inspection: Any) -> None:
-    raise ValueError("this application fails")
-
-
 def watching(name: str, address: str, **options: Any) -> Watcher[Any]:
     """Make a watcher for an engine that answers as the recorded one."""
     adapter = name.rpartition("-")[0]
-    if adapter == "docker":
-        return moby.watch(address, **options)
-    if adapter == "containerd":
-        return containerd.watch(address, **options)
+    if not adapter.startswith("cri"):
+        return (moby.watch if adapter == "docker" else containerd.watch)(address, **options)
     source: Any = adapter.removeprefix("cri-")
     return cri.watch(address, source=source, poll=0.05, **options)
-
-
-def _faults(container: Container, name: str) -> list[str]:
-    """Return what is impossible about a container in the picture."""
-    parts = container.id.split("/") if name.startswith("containerd") else [container.id]
-    found = [] if len(parts) <= 2 and all(map(is_id, parts)) else [f"an id is {container.id[:100]!r}"]
-    if container.pid is not None and not (type(container.pid) is int and 0 < container.pid <= MAX_PID):
-        found.append(f"a PID is {container.pid:x}"[:40])
-    for port in container.ports:
-        if not all(number is None or 0 <= number <= MAX_PORT for number in (port.port, port.host_port)):
-            found.append("a port is out of range")
-    if container.started_at is not None:
-        container.started_at.astimezone(EAST), container.started_at.astimezone(WEST)
-    return found
 
 
 class Witness(logging.Handler):
@@ -79,35 +59,20 @@ class Witness(logging.Handler):
 
     def __init__(self, name: str) -> None:
         super().__init__(logging.DEBUG)
-        self._engine = name
         self.broken: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
-        if record.levelno >= logging.ERROR and not text.startswith("pack() failed"):
-            error = record.exc_info[1] if record.exc_info else None
-            self.broken.append(f"{record.name} logs an error: {text:.200} {error!r:.200}")
-        elif record.name.startswith("whalewatch"):
-            self.check("a log record", text)
-
-    def check(self, what: str, text: str) -> None:
-        if not text.isprintable():
-            self.broken.append(f"{what} cannot be printed: {text[:300]!r}")
-        if len(text) > MAX_TEXT:
-            self.broken.append(f"{what} is too long: {text:.100}")
+        self._recording = name
 
     def __enter__(self) -> Self:
-        root, library = logging.getLogger(), logging.getLogger("whalewatch")
-        root.addHandler(self)
-        self._level = library.level
-        library.setLevel(logging.DEBUG)
+        self._library = logging.getLogger("whalewatch")
+        self._level = self._library.level
+        self._library.setLevel(logging.DEBUG)
+        logging.getLogger().addHandler(self)
         asyncio.get_running_loop().set_exception_handler(
             lambda _, context: self.broken.append(f"asyncio: {context['message']} {context.get('exception')!r:.300}")
         )
         self._stderr, self._printed = os.dup(2), tempfile.TemporaryFile()
         os.dup2(self._printed.fileno(), 2)
-        with suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        Path("/proc/self/clear_refs").write_text("5")  # the peak of memory begins anew
         self._before = _memory("VmRSS")
         self._watchdog = asyncio.create_task(self._watch_loop())
         return self
@@ -119,12 +84,26 @@ class Witness(logging.Handler):
         with self._printed as printed:
             printed.seek(0)
             if text := printed.read():
-                self.broken.append(f"printed: {text.decode(errors='replace')!r:.300}")
+                self.broken.append(f"printed: {text!r:.300}")
         if (growth := _memory("VmHWM") - self._before) > MAX_GROWTH:
             self.broken.append(f"memory grew beyond the bound, by {growth} MB")
         asyncio.get_running_loop().set_exception_handler(None)
         logging.getLogger().removeHandler(self)
-        logging.getLogger("whalewatch").setLevel(self._level)
+        self._library.setLevel(self._level)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.levelno >= logging.ERROR and not text.startswith("pack() failed"):
+            error = record.exc_info[1] if record.exc_info else None
+            self.broken.append(f"{record.name} logs an error: {text:.200} {error!r:.200}")
+        elif record.name.startswith("whalewatch"):
+            self._check("a log record", text)
+
+    def _check(self, what: str, text: str) -> None:
+        if not text.isprintable():
+            self.broken.append(f"{what} cannot be printed: {text[:300]!r}")
+        if len(text) > MAX_TEXT:
+            self.broken.append(f"{what} is too long: {text:.100}")
 
     async def _watch_loop(self) -> None:
         while True:
@@ -136,27 +115,43 @@ class Witness(logging.Handler):
 
     def look(self, watcher: Watcher[Any]) -> None:
         """Look at all that a user can see."""
-        snapshot: Snapshot = watcher.portfolio.snapshot()
+        snapshot = watcher.portfolio.snapshot()
         for container in snapshot:
-            self.broken += _faults(container, self._engine)
-        lines = [*render.picture(snapshot, watcher.engine.address), render.lost(watcher.status)]
-        for line in lines:
-            self.check("a line of the command", render.painted(line, colour=False))
+            self._judge(container, container.started_at)
+        for line in (*render.picture(snapshot, watcher.engine.address), render.lost(watcher.status)):
+            self._check("a line of the command", render.painted(line, colour=False))
         if watcher.status.error is not None:
-            self.check("an error", str(watcher.status.error))
+            self._check("an error", str(watcher.status.error))
 
     async def follow(self, watcher: Watcher[Any]) -> None:
         """Look at all events."""
         with suppress(WhalewatchError):
             async for event in watcher.events():
-                self.broken += _faults(event.container, self._engine)
-                event.timestamp.astimezone(EAST), event.timestamp.astimezone(WEST)
-                self.check("a line of the command", render.painted(render.event_line(event), colour=False))
+                self._judge(event.container, event.timestamp)
+                self._check("a line of the command", render.painted(render.event_line(event), colour=False))
+
+    def _judge(self, container: Container, moment: datetime | None) -> None:
+        parts = container.id.split("/") if self._recording.startswith("containerd") else [container.id]
+        ports = [number for port in container.ports for number in (port.port, port.host_port) if number is not None]
+        if len(parts) > 2 or not all(map(is_id, parts)):
+            self.broken.append(f"an id is {container.id[:100]!r}")
+        if container.pid is not None and not (type(container.pid) is int and 0 < container.pid <= MAX_PID):
+            self.broken.append(f"a PID is {container.pid:#x}"[:40])
+        if not all(0 <= number <= MAX_PORT for number in ports):
+            self.broken.append("a port is out of range")
+        for zone in FARTHEST:
+            if moment is not None:
+                moment.astimezone(zone)
 
 
 def _memory(what: str) -> int:
     found = re.search(rf"{what}:\s+(\d+)", Path("/proc/self/status").read_text())
-    return int(found[1]) // 1024 if found else 0
+    assert found is not None
+    return int(found[1]) // 1024
+
+
+def _pack(container: Container, inspection: Any) -> None:
+    raise ValueError("this application fails")
 
 
 class Fuzzer:
@@ -165,15 +160,19 @@ class Fuzzer:
     def __init__(self, name: str) -> None:
         self.name = name
         self._wire: Wire = HttpWire() if name.startswith("docker") else GrpcWire()
-        self._truth: dict[str, Container] = {}
+        self._truth: set[Container] = set()
+
+    def _watcher(self) -> Watcher[Any]:
+        timing: dict[str, Any] = {"heartbeat": TIMEOUT, "audit": 0.1, "call_timeout": TIMEOUT}
+        return watching(self.name, self._wire.address, pack=_pack, retry=Retry(wait=wait_fixed(0.02)), **timing)
 
     async def __aenter__(self) -> Self:
         await self._wire.__aenter__()
         self._wire.answers, self._wire.strangers = answers(self.name, ())
-        async with watching(self.name, self._wire.address, **OPTIONS) as watcher:
+        async with self._watcher() as watcher:
             await watcher.ready(CONVERGENCE)
             await asyncio.sleep(0.2)
-            self._truth = {container.id: container for container in watcher.portfolio.snapshot()}
+            self._truth = {*watcher.portfolio.snapshot()}
         assert len(self._truth) >= 2, f"{self.name}: nothing is alive"
         return self
 
@@ -181,61 +180,54 @@ class Fuzzer:
         await self._wire.__aexit__()
 
     async def round(self, mutations: Sequence[Mutation], *, truth: bool = True) -> None:
-        """Answer with mutations, and then truly.
+        """Answer with mutations, and then, if asked for, truly.
 
         Raises:
             BrokenError: something that must hold does not.
         """
-        wire = self._wire
-        true, hostile = answers(self.name, ()), answers(self.name, mutations)
+        wire, true, hostile = self._wire, answers(self.name, ()), answers(self.name, mutations)
         wire.answers, wire.strangers = hostile
         wire.asked.clear()
         with Witness(self.name) as witness:
             try:
-                async with watching(self.name, wire.address, pack=_pack, **OPTIONS) as watcher:
+                async with self._watcher() as watcher:
                     following = asyncio.create_task(witness.follow(watcher))
-                    await self._suffer({mutation[0] for mutation in mutations}, watcher, hostile)
+                    await self._suffer({mutation[0] for mutation in mutations})
                     witness.look(watcher)
                     wire.answers, wire.strangers = true
-                    if truth and watcher.status.state is not WatchState.CLOSED:
-                        await wire.cut()
-                        await self._recover(watcher, witness)
+                    await wire.cut()
+                    if truth and not await self._recovered(watcher):
+                        now = [*watcher.portfolio.snapshot()]
+                        witness.broken.append(f"the picture does not become true: {watcher.status}, {now}"[:1000])
                     witness.look(watcher)
                 await following
             except WhalewatchError:
                 pass
             except Exception as error:  # noqa: BLE001 - whatever it is, it must not be
                 witness.broken.append(f"raised {error!r:.500}")
-            wire.answers, wire.strangers = true
             await wire.cut()
             await asyncio.sleep(0)
         if witness.broken:
             raise BrokenError(*dict.fromkeys(witness.broken))
 
-    async def _suffer(self, kinds: set[str], watcher: Watcher[Any], hostile: Any) -> None:
+    async def _suffer(self, kinds: set[str]) -> None:
         """Wait until the watcher has asked for all that is mutated, and has had time to read it."""
-        size = sum(len(part) for answer in hostile[0].values() for part in answer.parts)
-        more = min(size / 2**24, 1.0)
+        given = self._wire.answers.values()
+        more = min(sum(len(part) for answer in given for part in answer.parts) / 2**24, 1.0)
         until = time.monotonic() + HOSTILE + more
         while time.monotonic() < until:
             asked = [self._wire.asked[kind] for kind in kinds]
             if all(asked) or max(asked, default=0) > 2:
                 break
             await asyncio.sleep(0.01)
-        hangs = any(answer.hang for answer in hostile[0].values())
-        await asyncio.sleep((0.4 if hangs else 0.02) + more)
+        await asyncio.sleep(more + (TIMEOUT + 0.1 if any(answer.hang for answer in given) else 0.02))
 
-    async def _recover(self, watcher: Watcher[Any], witness: Witness) -> None:
+    async def _recovered(self, watcher: Watcher[Any]) -> bool:
+        """Return whether the picture becomes true, or the engine was taken for one that is not supported."""
         until = time.monotonic() + CONVERGENCE
-        while True:
+        while time.monotonic() < until:
             snapshot = watcher.portfolio.snapshot()
-            found = {container.id: container for container in snapshot}
-            if snapshot.synced and found == self._truth:
-                return
-            if watcher.status.state is WatchState.CLOSED:
-                return
-            if time.monotonic() > until:
-                break
+            if (snapshot.synced and {*snapshot} == self._truth) or watcher.status.state is WatchState.CLOSED:
+                return True
             await asyncio.sleep(0.01)
-        wrong = [f"{id}: {found.get(id)} is not {self._truth.get(id)}" for id in found.keys() | self._truth.keys() if found.get(id) != self._truth.get(id)]
-        witness.broken.append(f"the picture does not become true: {watcher.status.state.value}, {wrong}"[:2000])
+        return False

@@ -40,7 +40,7 @@ SEEDS: Mapping[str, tuple[str, Sequence[Mutation]]] = {
     "a PID is true": _inspected(("State", "Pid"), "true"),
     "a host port is too large": _inspected(DNS[2:], "text 99999"),
     "a host port is negative": _inspected(DNS[2:], "text -1"),
-    "a host port has 5000 digits": _inspected(DNS[2:], "text of 5000 digits"),
+    "a host port has 5000 digits": _inspected(DNS[2:], "5000 digits"),
     "a scope id of an address has escapes": _inspected(("NetworkSettings", "Networks", "net", "IPAddress"), "scope"),
     "a start is in the year 9999": _inspected(("State", "StartedAt"), "year 9999", "20.10"),
     "a million newlines among the events": ("docker-26.1", [("/events", "put", (300,), "newlines")]),
@@ -55,6 +55,13 @@ SEEDS: Mapping[str, tuple[str, Sequence[Mutation]]] = {
     "a million empty tasks": _many("containerd-1.7", "Tasks/List", ("body", 0, 1, 0), "empty text"),
     "a million empty namespaces": _many("containerd-1.7", "Namespaces/List", ("body", 0, 1, 0), "empty text"),
     "a namespace forges a line": ("containerd-1.7", [("Namespaces/List", "set", ("body", 0, 1, 0, 1), "forged")]),
+    "a namespace has a character that no id has": ("containerd-1.6", [("Namespaces/List", "flip", (4,), 2)]),
+    "an id of the CRI has a control character": ("cri-native-1.7", [(CONTAINERS, "flip", (5,), 5)]),
+    "an id of the CRI has a million letters": ("cri-native-1.6", [(CONTAINERS, "set", (*FOUND,), "a million letters")]),
+    "Docker's info and its listing are large": (
+        "docker-20.10",
+        [("/info", "repeat", ("body", 0), MILLION), (LISTED, "repeat", ("body", 0), MILLION)],
+    ),
     "an id of containerd forges a line of the log": _task_as("forged"),
     "an id of containerd is two dots": _task_as("dots"),
 }

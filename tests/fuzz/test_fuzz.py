@@ -6,7 +6,6 @@ import asyncio
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from tests.fuzz.__main__ import Case, cases
 from tests.fuzz.run import ADAPTERS, Fuzzer
