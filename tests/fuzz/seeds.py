@@ -57,11 +57,9 @@ SEEDS: Mapping[str, tuple[str, Sequence[Mutation]]] = {
     "a namespace forges a line": ("containerd-1.7", [("Namespaces/List", "set", ("body", 0, 1, 0, 1), "forged")]),
     "a namespace has a character that no id has": ("containerd-1.6", [("Namespaces/List", "flip", (4,), 2)]),
     "an id of the CRI has a control character": ("cri-native-1.7", [(CONTAINERS, "flip", (5,), 5)]),
-    "an id of the CRI has a million letters": ("cri-native-1.6", [(CONTAINERS, "set", (*FOUND,), "a million letters")]),
-    "Docker's info and its listing are large": (
-        "docker-20.10",
-        [("/info", "repeat", ("body", 0), MILLION), (LISTED, "repeat", ("body", 0), MILLION)],
-    ),
+    "an id of the CRI has a million letters": ("cri-native-1.6", [(CONTAINERS, "set", FOUND, "a million letters")]),
+    "an inspect has 8 MB": ("docker-20.10", [(INSPECTED, "repeat", ("body", 0), MILLION)]),
+    "an inspect has an id that is half a character": _inspected(("Id",), "lone surrogate"),
     "an id of containerd forges a line of the log": _task_as("forged"),
     "an id of containerd is two dots": _task_as("dots"),
 }
