@@ -56,10 +56,23 @@ SEEDS: Mapping[str, tuple[str, Sequence[Mutation]]] = {
     "a million empty namespaces": _many("containerd-1.7", "Namespaces/List", ("body", 0, 1, 0), "empty text"),
     "a namespace forges a line": ("containerd-1.7", [("Namespaces/List", "set", ("body", 0, 1, 0, 1), "forged")]),
     "a namespace has a character that no id has": ("containerd-1.6", [("Namespaces/List", "flip", (4,), 2)]),
-    "an id of the CRI has a control character": ("cri-native-1.7", [(CONTAINERS, "flip", (5,), 5)]),
+    "an id of the CRI has a control character": ("cri-native-1.7", [(CONTAINERS, "set", FOUND, "nul")]),
     "an id of the CRI has a million letters": ("cri-native-1.6", [(CONTAINERS, "set", FOUND, "a million letters")]),
     "an inspect has 8 MB": ("docker-20.10", [(INSPECTED, "repeat", ("body", 0), MILLION)]),
     "an inspect has an id that is half a character": _inspected(("Id",), "lone surrogate"),
+    "a namespace has 5000 digits": (
+        "containerd-1.7",
+        [("Namespaces/List", "set", ("body", 0, 1, 1, 1, 0), "5000 digits")],
+    ),
+    "a namespace has a million newlines": ("containerd-1.7", [("Namespaces/List", "set", FOUND, "newlines")]),
+    "an event has a namespace with a quote": (
+        "containerd-1.7",
+        [("Events/Subscribe", "set", ("body", 2, 2, 0), "lone surrogate")],
+    ),
+    "an answer of containerd is about a million newlines": (
+        "containerd-1.7",
+        [("Containers/Get", "set", ("body", 0, 1, 0, 1), "newlines")],
+    ),
     "an id of containerd forges a line of the log": _task_as("forged"),
     "an id of containerd is two dots": _task_as("dots"),
 }

@@ -11,7 +11,7 @@ from tests.fuzz.__main__ import Case, cases
 from tests.fuzz.run import ADAPTERS, Fuzzer
 from tests.fuzz.seeds import SEEDS
 
-EXAMPLES = 12
+EXAMPLES = 8
 """Rounds at each recording: a taste, as `python -m tests.fuzz` has the time."""
 
 
