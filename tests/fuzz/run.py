@@ -38,6 +38,7 @@ MAX_PID, MAX_PORT = 2**31 - 1, 65535
 HOSTILE = 0.3  # seconds that hostile answers are given, if the watcher does not ask for all of them before
 TIMEOUT = 0.3  # of calls, so that a hang is noticed
 CONVERGENCE = 15.0  # seconds until the picture must be true again
+FOREIGN = re.compile(r" failed: \w+Error\(")  # how the core words what is no `WhalewatchError`
 FARTHEST = (timezone(timedelta(hours=14)), timezone(timedelta(hours=-12)))
 
 
@@ -102,6 +103,8 @@ class Witness(logging.Handler):
     def _check(self, what: str, text: str) -> None:
         if not text.isprintable():
             self.broken.append(f"{what} cannot be printed: {text[:300]!r}")
+        if FOREIGN.search(text):
+            self.broken.append(f"{what} tells of an exception that an adapter let out: {text:.300}")
         if len(text) > MAX_TEXT:
             self.broken.append(f"{what} is too long: {text:.100}")
 

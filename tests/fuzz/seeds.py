@@ -35,6 +35,13 @@ SEEDS: Mapping[str, tuple[str, Sequence[Mutation]]] = {
     "a listed id is two dots": _listed_as("dots"),
     "a listed id is empty": _listed_as("empty text"),
     "an event has an id of two dots": ("docker-26.1", [("/events", "set", ("body", 1, "Actor", "ID"), "dots")]),
+    "a listed container is a number": ("docker-26.1", [(LISTED, "set", ("body", 0, 0), "zero")]),
+    "an event has a number as actor": ("docker-26.1", [("/events", "set", ("body", 1, "Actor"), "zero")]),
+    "an inspect has null as state": _inspected(("State",), "null"),
+    "a call of containerd is answered without a message": (
+        "containerd-1.7",
+        [("Introspection/Server", "drop", ("body", 0), "")],
+    ),
     "a PID has 4200 digits": _inspected(("State", "Pid"), "4200 digits"),
     "a PID is too large": _inspected(("State", "Pid"), "2**31"),
     "a PID is true": _inspected(("State", "Pid"), "true"),
