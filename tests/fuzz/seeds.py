@@ -65,7 +65,6 @@ SEEDS: Mapping[str, tuple[str, Sequence[Mutation]]] = {
     "a namespace has a character that no id has": ("containerd-1.6", [("Namespaces/List", "flip", (4,), 2)]),
     "an id of the CRI has a control character": ("cri-native-1.7", [(CONTAINERS, "set", FOUND, "nul")]),
     "an id of the CRI has a million letters": ("cri-native-1.6", [(CONTAINERS, "set", FOUND, "a million letters")]),
-    "an inspect has 8 MB": ("docker-20.10", [(INSPECTED, "repeat", ("body", 0), MILLION)]),
     "an inspect has an id that is half a character": _inspected(("Id",), "lone surrogate"),
     "a namespace has 5000 digits": (
         "containerd-1.7",

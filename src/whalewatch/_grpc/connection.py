@@ -145,8 +145,10 @@ class Connection:
     async def receive(self, kind: str, method: str, request: Message, **metadata: str) -> bytes:
         """Make one call as `get` does, and return the answer as bytes."""
         with self._translate_errors(kind):
-            received: bytes = await self._call(kind, self.client.unary_unary(method), request, metadata)
+            received: bytes | None = await self._call(kind, self.client.unary_unary(method), request, metadata)
             self._answered = True
+            if received is None:
+                raise ProtocolViolation(self.message(f"the answer to {kind} has no message"))
             return received
 
     async def find(self, kind: str, method: str, request: Message, answer: type[M], **metadata: str) -> M | None:
