@@ -37,7 +37,7 @@ async def test_starts_that_cannot_be_read_take_bounded_memory_and_hide_nothing_f
 
 async def test_flood_of_valid_signals_about_many_containers_stops_no_loop_and_fills_no_subscription() -> None:
     found = await flooded("valid", "500", "20000")
-    assert found["stall"] < 0.05, "seconds of computing"
+    assert found["stall"] < 0.2, "seconds of computing"
     assert (found["grown"] < 20, found["lost"]) == (True, 1)
     assert found["pending"] <= 20_002 + 1024
 
