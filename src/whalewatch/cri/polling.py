@@ -86,7 +86,9 @@ class Polling:
                 yield Signal(SignalType.EXITED, id)
                 self._link.records.note_reported(id, None)
         for id, entry, running in entries:
-            if running is not None and entry.reported is not running and entry.reported != running:
+            if running is not None and entry.reported == running:
+                entry.reported = running  # nobody keeps the former record
+            elif running is not None:
                 yield Signal(SignalType.STARTED if entry.reported is None else SignalType.CHANGED, id)
                 self._link.records.note_reported(id, running)
 

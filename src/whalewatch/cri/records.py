@@ -104,8 +104,6 @@ class Records:
 
     def _note_listed(self, id: str, record: Record | None) -> None:
         entry = self._entry(id)
-        if (entry.read or entry.reported) and record == entry.listed:
-            record = entry.listed  # one object for all that remember it
         entry.listed, entry.sandbox = record, False
         self._note_record(id, record)
         if record is None or record.running is False:
@@ -141,8 +139,11 @@ class Records:
 
     def read(self, record: Record) -> Container | None:
         """Return the container as it was read; None if it was not read, or if its record has changed since."""
-        read = self._entries.get(record.id, Entry()).read
-        return read[1] if read is not None and (read[0] is record or read[0] == record) else None
+        entry = self._entries.get(record.id, Entry())
+        if entry.read is None or entry.read[0] != record:
+            return None
+        entry.read = (record, entry.read[1])  # nobody keeps the former record
+        return entry.read[1]
 
     def note_read(self, record: Record, container: Container) -> None:
         """Remember a container that was read while it ran."""
