@@ -57,8 +57,6 @@ class Items(Generic[M]):
         """
         answer = await self._connection.receive(self._kind, method, request, **metadata)
         with self._connection.translate_nonsense(self._kind, "list", answer):
-            # Counted first: of an answer with too many nothing is kept, not for a moment.
-            self._check_number(sum(1 for _ in islice(fields(answer), self._most + 1)))
             await self._read(answer, receive, metadata)
 
     async def stream(self, method: str, request: Message, receive: Callable[[str, M], None], **metadata: str) -> None:
@@ -74,7 +72,10 @@ class Items(Generic[M]):
     async def _read(self, answer: bytes, receive: Callable[[str, M], None], metadata: dict[str, str]) -> None:
         type, kind, most, found, scope = self._type, self._kind, self._most, self._found, (*metadata.values(),)
         id_of, valid, items, size = attrgetter(self._id), self._connection.door.read, 0, 0
-        for number, start, end in islice(fields(answer), most):
+        # Counted first: of an answer with too many no item is kept, not for a moment.
+        spans = [*islice(fields(answer), most + 1)]
+        self._check_number(len(spans))
+        for number, start, end in spans:
             items, size = items + 1, size + end - start
             if items == TURN_ITEMS or size >= TURN_BYTES:
                 items = size = 0

@@ -131,7 +131,7 @@ def container_record(found: wire.Container, pod: Mapping[str, str] = NOTHING, *,
         pod=sandbox if is_id(sandbox) else "",
         message=found.SerializeToString() if keep else b"",
     )
-    return in_pod(record, pod)
+    return in_pod(record, pod) if pod else record
 
 
 def in_pod(record: Record, pod: Mapping[str, str]) -> Record:

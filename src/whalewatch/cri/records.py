@@ -105,7 +105,10 @@ class Records:
     def _note_listed(self, id: str, record: Record | None) -> None:
         entry = self._entry(id)
         entry.listed, entry.sandbox = record, False
-        self._note_record(id, record)
+        if record is not None and entry.record is not None:
+            entry.record = record
+        else:
+            self._note_record(id, record)
         if record is None or record.running is False:
             entry.read, entry.without_pid = None, 0
         if record is None and entry.reported is None:
