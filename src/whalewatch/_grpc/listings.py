@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from itertools import islice
 from operator import attrgetter
 from typing import Generic, TypeVar
@@ -46,7 +46,7 @@ class Items(Generic[M]):
         self._most = connection.door.max_items if most is None else most
         self._remedy = ": if that many are right, raise max_containers" if most is None else ""
         self._id = id
-        self._found: set[Hashable] = set()
+        self._found: set[str] = set()
 
     async def list(self, method: str, request: Message, receive: Callable[[str, M], None], **metadata: str) -> None:
         """Make a call with one answer, and call `receive` with each valid id and its item.
@@ -70,7 +70,13 @@ class Items(Generic[M]):
                     await self._read(answer, receive, metadata)
 
     async def _read(self, answer: bytes, receive: Callable[[str, M], None], metadata: dict[str, str]) -> None:
-        type, kind, most, found, scope = self._type, self._kind, self._most, self._found, (*metadata.values(),)
+        type, kind, most, found, scope = (
+            self._type,
+            self._kind,
+            self._most,
+            self._found,
+            "/".join([*metadata.values(), ""]),
+        )
         id_of, valid, items, size = attrgetter(self._id), self._connection.door.read, 0, 0
         # Counted first: of an answer with too many no item is kept, not for a moment.
         spans = [*islice(fields(answer), most + 1)]
@@ -86,7 +92,7 @@ class Items(Generic[M]):
             id = valid(kind, id_of(item))
             if id is None:
                 continue
-            key = (scope, id)
+            key = scope + id
             if key not in found:
                 if len(found) == most:
                     self._check_number(most + 1)
