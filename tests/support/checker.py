@@ -20,9 +20,8 @@ PATIENCE = scripted.PATIENCE
 def told(inspection: dict[str, Any]) -> dict[str, Any]:
     """What the engine says of one container, read independently of the library's own reading."""
     state, config = inspection["State"], inspection["Config"]
-    whole, _, fraction = state["StartedAt"].removesuffix("Z").partition(".")
-    started = datetime.strptime(whole, "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC, microsecond=int(f"{fraction:0<6}"[:6]))
     networks = inspection["NetworkSettings"]["Networks"]
+    addresses = {name: [a for a in (n["IPAddress"], n["GlobalIPv6Address"]) if a] for name, n in networks.items()}
     return {
         "id": inspection["Id"],
         "name": inspection["Name"][1:],
@@ -31,11 +30,18 @@ def told(inspection: dict[str, Any]) -> dict[str, Any]:
         "labels": config["Labels"] or {},
         "project": project_of(config["Labels"] or {}),
         "image": config["Image"],
-        "started_at": started,
+        "started_at": _moment(state["StartedAt"]),
+        "created_at": _moment(inspection["Created"]),
+        "restarts": inspection["RestartCount"],
         "health": None if state["Paused"] else state.get("Health", {}).get("Status"),
         "privileged": inspection["HostConfig"]["Privileged"],
-        "addresses": {name: [a for a in (n["IPAddress"], n["GlobalIPv6Address"]) if a] for name, n in networks.items()},
+        "addresses": {name: found for name, found in addresses.items() if found},
     }
+
+
+def _moment(text: str) -> datetime:
+    whole, _, fraction = text.removesuffix("Z").partition(".")
+    return datetime.strptime(whole, "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC, microsecond=int(f"{fraction:0<6}"[:6]))
 
 
 def project_of(labels: Mapping[str, str]) -> str:
@@ -51,7 +57,8 @@ def facts(container: object, *names: str) -> dict[str, Any]:
 def seen(container: Container) -> dict[str, Any]:
     """What the library says of one container, in the terms of `told`."""
     return {
-        **facts(container, "id", "name", "pid", "paused", "labels", "project", "image", "started_at", "privileged"),
+        **facts(container, "id", "name", "pid", "paused", "labels", "project", "image", "privileged"),
+        **facts(container, "started_at", "created_at", "restarts"),
         "health": container.health.value if container.health else None,
         "addresses": {name: [str(a) for a in addresses] for name, addresses in container.addresses.items()},
     }

@@ -26,7 +26,7 @@ class CheckedContainerd(Checked):
             if namespace not in self._ignored:
                 prefix = "" if namespace == "default" else f"{namespace}/"
                 found[prefix + id] = {
-                    **facts(alive, "pid", "labels", "image"),
+                    **facts(alive, "pid", "labels", "image", "created_at"),
                     "id": prefix + id,
                     "name": prefix + (alive.labels.get("nerdctl/name") or id),
                     "paused": alive.status == "PAUSED",
@@ -35,7 +35,7 @@ class CheckedContainerd(Checked):
         return found
 
     def seen(self, container: Container) -> dict[str, Any]:
-        return facts(container, "id", "name", "pid", "paused", "labels", "project", "image")
+        return facts(container, "id", "name", "pid", "paused", "labels", "project", "image", "created_at")
 
 
 def checked(

@@ -51,13 +51,13 @@ async def truth(control: CRIControl) -> dict[str, dict[str, Any]]:
             **{f"io.kubernetes.pod.{key}": value for key, value in facts(pod, "name", "namespace", "uid").items()},
             **({"io.kubernetes.sandbox": ""} if id in sandboxes else {"io.kubernetes.container.name": listed.name}),
         }
-        found[id] = {"id": id, "name": listed.name, "pid": pid, "labels": labels}
+        found[id] = {"id": id, "name": listed.name, "pid": pid, "labels": labels, "restarts": listed.attempt}
     return found
 
 
 def seen(container: Container) -> dict[str, Any]:
     """What the library says of one container, in the terms of `truth`."""
-    return facts(container, "id", "name", "pid", "labels")
+    return facts(container, "id", "name", "pid", "labels", "restarts")
 
 
 def checked(address: str, control: CRIControl, **options: Any) -> AbstractAsyncContextManager[CheckedCRI]:

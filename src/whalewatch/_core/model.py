@@ -153,6 +153,11 @@ class Container(ReadableDocument):
     """Name of the image, as given when the container was created."""
     started_at: datetime | None = attrs.field(default=None, converter=aware)
     """Start of this run in UTC, to the microsecond; None if the engine reports none."""
+    created_at: datetime | None = attrs.field(default=None, converter=aware)
+    """Creation of the container in UTC, to the microsecond; None if the engine reports none."""
+    restarts: int | None = None
+    """How often the engine has restarted it by itself; for the CRI, how many its pod had in its place before. None if
+    the engine reports none (containerd)."""
     health: Health | None = None
     """Result of its own health check; None if it has no health check, and while it is paused."""
     ports: tuple[Port, ...] = ()

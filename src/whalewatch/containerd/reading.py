@@ -136,6 +136,7 @@ def container(namespace: str, found: wire.Container, task: wire.Task, engine: st
         project=project(labels),
         paused=task.status == wire.PAUSED,
         image=text(found.image),
+        created_at=moment(found.created_at),
         engine=engine,
     )
 

@@ -59,6 +59,7 @@ class Record:
         running: whether it runs or, for a sandbox, is ready; None if the engine does not know.
         sandbox: whether it is a sandbox.
         created_at: time of its creation, in nanoseconds since the epoch.
+        attempt: how many its pod had in its place before.
         pod: id of the sandbox that a container belongs to; "" if it has no valid one, and for a sandbox.
         message: the item of the listing as bytes, for applications that pack; b"" if none does.
     """
@@ -70,6 +71,7 @@ class Record:
     running: bool | None
     sandbox: bool
     created_at: int
+    attempt: int
     pod: str
     message: bytes = attrs.field(eq=False, repr=False)
 
@@ -128,6 +130,7 @@ def container_record(found: wire.Container, pod: Mapping[str, str] = NOTHING, *,
         running=_running(found.state),
         sandbox=False,
         created_at=found.created_at,
+        attempt=found.metadata.attempt,
         pod=sandbox if is_id(sandbox) else "",
         message=found.SerializeToString() if keep else b"",
     )
@@ -157,6 +160,7 @@ def sandbox_record(found: wire.PodSandbox, *, keep: bool = True) -> Record:
         running=found.state == wire.SANDBOX_READY,
         sandbox=True,
         created_at=found.created_at,
+        attempt=found.metadata.attempt,
         pod="",
         message=found.SerializeToString() if keep else b"",
     )
@@ -192,6 +196,8 @@ def container(
         paused=paused,
         image=record.image,  # not that of the status, which is the name that the image has now
         started_at=moment(status.started_at) if status is not None else None,
+        created_at=moment(record.created_at),
+        restarts=record.attempt,
         engine=engine,
     )
 
@@ -204,9 +210,9 @@ def inspection(record: Record, info: Mapping[str, Any]) -> Inspection:
     return Inspection(
         id=record.id,
         name=record.name,
-        attempt=message.metadata.attempt,
+        attempt=record.attempt,
         sandbox_id=text(listed.pod_sandbox_id),
-        created_at=moment(message.created_at),
+        created_at=moment(record.created_at),
         image=record.image,
         image_ref=text(listed.image_ref),
         labels=_texts(message.labels),

@@ -106,12 +106,15 @@ def _facts(inspection: Mapping[str, Any], engine: str, pid: int | None, left_out
         paused=paused,
         image=readable("image", text, config.get("Image") or "", ""),
         started_at=readable("started_at", moment, state.get("StartedAt"), None),
+        created_at=readable("created_at", moment, inspection.get("Created"), None),
+        restarts=readable("restarts", _count, inspection.get("RestartCount"), None),
         # Docker reports "unhealthy" while a container is paused, because its check does not run then.
         health=None if paused or pid is None else readable("health", _health, state.get("Health"), None),
         ports=each("ports", _port, first("ports", _bindings(published, exposed))),
         addresses={
-            str(name): each("addresses", _address, readable("addresses", _addresses, found, []))
-            for name, found in first("addresses", [*networks.items()])
+            str(name): found
+            for name, network in first("addresses", [*networks.items()])
+            if (found := each("addresses", _address, readable("addresses", _addresses, network, [])))
         },
         privileged=readable("privileged", _privileged, inspection.get("HostConfig"), None),
         engine=engine,
@@ -210,6 +213,10 @@ def _mapping(found: Any) -> dict[str, Any]:
 
 def _labels(found: Any) -> FrozenMapping[str]:
     return FrozenMapping({str(label): str(value) for label, value in (found or {}).items()})
+
+
+def _count(found: Any) -> int | None:
+    return None if found is None else number(found)
 
 
 def _health(found: Any) -> Health | None:

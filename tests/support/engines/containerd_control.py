@@ -7,7 +7,8 @@ import json
 import signal as signals
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partialmethod
 from typing import Any
 
@@ -38,6 +39,7 @@ class Alive:
     status: str
     labels: Mapping[str, str]
     image: str
+    created_at: datetime | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -158,8 +160,9 @@ class ContainerdControl(GrpcControl):
             containers = await self.containers(namespace)
             for id, (status, pid) in (await self.tasks(namespace)).items():
                 if status in _ALIVE and id in containers:
-                    labels, image = dict(containers[id].labels), containers[id].image
-                    found[namespace, id] = Alive(namespace, id, pid, status, labels, image)
+                    one = containers[id]
+                    created = one.created_at.ToDatetime(UTC)
+                    found[namespace, id] = Alive(namespace, id, pid, status, dict(one.labels), one.image, created)
         return found
 
     async def clean(self) -> None:
