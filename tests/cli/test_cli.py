@@ -147,6 +147,7 @@ async def test_json_lines_hold_every_field(docker: Docker) -> None:
             "schema": 1,
             "type": "event",
             "origin": "engine",
+            "brief": False,
             "last": True,
             "container": container | {"name": "www"},
         }

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import attrs
 import pytest
 
 from tests.conftest import PATIENCE
@@ -28,6 +29,7 @@ from whalewatch import (
     SignalType,
     WatchState,
 )
+from whalewatch._adapter import times
 from whalewatch._wire import containerd_pb2 as wire
 from whalewatch.containerd import ContainerdEngine, watch
 from whalewatch.containerd.reading import alive, container, filters, moment, signal, split
@@ -204,7 +206,12 @@ async def test_tasks_without_containers_and_containers_without_tasks_are_no_erro
     assert fake.tasks["default", "exited"].pid, "a stale PID stays"
     listing = await engine.listing()
     assert (set(listing.containers), dict(listing.failed)) == ({"web"}, {})
-    for id in ("created", "bare", "none", "nowhere/web", "moby/web"):
+    web = listing.containers["web"].container
+    assert web is not None
+    created = times.moment(fake.containers["default", "created"].created_at)
+    expected = attrs.evolve(web, id="created", name="created", pid=None, created_at=created)
+    assert await engine.inspect("created") == Dead(expected)
+    for id in ("bare", "none", "nowhere/web", "moby/web"):
         assert await engine.inspect(id) is None
     dead = await engine.inspect("exited")
     assert isinstance(dead, Dead)
@@ -449,7 +456,7 @@ def test_ids_and_filters_tell_namespaces_apart() -> None:
 def test_deletion_of_an_executed_process_is_no_exit() -> None:
     def read(id: bytes) -> Any:
         event = wire.TaskDelete(container_id=b"web", pid=7, exit_status=3, id=id)
-        return signal(told(b"/tasks/delete", event))
+        return signal(told(b"/tasks/delete", event), "")
 
     assert read(b"probe") is None
     for id in (b"", b"web"):

@@ -226,23 +226,29 @@ RESTARTS = (told(EXITED, 15), told(STARTED, 20.1), told(EXITED, 25), told(STARTE
 
 
 @pytest.mark.parametrize(
-    ("signals", "reading", "began"),
+    ("signals", "reading", "began", "between"),
     [
-        (RESTARTS, SECOND, at(20.1)),
-        (RESTARTS[:3], THIRD, None),
-        ((*RESTARTS, told(PAUSED, 35)), THIRD, at(30.1)),
+        (RESTARTS, SECOND, at(20.1), []),
+        (RESTARTS[:3], THIRD, None, [at(20.1), at(25)]),
+        ((*RESTARTS, told(PAUSED, 35)), THIRD, at(30.1), [at(20.1), at(25)]),
     ],
     ids=["a restart behind it", "a start that is still to be told", "a restart before it"],
 )
 def test_start_told_while_an_inspect_is_under_way_dates_the_run_that_was_read_and_no_other(
-    signals: tuple[Signal, ...], reading: Container, began: datetime | None
+    signals: tuple[Signal, ...], reading: Container, began: datetime | None, between: list[datetime]
 ) -> None:
     state, _ = taken(without_health_check(inspecting(FIRST, WANTS_CHANGE)), *signals)
     state, changes = inspect_finished(state, reading)
-    assert changes[:2] == (Change(FIRST, None, ENGINE, at(15)), Change(None, reading, ENGINE, began))
+    brief = [change.timestamp for change in changes if change.brief]
+    others = tuple(change for change in changes[: len(brief) + 2] if not change.brief)
+    assert brief == between, "the run in between is told, too"
+    assert others == (Change(FIRST, None, ENGINE, at(15)), Change(None, reading, ENGINE, began))
     if reading is SECOND:
         _, more = inspect_finished(inspect_started(state), THIRD)
-        assert (changes[2:], more) == ((), (Change(SECOND, THIRD, ENGINE, at(30.1)),))
+        assert (changes[2:], more) == (
+            (),
+            (Change(SECOND, None, ENGINE, at(25)), Change(None, THIRD, ENGINE, at(30.1))),
+        )
 
 
 def test_kept_signal_that_the_reading_contains_already_is_nothing_new() -> None:
@@ -440,7 +446,7 @@ def test_pause_that_comes_behind_the_exit_of_its_run_is_no_pause_of_the_next() -
     signals = (told(EXITED, 5, pid=1), told(PAUSED, 4), told(STARTED, 6, pid=2))
     state, changes = inspect_finished(taken(inspecting(box("a", start=None)), *signals)[0], box("a", 2, None))
     assert [change.after for change in changes] == [None, box("a", pid=2, start=None)]
-    assert state.wanted is DECIDES
+    assert state.at_rest
 
 
 def in_sync(*containers: Container) -> tuple[Feed, Tracker]:
@@ -490,4 +496,4 @@ def test_times_of_the_latest_exits_are_remembered(monkeypatch: pytest.MonkeyPatc
     _, tracker = in_sync(*(box(id, start=None) for id in "abc"))
     for second, id in enumerate("abac"):  # of "a" twice, as Docker's destroy comes after its die
         tracker.apply_signal(Signal(EXITED, id, at(second), pid=1))
-    assert tracker._exited == {"a": at(2), "c": at(3)}
+    assert {id: state.newest for id, state in tracker._exited.items()} == {"a": at(2), "c": at(3)}

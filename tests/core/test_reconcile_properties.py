@@ -7,6 +7,7 @@ is the real one, with the real feed; a strict reader checks every revision.
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime
 from typing import Any
 
@@ -18,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.support.fold import Fold
 from tests.support.scripted import at, box
-from whalewatch import Container, Dead, ListedContainer, Listing, Signal, SignalType
+from whalewatch import Container, Dead, EventType, ListedContainer, Listing, Signal, SignalType
 from whalewatch._core.feed import Feed
 from whalewatch._core.status import Counters
 from whalewatch._core.tracker import Tracker
@@ -39,12 +40,16 @@ class Inspect:
 
 
 class Interleavings(RuleBasedStateMachine):
-    """One engine, one tracker, and a network that does as it likes."""
+    """One engine, one tracker, and a network that does as it likes.
+
+    A run has a number: it is the second of its start, and its PID and its exit code are a hundred more.
+    """
 
     tells_pid = False
     tells_start = True
     tells_all_in_listing = False
     tells_all_in_signals = False
+    tells_facts = True
     absence_is_death = True
 
     def __init__(self) -> None:
@@ -63,6 +68,11 @@ class Interleavings(RuleBasedStateMachine):
         self.feed = Feed()
         self.fold = Fold()
         self.checked = 0
+        self.id_of: dict[int, str] = {}
+        self.runs: dict[str, list[int]] = {id: [] for id in IDS}  # that were told, by their numbers
+        self.due: dict[SignalType, set[int]] = {SignalType.STARTED: set(), SignalType.EXITED: set()}
+        self.exited: Counter[int] = Counter()
+        self.disordered: set[str] = set()  # of these, signals were lost, came in another order, or came too late
         self.reader = self.fold.subscriber(self.feed)
         self.tracker = Tracker(self.feed, self.now, Counters())
 
@@ -72,7 +82,9 @@ class Interleavings(RuleBasedStateMachine):
     def tell(self, type_: SignalType, id: str, pid: int | None = None) -> None:
         known_pid = pid if self.tells_pid and type_ in {SignalType.STARTED, SignalType.EXITED} else None
         container = self.truth.get(id) if self.tells_all_in_signals else None
-        self.undelivered.append(Signal(type_, id, self.now(), known_pid, container=container))
+        facts = box(id, pid=None, start=None) if self.tells_facts and type_ is SignalType.STARTED else None
+        code = pid if type_ is SignalType.EXITED else None
+        self.undelivered.append(Signal(type_, id, self.now(), known_pid, code, container=container, facts=facts))
 
     def inspected(self, id: str) -> Container | Dead | None:
         return self.truth.get(id) or self.dead.get(id)
@@ -86,11 +98,16 @@ class Interleavings(RuleBasedStateMachine):
             self.start(id)
         if not self.tells_all_in_listing or self.absence_is_death:
             self.undelivered.clear()
+        self.open()
+
+    def open(self) -> None:
+        self.opened_at = self.now()
         self.tracker.open(lambda wanted, _: self.wanted.add(wanted))
-        self.tracker.stream_opened(self.now())
+        self.tracker.stream_opened(self.opened_at)
 
     def start(self, id: str) -> None:
         self.ticks += 1
+        self.id_of[self.ticks] = id
         self.truth[id] = box(id, pid=100 + self.ticks, start=self.ticks if self.tells_start else None)
         self.tell(SignalType.STARTED, id, self.truth[id].pid)
 
@@ -143,8 +160,22 @@ class Interleavings(RuleBasedStateMachine):
 
     def deliver(self, position: int) -> None:
         signal = self.undelivered.pop(position)
+        if any(other.id == signal.id for other in self.undelivered[:position]):
+            self.disordered.add(signal.id)
+        is_news = self.synced and signal.timestamp is not None and signal.timestamp >= self.opened_at
+        if is_news and signal.type is SignalType.STARTED:
+            number = self.number(signal.timestamp)
+            if number > max(self.runs[signal.id], default=0):  # else a listing or an audit was faster
+                self.due[signal.type].add(number)
+        if is_news and signal.type is SignalType.EXITED:
+            assert signal.exit_code is not None
+            self.due[signal.type].add(signal.exit_code - 100)
         self.delivered.append(signal)
         self.tracker.apply_signal(signal)
+
+    def number(self, moment: datetime | None) -> int:
+        assert moment is not None
+        return round((moment - at(0)).total_seconds())
 
     @precondition(lambda self: self.delivered)
     @rule(data=st.data())
@@ -154,8 +185,13 @@ class Interleavings(RuleBasedStateMachine):
     @precondition(lambda self: self.undelivered and not self.lossless)
     @rule(data=st.data())
     def lose(self, data: Any) -> None:
-        self.undelivered.pop(data.draw(st.integers(0, len(self.undelivered) - 1)))
+        self.disordered.add(self.undelivered.pop(data.draw(st.integers(0, len(self.undelivered) - 1))).id)
         self.lossy = True
+
+    @precondition(lambda self: self.synced)
+    @rule(id=st.sampled_from(IDS))
+    def audit_one(self, id: str) -> None:
+        self.tracker.suspect([id])
 
     # Inspects
 
@@ -180,8 +216,14 @@ class Interleavings(RuleBasedStateMachine):
     def answer(self, data: Any) -> None:
         inspect = data.draw(st.sampled_from([inspect for inspect in self.inspects if inspect.read]))
         self.inspects.remove(inspect)
-        self.tracker.inspect_finished(inspect.id, inspect.answer)
-        self.tried(inspect.id)
+        self.finish(inspect.id, inspect.answer)
+
+    def finish(self, id: str, answer: Container | Dead | None) -> None:
+        """Apply a reading; a session waits first for what is about to be told, but not for ever."""
+        if self.tracker.found_unreported(id, answer) and any(signal.id == id for signal in self.undelivered):
+            self.disordered.add(id)
+        self.tracker.inspect_finished(id, answer)
+        self.tried(id)
 
     @precondition(lambda self: self.inspects)
     @rule(data=st.data())
@@ -218,6 +260,8 @@ class Interleavings(RuleBasedStateMachine):
             if not self.awaited:
                 self.synced = True
                 self.tracker.finish_sync()
+                if self.tells_all_in_signals:  # each is believed, also one that is older than the listing
+                    self.disordered |= {signal.id for signal in self.undelivered}
 
     @rule()
     def catch_up(self) -> None:
@@ -241,8 +285,12 @@ class Interleavings(RuleBasedStateMachine):
         self.inspects.clear()
         self.wanted.clear()
         self.listing, self.awaited, self.synced, self.lossy = None, None, False, False
-        self.tracker.open(lambda wanted, _: self.wanted.add(wanted))
-        self.tracker.stream_opened(self.now())
+        # What was told to have started and exited is told; of what else was not read yet, it is not known if it exited.
+        self.due[SignalType.STARTED] &= self.due[SignalType.EXITED]
+        for due in self.due.values():
+            due -= {run for run, id in self.id_of.items() if id in self.disordered}
+        self.disordered.clear()
+        self.open()
 
     # What must hold
 
@@ -251,9 +299,16 @@ class Interleavings(RuleBasedStateMachine):
         self.fold.check(self.feed.snapshot)
 
     @invariant()
-    def exit_codes_are_those_of_the_run_that_has_ended(self) -> None:
+    def each_run_is_told_once_and_with_its_exit_code(self) -> None:
         for event in self.fold.events[self.checked :]:
-            assert event.exit_code in {None, event.container.pid}
+            id, pid = event.container.id, event.container.pid
+            if event.type is EventType.STARTED:
+                self.runs[id].append(self.number(event.timestamp) if pid is None else pid - 100)
+            if event.type is EventType.EXITED:
+                self.exited[self.runs[id][-1]] += 1
+                mistakable = id in self.disordered and not self.tells_pid
+                assert mistakable or event.exit_code in {None, self.runs[id][-1] + 100}
+            assert id in self.disordered or self.runs[id] == sorted(set(self.runs[id])), "twice, or in another order"
         self.checked = len(self.fold.events)
 
     @rule()
@@ -267,8 +322,18 @@ class Interleavings(RuleBasedStateMachine):
             self.audit()
             self.lossy = False
         assert {c.id: c for c in self.feed.snapshot} == self.truth
+        self.every_run_that_was_told_shows()
         self.fold.check(self.feed.snapshot)
         assert self.feed.snapshot.synced
+
+    def every_run_that_was_told_shows(self) -> None:
+        self.each_run_is_told_once_and_with_its_exit_code()
+        for id, runs in self.runs.items():
+            if id not in self.disordered:
+                told = {run for run in self.due[SignalType.STARTED] if self.id_of[run] == id}
+                assert told <= set(runs), "not told"
+                ended = {run for run in self.due[SignalType.EXITED] if self.id_of[run] == id and run in runs}
+                assert all(self.exited[run] == 1 for run in ended)
 
     def teardown(self) -> None:
         self.stand_still()
@@ -277,9 +342,7 @@ class Interleavings(RuleBasedStateMachine):
         for _ in range(1000):
             for inspect in [*self.inspects]:
                 self.inspects.remove(inspect)
-                reading = inspect.answer if inspect.read else self.inspected(inspect.id)
-                self.tracker.inspect_finished(inspect.id, reading)
-                self.tried(inspect.id)
+                self.finish(inspect.id, inspect.answer if inspect.read else self.inspected(inspect.id))
             if not self.wanted:
                 return
             for id in sorted(self.wanted):

@@ -193,9 +193,9 @@ def test_events_are_signals() -> None:
         wire.CONTAINER_DELETED_EVENT: Signal(SignalType.CHANGED, "c1", likely_exiting=True),
         9: None,
     }
-    assert {kind: signal(event(kind)) for kind in signals} == signals
+    assert {kind: signal(event(kind), "") for kind in signals} == signals
     with pytest.raises(ValueError, match="no container"):
-        signal(wire.ContainerEventResponse())
+        signal(wire.ContainerEventResponse(), "")
 
 
 def test_stop_tells_the_exit_code_of_this_container_if_it_has_exited() -> None:
@@ -203,7 +203,7 @@ def test_stop_tells_the_exit_code_of_this_container_if_it_has_exited() -> None:
         return wire.ContainerStatus(id=id, exit_code=code, state=state)
 
     def code(*statuses: wire.ContainerStatus) -> int | None:
-        told = signal(event(wire.CONTAINER_STOPPED_EVENT, containers_statuses=statuses))
+        told = signal(event(wire.CONTAINER_STOPPED_EVENT, containers_statuses=statuses), "")
         assert told is not None
         return told.exit_code
 

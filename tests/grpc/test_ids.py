@@ -111,7 +111,7 @@ def test_ids_that_containerd_allows_are_split_and_pids_that_are_none_are_not_tak
         envelope = containerd_pb2.Envelope(topic=topic, namespace=b"default")
         envelope.event.type_url = f"containerd.events.{type(event).DESCRIPTOR.name}".encode()
         envelope.event.value = event.SerializeToString()
-        return signal(envelope.SerializeToString())
+        return signal(envelope.SerializeToString(), "")
 
     for pid, read in ((1, 1), (2**31 - 1, 2**31 - 1), (2**31, None), (0, None)):
         assert told(b"/tasks/start", containerd_pb2.TaskStart(container_id=b"c", pid=pid)).pid == read

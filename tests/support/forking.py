@@ -9,6 +9,7 @@ import asyncio
 import gc
 import os
 import sys
+import time
 from collections.abc import Awaitable
 from typing import NoReturn
 
@@ -62,10 +63,12 @@ async def main(address: str) -> None:
 
 
 def stay() -> NoReturn:
-    """Let go of what nobody needs, and live on until the program ends."""
+    """Let go of what nobody needs, and live on until the program ends; what it is given is for the parent alone."""
     gc.collect()
+    parent = os.getppid()
     say("child")
-    sys.stdin.read()
+    while os.getppid() == parent:
+        time.sleep(0.01)
     os._exit(0)
 
 

@@ -40,7 +40,7 @@ class OwnEngine:
     async def signals(self) -> AsyncIterator[whalewatch.Signal]:
         yield whalewatch.Signal(whalewatch.SignalType.SUBSCRIBED)
         container = whalewatch.Container(id="a", name="a", pid=1)
-        yield whalewatch.Signal(whalewatch.SignalType.STARTED, "a", pid=1, container=container)
+        yield whalewatch.Signal(whalewatch.SignalType.STARTED, "a", pid=1, container=container, facts=container)
 
     async def listing(self) -> whalewatch.Listing:
         listed = whalewatch.ListedContainer(whalewatch.Container(id="a", name="a", pid=1))
@@ -118,13 +118,17 @@ async def values(portfolio: whalewatch.Portfolio) -> None:
 
 
 async def events(watcher: whalewatch.Watcher) -> None:
-    async with watcher.events(types=[whalewatch.EventType.EXITED], where=lambda event: event.last) as subscription:
+    def last(event: whalewatch.ContainerEvent) -> bool:
+        return event.last
+
+    async with watcher.events(types=[whalewatch.EventType.EXITED], where=last, brief=False) as subscription:
         assert_type(subscription, whalewatch.Subscription)
         assert_type(subscription.stats, whalewatch.SubscriptionStats)
         async for event in subscription:
             assert_type(event, whalewatch.ContainerEvent)
             assert_type(whalewatch.ContainerEvent.from_dict(event.to_dict()), whalewatch.ContainerEvent)
             assert_type(event.exit_code, int | None)
+            assert_type(event.brief, bool)
             assert_type(event.origin, whalewatch.Origin)
     async for status in watcher.status_changes():
         assert_type(status, whalewatch.Status)

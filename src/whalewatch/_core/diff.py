@@ -22,6 +22,7 @@ class Change:
         origin: how the library learned of the change.
         timestamp: the engine's time of the change; None if the engine did not report it.
         exit_code: exit code of `before`, if it has exited and the code is known.
+        brief: whether it is the start or the exit of a brief life.
     """
 
     before: Container | None
@@ -29,6 +30,7 @@ class Change:
     origin: Origin
     timestamp: datetime | None = None
     exit_code: int | None = None
+    brief: bool = False
 
 
 def differences(

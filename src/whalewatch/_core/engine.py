@@ -18,6 +18,7 @@ from whalewatch._core.model import NOTHING, Container, FrozenMapping, aware
 
 __all__ = [
     "MAX_CONTAINERS",
+    "MAX_FACTS",
     "ChecksIdentity",
     "Dead",
     "Engine",
@@ -30,10 +31,10 @@ __all__ = [
 ]
 
 MAX_CONTAINERS = 100_000
-
-
-MAX_CONTAINERS = 100_000
 """Most containers that are followed, unless the engine has an attribute `max_containers`."""
+
+MAX_FACTS = 8192
+"""Most bytes of the labels that events tell of a container which is not read yet: with more, none are remembered."""
 
 
 class SignalType(Enum):
@@ -78,6 +79,9 @@ class Signal:
     container: Container | None = None
     """The complete container after the change, if the event itself contains everything: then no inspect is needed,
     unless the order of events is in doubt. None otherwise, and for EXITED."""
+    facts: Container | None = attrs.field(default=None, eq=False)
+    """For STARTED: the container as far as the event tells of it, without a PID, in case it is dead and gone before it
+    can be read. None if the event does not tell enough to know that there is something to show."""
 
 
 @attrs.frozen

@@ -26,7 +26,7 @@ class Subscriber(Protocol):
         """Receive a new picture and the events that lead to it. Called under the feed's lock; must not block."""
 
     def _wake(self) -> None:
-        """Wake the reader, so that it checks for events. Called without the lock, after `_push` and after the end."""
+        """Wake the reader, so that it checks for events. Called after `_push` and after the end; must not wait."""
 
 
 class Feed:

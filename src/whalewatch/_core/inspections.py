@@ -28,6 +28,9 @@ EXIT_DELAY = 0.25
 """Seconds to wait before inspecting a container that is likely to exit: if its exit is reported, no inspect is needed.
 Docker 26 under load reports an exit up to 0.18 s after it disconnects the container's networks."""
 
+REPORT_CHECKS = 8
+"""How often it is checked, within `REPORT_DELAY`, whether the engine has reported what an inspect has found."""
+
 WARN_AFTER_FAILURES = 2
 """Failures in a row after which a warning is logged about a container that cannot be read. A single failure may be that
 of the connection, which is reported by itself."""
@@ -180,11 +183,13 @@ class Inspections:
             self._failed(id, error, asyncio.get_running_loop().time() - began)
         else:
             self._succeeded(id)
-            if self._tracker.found_unreported(id, reading):
+            for _ in range(REPORT_CHECKS):
+                if not self._tracker.found_unreported(id, reading):
+                    break
                 # It may have happened just now, so that the engine is about to report it. Signals that arrive during
                 # this delay are kept, and applied with the reading. No slot is held meanwhile: the findings of an
                 # audit must not delay inspects that the engine's signals ask for.
-                await asyncio.sleep(REPORT_DELAY)
+                await asyncio.sleep(REPORT_DELAY / REPORT_CHECKS)
             if self._tracker.inspect_finished(id, reading):
                 drift, audits = self._counters.drift, self._counters.audits
                 found = f"an audit found a change of container {id!r:.80} that was not reported"

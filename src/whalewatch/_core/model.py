@@ -138,7 +138,8 @@ class Container(ReadableDocument):
     name: str
     """Name, without a leading slash."""
     pid: int | None
-    """PID of the initial process, in the engine's PID namespace; None only if the engine reports none."""
+    """PID of the initial process, in the engine's PID namespace; None only if the engine reports none, and for a
+    container that was dead before it could be read (see `ContainerEvent.brief`)."""
     labels: FrozenMapping[str] = attrs.field(default=NOTHING, converter=_frozen)
     """All labels."""
     project: str = ""
@@ -339,6 +340,9 @@ class ContainerEvent(ReadableDocument):
     """How the library learned of the change."""
     exit_code: int | None = None
     """For EXITED, the exit code of the initial process; None if the engine reports none that can be trusted."""
+    brief: bool = False
+    """Whether this is the start or the exit of a *brief life*: the container was dead before it could be read, so
+    `container` has only what the engine still tells of it, and no PID."""
     revision: int
     """Revision of the picture that this event belongs to."""
     last: bool

@@ -262,8 +262,8 @@ class Portfolio:
 
     @asynccontextmanager
     async def _following(self) -> AsyncIterator[tuple[Snapshot, Subscription]]:
-        """Give a picture, and every event that follows it."""
-        async with aclosing(Subscription(self._feed, replay=False)) as events:
+        """Give a picture, and every event that follows it, but for those of brief lives: nobody could use these."""
+        async with aclosing(Subscription(self._feed, replay=False, brief=False)) as events:
             yield events._start, events
 
 

@@ -10,34 +10,53 @@ The rules rest on these facts and decisions:
   applied after the reading, in order: what the reading contains already then changes nothing.
 * During a synchronisation no signal is applied: what was reported before the stream was opened is contained in the
   listing and in every inspect, and any other signal asks for an inspect.
+* A start and its exit are told, also if the container is dead before it can be read. So the starts and exits for which
+  an inspect is wanted are remembered, and its reading shows which runs they tell of: see `runs`.
 * A signal that contradicts the known state (the exit of another process, a time before the container's start or before
   an earlier signal) is neither applied nor ignored: one inspect decides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from enum import IntEnum
+from itertools import takewhile
 
 import attrs
 
-from whalewatch._core.diff import Change, without_pause
+from whalewatch._core.diff import Change
 from whalewatch._core.engine import Dead, Signal, SignalType
-from whalewatch._core.model import Container, Origin, same_run
+from whalewatch._core.model import Container, Origin
+from whalewatch._core.runs import (
+    Found,
+    Reading,
+    added,
+    brief_life,
+    found,
+    is_exit_of,
+    is_last_run,
+    spent_and_left,
+    steps,
+    told_runs,
+    with_newest_facts,
+)
 
 __all__ = [
     "ContainerState",
     "InspectReason",
+    "abandoned",
     "apply_signal",
     "inspect_failed",
     "inspect_finished",
     "inspect_started",
+    "is_ahead",
     "request_inspect",
 ]
 
 MAX_KEPT = 64
-"""Signals kept for one container while it is inspected. If there are more, one more inspect replaces all of them."""
+"""Signals kept for one container while it is inspected. If there are more, one more inspect replaces all of them. And
+starts and exits of one that is still to be inspected; if there are more, the oldest are dropped."""
 
 
 class InspectReason(IntEnum):
@@ -65,6 +84,10 @@ class ContainerState:
         inspecting: this state as it was when the inspect that is under way began; None if no inspect is under way.
         kept: signals received since that inspect began, without containers that they bring along: the reading may be
             newer than these. None if there were too many.
+        told: starts and exits that the engine has told, and that the next reading will contain.
+        exit_due: the run whose end was read last, if its exit is not told yet. A start that is told before that exit is
+            of the same run or of earlier ones.
+        dropped: number of starts that were dropped, because too many were told.
         checks_health: whether it may have a health check. A pause hides the result, so it is read again afterwards.
     """
 
@@ -75,6 +98,9 @@ class ContainerState:
     asked_at: datetime | None = None
     inspecting: ContainerState | None = None
     kept: tuple[Signal, ...] | None = ()
+    told: tuple[Signal, ...] = ()
+    exit_due: Container | None = None
+    dropped: int = 0
     checks_health: bool = True
 
     @property
@@ -124,18 +150,52 @@ def apply_signal(
         The new state, and the change if there is one.
     """
     if state.inspecting is not None:
-        hint = signal if signal.container is None else attrs.evolve(signal, container=None)
-        kept = None if state.kept is None or len(state.kept) >= MAX_KEPT else (*state.kept, hint)
-        return attrs.evolve(state, kept=kept), None
+        return _keep(state, signal), None
     state, late = _note_time(state, signal, since)
     if not synced and signal.timestamp is not None and since is not None and signal.timestamp < since:
         return state, None  # replayed: the reading that decides is still to come, or was made after this signal
     reason = _doubt(state, signal, late=late, synced=synced)
     if reason is None:
         return _apply(state, signal)
+    if synced and reason is InspectReason.DECIDES and _tells_of_run(state, signal, late=late):
+        dropped = state.told[: max(0, len(state.told) + 1 - MAX_KEPT)]
+        told = added(state.told[len(dropped) :], signal)
+        state = attrs.evolve(state, told=told, dropped=state.dropped + _starts(dropped))
+    state = _without_due(state, signal)
     if reason is InspectReason.NONE:
         return state, None
     return request_inspect(state, reason, Origin.ENGINE, signal.timestamp), None
+
+
+def _without_due(state: ContainerState, signal: Signal) -> ContainerState:
+    """Return the state without the exit that was due, if this signal tells it."""
+    due = state.exit_due if signal.type is SignalType.EXITED else None
+    return attrs.evolve(state, exit_due=None) if due is not None and is_exit_of(due, signal) else state
+
+
+def _keep(state: ContainerState, signal: Signal) -> ContainerState:
+    """Keep a signal that comes while an inspect is under way; of many changes one is enough to ask for one more."""
+    if signal.type is SignalType.CHANGED and any(one.type is SignalType.CHANGED for one in state.kept or ()):
+        return state
+    if state.kept is None or len(state.kept) >= MAX_KEPT:
+        dropped = state.dropped + _starts((*(state.kept or ()), signal))
+        return attrs.evolve(state, kept=None, dropped=dropped)
+    # The reading may be newer than the container that a signal brings along.
+    return attrs.evolve(state, kept=added(state.kept, attrs.evolve(signal, container=None)))
+
+
+def _starts(signals: Iterable[Signal]) -> int:
+    return sum(signal.type is SignalType.STARTED for signal in signals)
+
+
+def _tells_of_run(state: ContainerState, signal: Signal, *, late: bool) -> bool:
+    """Return whether a signal tells of the start of a run, or of an exit that may end one.
+
+    A start without a time, or one that is late, may be told once more.
+    """
+    if signal.type is SignalType.EXITED:
+        return True
+    return signal.type is SignalType.STARTED and signal.timestamp is not None and not late and state.exit_due is None
 
 
 def _note_time(state: ContainerState, signal: Signal, since: datetime | None) -> tuple[ContainerState, bool]:
@@ -160,7 +220,7 @@ def _doubt(state: ContainerState, signal: Signal, *, late: bool, synced: bool) -
     if state.wanted is InspectReason.DECIDES and not (same_pid and type_ is SignalType.EXITED):
         return InspectReason.DECIDES
     if signal.container is not None and type_ is not SignalType.EXITED and not late and state.at_rest:
-        return None
+        return InspectReason.DECIDES if state.exit_due else None
     if type_ is SignalType.STARTED:
         return InspectReason.NONE if same_pid else InspectReason.DECIDES
     if known is None:
@@ -169,7 +229,7 @@ def _doubt(state: ContainerState, signal: Signal, *, late: bool, synced: bool) -
         return InspectReason.NONE if no_sign_of_life else InspectReason.DECIDES
     if type_ is SignalType.CHANGED:
         return InspectReason.EXIT_LIKELY if signal.likely_exiting else InspectReason.CHANGED
-    if late or (type_ is SignalType.EXITED and not _is_exit_of(known, signal)):
+    if late or (type_ is SignalType.EXITED and not is_exit_of(known, signal)):
         return InspectReason.DECIDES
     return None
 
@@ -179,7 +239,9 @@ def _apply(state: ContainerState, signal: Signal) -> tuple[ContainerState, Chang
     known = state.container
     if signal.type is SignalType.EXITED:
         wanted = state.wanted if state.wanted is InspectReason.DECIDES else InspectReason.NONE
-        dead = attrs.evolve(state, container=None, wanted=wanted)
+        end = signal.timestamp  # what was told from before it is of this run, or of earlier ones
+        told = tuple(s for s in state.told if end is not None and s.timestamp is not None and s.timestamp > end)
+        dead = attrs.evolve(state, container=None, wanted=wanted, told=told, exit_due=None)
         return dead, Change(known, None, Origin.ENGINE, signal.timestamp, signal.exit_code)
     if (after := signal.container) is not None:
         state = attrs.evolve(state, container=after, checks_health=_checks_health(state, after))
@@ -198,13 +260,6 @@ def _checks_health(state: ContainerState, reading: Container | None) -> bool:
     return state.checks_health if reading is None or reading.paused else reading.health is not None
 
 
-def _is_exit_of(known: Container, signal: Signal) -> bool:
-    """Return whether an EXITED signal belongs to the known run: its PID fits, and it is not older than the start."""
-    if signal.pid is not None and known.pid is not None and signal.pid != known.pid:
-        return False
-    return signal.timestamp is None or known.started_at is None or signal.timestamp >= known.started_at
-
-
 def _reported_start(reading: Container, starts: Sequence[Signal]) -> datetime | None:
     """Return when the engine reported the start of the run that was read; None if it has not reported it yet."""
     began = reading.started_at
@@ -213,43 +268,82 @@ def _reported_start(reading: Container, starts: Sequence[Signal]) -> datetime | 
     return next((s.timestamp for s in starts if s.timestamp is None or s.timestamp >= began), None)
 
 
-def _is_last_run(known: Container, last: Container) -> bool:
-    """Return whether the known run is the last one of a dead container: its PID or its start time has to say so."""
-    same_pid = known.pid is not None and known.pid == last.pid
-    same_start = known.started_at is not None and known.started_at == last.started_at
-    return same_run(known, last) and (same_pid or same_start)
+def _kept_of_runs(state: ContainerState, since: datetime | None) -> Iterator[Signal]:
+    """Yield the kept signals that tell of a run."""
+    for signal in state.kept or ():
+        state, late = _note_time(state, signal, since)
+        if _tells_of_run(state, signal, late=late):
+            yield signal
+        state = _without_due(state, signal)
+
+
+def _found(state: ContainerState, reading: Reading, since: datetime | None) -> Found:
+    """Find out which of the runs that the engine has told are over, and which was read."""
+    signals, count = with_newest_facts((*state.told, *_kept_of_runs(state, since))), len(state.told)
+    return found(state.container, reading, signals[:count], signals[count:])
+
+
+def is_ahead(state: ContainerState, reading: Reading, *, since: datetime | None = None) -> bool:
+    """Return whether a reading finds the end of a run that the engine is about to tell, and that nothing else dates."""
+    return _found(state, reading, since).ahead
 
 
 def inspect_finished(
-    state: ContainerState,
-    reading: Container | Dead | None,
-    *,
-    synced: bool = True,
-    since: datetime | None = None,
+    state: ContainerState, reading: Reading, *, synced: bool = True, since: datetime | None = None
 ) -> tuple[ContainerState, tuple[Change, ...]]:
     """Apply the reading of an inspect, then the signals that came while it was under way."""
-    assert state.inspecting is not None
-    before, kept = state.container, state.kept
-    after = reading if isinstance(reading, Container) else None
+    asked = state.inspecting
+    assert asked is not None
+    before, after = state.container, reading if isinstance(reading, Container) else None
+    runs = _found(state, reading, since)
     exit_code: int | None = None
+    if before is not None and isinstance(reading, Dead) and is_last_run(before, reading.container):
+        exit_code = reading.exit_code
     changes: list[Change] = []
-    if before is not None and (after is None or not same_run(before, after)):
-        if isinstance(reading, Dead) and _is_last_run(before, reading.container):
-            exit_code = reading.exit_code
-        # It has exited. If the engine has reported the exit meanwhile, its time is known too.
-        reported = next((s for s in kept or () if s.type is SignalType.EXITED and _is_exit_of(before, s)), None)
-        if reported is not None:
-            code = exit_code if reported.exit_code is None else reported.exit_code
-            changes.append(Change(before, None, Origin.ENGINE, reported.timestamp, code))
+    for run in runs.over:
+        if run.start is not None:
+            changes += brief_life(run, reading)
+        elif (end := run.exit) is not None:
+            code = exit_code if end.exit_code is None or run.doubtful else end.exit_code
+            changes.append(Change(before, None, Origin.ENGINE, end.timestamp, code))
             before = None
-            state, _ = _note_time(state, reported, since)
-            kept = kept and kept[kept.index(reported) + 1 :]  # the signals before it were about the earlier run
-    restarted = before is None and state.container is not None
-    for former, latter, type_ in _steps(before, after):
-        timestamp, origin = _attribution(state, latter, type_, restarted=restarted)
+        elif len(runs.over) > 1:
+            changes.append(Change(before, None, asked.origin, None, exit_code))
+            before = None
+    restarted = before is None and bool(changes)
+    due = None
+    if synced and runs.alive is None and runs.over and runs.over[-1].exit is None:
+        due = state.container if runs.over[-1].start is None else changes[-1].before if changes else None
+    start = runs.alive.start if runs.alive is not None else None
+    for former, latter, type_ in steps(before, after):
+        if type_ is SignalType.STARTED and start is not None:
+            timestamp, origin = start.timestamp, Origin.ENGINE
+        else:
+            timestamp, origin = _attribution(state, latter, type_, restarted=restarted)
         changes.append(Change(former, latter, origin, timestamp, exit_code))
-    state = attrs.evolve(state, container=after, checks_health=_checks_health(state, after), inspecting=None, kept=())
+    spent, kept = spent_and_left(state.kept, runs)
+    for signal in spent:
+        state, _ = _note_time(state, signal, since)
+        state = _without_due(state, signal)
+    state = attrs.evolve(
+        state,
+        container=after,
+        checks_health=_checks_health(state, after),
+        inspecting=None,
+        kept=(),
+        told=(),
+        exit_due=due or state.exit_due,
+    )
     return _apply_kept(state, kept, changes, synced=synced, since=since)
+
+
+def abandoned(state: ContainerState, *, since: datetime | None = None) -> tuple[Change, ...]:
+    """Return the brief lives that are certain when a connection ends before an inspect has read the container."""
+    if state.container is not None:
+        return ()
+    runs = told_runs(None, with_newest_facts((*state.told, *_kept_of_runs(state, since))))
+    certain = takewhile(lambda run: run.exit is not None, runs)
+    return tuple(change for run in certain for change in brief_life(run, None))
 
 
 def _attribution(
@@ -269,26 +363,6 @@ def _attribution(
         time = _reported_start(latter, fits) if latter and type_ is SignalType.STARTED else fits[0].timestamp
         return time, Origin.ENGINE
     return None if restarted else asked.asked_at, asked.origin
-
-
-def _steps(
-    before: Container | None, after: Container | None
-) -> Iterator[tuple[Container | None, Container | None, SignalType | None]]:
-    """Split a difference into the steps that an engine reports one by one: first any other change, then a pause.
-
-    Each step is: the container before and after, and the type of the signal that reports it. An exit has no type here:
-    if it was reported, it was handled already.
-    """
-    if before == after:
-        return
-    if before is None or after is None or not same_run(before, after):
-        yield before, after, SignalType.STARTED if after is not None else None
-        return
-    unpaused = without_pause(before, after)
-    if unpaused != before:
-        yield before, unpaused, SignalType.CHANGED
-    if unpaused is not after:
-        yield unpaused, after, SignalType.PAUSED if after.paused else SignalType.UNPAUSED
 
 
 def inspect_failed(

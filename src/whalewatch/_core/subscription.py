@@ -48,6 +48,7 @@ class Subscription(AsyncIterator[ContainerEvent]):
         buffer: int = 1024,
         types: Collection[EventType] | None = None,
         where: Callable[[ContainerEvent], bool] | None = None,
+        brief: bool = True,
     ) -> None:
         if buffer < 1:
             msg = f"buffer must be at least 1 event, not {buffer}"
@@ -57,6 +58,7 @@ class Subscription(AsyncIterator[ContainerEvent]):
         self._buffer = buffer
         self._types = None if types is None else frozenset(types)
         self._where = where
+        self._brief = brief
         self._loop: asyncio.AbstractEventLoop | None = None
         self._reading = False
         self._sleeper: asyncio.Future[None] | None = None
@@ -91,7 +93,7 @@ class Subscription(AsyncIterator[ContainerEvent]):
             self._backlog.push(snapshot, events)
 
     def _wake(self) -> None:
-        """Wake the reader. The feed calls it without its lock."""
+        """Wake the reader."""
         sleeper = self._sleeper
         if sleeper is not None and sleeper is not self._woken:  # only once: a busy loop would queue every call
             self._woken = sleeper
@@ -129,10 +131,15 @@ class Subscription(AsyncIterator[ContainerEvent]):
         finally:
             self._reading = False
 
+    def _passes(self, event: ContainerEvent) -> bool:
+        if (event.brief and not self._brief) or (self._types is not None and event.type not in self._types):
+            return False
+        return self._where is None or self._where(event)
+
     def _next(self) -> ContainerEvent | None:
         """Take the next event that passes the filters, or None if there is none yet."""
         while (event := self._take()) is not None:
-            if (self._types is None or event.type in self._types) and (self._where is None or self._where(event)):
+            if self._passes(event):
                 break
         return event
 

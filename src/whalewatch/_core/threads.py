@@ -189,10 +189,11 @@ class BlockingWatcher(Generic[E_co]):
         buffer: int = 1024,
         types: Collection[EventType] | None = None,
         where: Callable[[ContainerEvent], bool] | None = None,
+        brief: bool = True,
     ) -> BlockingSubscription:
         """Subscribe to events, as `Watcher.events` does; `where` is called in the thread that iterates."""
         self._feed.check_process()
-        subscription = self._watcher.events(replay=replay, buffer=buffer, types=types, where=where)
+        subscription = self._watcher.events(replay=replay, buffer=buffer, types=types, where=where, brief=brief)
         return BlockingSubscription(self, subscription)
 
     def ready(self, timeout: float | None = None) -> None:

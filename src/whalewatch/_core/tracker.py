@@ -19,10 +19,12 @@ from whalewatch._core.model import Container, ContainerEvent, EventType, Origin,
 from whalewatch._core.reconcile import (
     ContainerState,
     InspectReason,
+    abandoned,
     apply_signal,
     inspect_failed,
     inspect_finished,
     inspect_started,
+    is_ahead,
     request_inspect,
 )
 from whalewatch._core.status import Counters
@@ -32,7 +34,7 @@ __all__ = ["MAX_UNRESOLVED", "Tracker"]
 IDLE = ContainerState()
 
 MAX_EXITED = 1024
-"""Exited containers whose newest signal's time is remembered: a later signal that is older than this time is not about
+"""Exited containers of which it is remembered what was told last: a later signal that is older than that is not about
 the next run of the container."""
 
 MAX_UNRESOLVED = 10_000
@@ -77,7 +79,7 @@ class Tracker:
         self._request: Callable[[str, InspectReason], None] | None = None
         self._states: dict[str, ContainerState] = {}
         self._reported: set[str] = set()  # those of the states that only signals have named: nothing was read yet
-        self._exited: dict[str, datetime] = {}
+        self._exited: dict[str, ContainerState] = {}
         self._exit_codes: dict[str, int | None] = {}  # read during a synchronisation, and published at its end
         self._synced = False
         self._since: datetime | None = None
@@ -95,6 +97,8 @@ class Tracker:
 
     def close(self) -> None:
         """Close the tracker at the end of a connection: the picture stays, but is marked as not synced."""
+        for state in self._states.values():
+            self._publish(abandoned(state, since=self._since))
         self._request = None
         self._exited.clear()
         self._exit_codes.clear()
@@ -160,8 +164,13 @@ class Tracker:
         return True
 
     def found_unreported(self, id: str, reading: Container | Dead | None) -> bool:
-        """Return whether an inspect for an audit found a change that the engine has not reported meanwhile."""
+        """Return whether an inspect found a change that the engine is about to report, if it reports it at all.
+
+        That is any change for an audit, and otherwise the end of a run whose start was reported.
+        """
         state = self._states[id]
+        if self._synced and is_ahead(state, reading, since=self._since):
+            return True
         if id not in self.audit.suspects:
             return False
         if isinstance(reading, Container):
@@ -263,7 +272,7 @@ class Tracker:
         return Origin.RESYNC if self._feed.was_synced else Origin.SYNC
 
     def _state(self, id: str) -> ContainerState:
-        return self._states.get(id) or ContainerState(newest=self._exited.get(id))
+        return self._states.get(id) or self._exited.get(id) or IDLE
 
     def _at_rest(self, id: str) -> bool:
         return self._state(id).at_rest
@@ -272,13 +281,15 @@ class Tracker:
         self._store(id, request_inspect(self._state(id), reason, origin))
 
     def _store(self, id: str, state: ContainerState, *, request: bool = True) -> None:
+        self._counters.lost += max(0, state.dropped - self._state(id).dropped)
         if state.idle:
             self._states.pop(id, None)
             self._reported.discard(id)
             self.audit.remove(id)
-            if state.newest is not None:
+            ended = ContainerState(newest=state.newest, exit_due=state.exit_due, dropped=state.dropped)
+            if ended != IDLE:
                 self._exited.pop(id, None)  # the latest come last
-                self._exited[id] = state.newest
+                self._exited[id] = ended
                 if len(self._exited) > MAX_EXITED:
                     del self._exited[next(iter(self._exited))]
             return
@@ -292,10 +303,15 @@ class Tracker:
     # Publishing
 
     def _publish(self, changes: Iterable[Change]) -> None:
+        """Publish changes one by one: each is a revision.
+
+        A subscription begins before all of them or after them: it does not begin within a brief life.
+        """
         if not self._synced:
             return
-        for change in changes:
-            self._commit([change])
+        with self._feed.lock:
+            for change in changes:
+                self._commit([change])
 
     def _commit(self, changes: list[Change]) -> None:
         """Publish changes as one revision: their events, EXITED first, and the picture that results."""
@@ -312,6 +328,7 @@ class Tracker:
                 timestamp=change.timestamp or now,
                 origin=change.origin,
                 exit_code=change.exit_code if type_ is EventType.EXITED else None,
+                brief=change.brief,
                 revision=revision,
                 last=position == len(found),
             )

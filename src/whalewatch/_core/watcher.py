@@ -171,6 +171,7 @@ class Watcher(Generic[E_co]):
         buffer: int = 1024,
         types: Collection[EventType] | None = None,
         where: Callable[[ContainerEvent], bool] | None = None,
+        brief: bool = True,
     ) -> Subscription:
         """Subscribe to events; may be called from any thread. Everything that happens after this call is delivered.
 
@@ -180,6 +181,8 @@ class Watcher(Generic[E_co]):
             buffer: number of events that may wait for the reader before they collapse to net differences.
             types: deliver only events of these types; None for all types.
             where: deliver only events for which this function returns true; it is called in the reader's task.
+            brief: whether to deliver the events of containers that were dead before they could be read
+                (`ContainerEvent.brief`).
 
         Example::
 
@@ -189,7 +192,7 @@ class Watcher(Generic[E_co]):
         Raises:
             ValueError: `buffer` is less than 1.
         """
-        return Subscription(self._feed, replay=replay, buffer=buffer, types=types, where=where)
+        return Subscription(self._feed, replay=replay, buffer=buffer, types=types, where=where, brief=brief)
 
     async def ready(self, timeout: float | None = None) -> None:
         """Wait for the first successful synchronisation.

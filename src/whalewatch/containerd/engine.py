@@ -250,7 +250,7 @@ class ContainerdEngine:
         if self._seen.seen_before(message):
             return None
         try:
-            received = signal(message)
+            received = signal(message, self.address)
         except (DecodeError, ValueError) as error:
             return self._lost.report(connection.message(f"an event makes no sense: {printable(error)}"))
         # The engine leaves these namespaces out already, unless its filters cannot express the name.
@@ -309,9 +309,9 @@ class ContainerdEngine:
         return containers
 
     async def inspect(self, id: str, /) -> Container | Dead | None:
-        """Read one container; return `Dead` if its task has stopped.
+        """Read one container; return `Dead` if its task has stopped, or was deleted.
 
-        Return None if it was removed, has no task, or belongs to an ignored namespace.
+        Return None if it was removed, its task has not started, or it belongs to an ignored namespace.
 
         Raises:
             EngineError: the engine or the container's shim cannot be asked.
@@ -321,20 +321,23 @@ class ContainerdEngine:
         if namespace in self._ignored:
             return None
         task = await calls.task(namespace, name)
-        if task is None or task.status == wire.CREATED:
+        if task is not None and task.status == wire.CREATED:
             return None
-        if alive(task) is None:
+        lives = task is not None and alive(task)
+        if lives is None:
             raise EngineTimeout(calls.connection.message(f"the shim of {printable(id)} does not answer"))
         try:
             found = await calls.container(namespace, name)
         except EngineError:
-            if alive(task):
+            if lives:
                 raise
-            found = None  # that the task has stopped is certain all the same
+            found = None  # that nothing runs is certain all the same
         if found is None:
             return None
         read = container(namespace, found, task, self.address)
-        if not alive(task):
+        if task is None:
+            return Dead(read)
+        if not lives:
             return Dead(read, task.exit_status)
         return self._keep(namespace, read, found, task)
 

@@ -122,8 +122,8 @@ def alive(task: wire.Task) -> bool | None:
     return None if task.status == wire.UNKNOWN else task.status in {wire.RUNNING, wire.PAUSED, wire.PAUSING}
 
 
-def container(namespace: str, found: wire.Container, task: wire.Task, engine: str) -> Container:
-    """Read a container together with its task, which is alive.
+def container(namespace: str, found: wire.Container, task: wire.Task | None, engine: str) -> Container:
+    """Read a container together with its task, which is None if it was deleted.
 
     PAUSING is not paused yet: if the pause succeeds, an event reports it; if it fails, no event does.
     """
@@ -131,10 +131,10 @@ def container(namespace: str, found: wire.Container, task: wire.Task, engine: st
     return Container(
         id=within(namespace, id),
         name=within(namespace, labels.get(NAME) or id),
-        pid=process_id(task.pid),
+        pid=process_id(task.pid) if task is not None else None,
         labels=labels,
         project=project(labels),
-        paused=task.status == wire.PAUSED,
+        paused=task is not None and task.status == wire.PAUSED,
         image=text(found.image),
         created_at=moment(found.created_at),
         engine=engine,
@@ -167,7 +167,7 @@ def filters(ignored: Iterable[str]) -> list[str]:
     return [f"topic=={json.dumps(topic.decode())}{others}" for topic in EVENTS]
 
 
-def signal(message: bytes) -> Signal | None:
+def signal(message: bytes, engine: str) -> Signal | None:
     """Read one event; return None if it is of no interest.
 
     All times are those of the envelopes, which are in order for each shim. The time within an exit event is not in
@@ -193,7 +193,8 @@ def signal(message: bytes) -> Signal | None:
     reported_at = moment(envelope.timestamp)
     match event:
         case wire.TaskStart():
-            return Signal(SignalType.STARTED, id, reported_at, pid=process_id(event.pid))
+            facts = Container(id=id, name=id, pid=None, engine=engine)
+            return Signal(SignalType.STARTED, id, reported_at, pid=process_id(event.pid), facts=facts)
         case wire.TaskPaused():
             return Signal(SignalType.PAUSED, id, reported_at)
         case wire.TaskResumed():

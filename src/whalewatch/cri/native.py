@@ -20,12 +20,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import attrs
 from google.protobuf.message import DecodeError
 
-from whalewatch._core.engine import ListedContainer, Listing, Signal, SignalType
+from whalewatch._core.engine import Dead, ListedContainer, Listing, Signal, SignalType
 from whalewatch._core.errors import EngineError, EngineTimeout
 from whalewatch._core.model import Container
 from whalewatch._core.text import printable
@@ -77,14 +77,15 @@ class Native:
         if self._link.seen.seen_before(message):
             return []
         try:
-            signal = signal_of(message)
+            signal = signal_of(message, self._link.address)
         except (DecodeError, ValueError) as error:
             why = f"an event makes no sense: {printable(error)}"
             return [self._link.lost.report(self._link.calls.connection.message(why))]
         namespace, id = split(signal.id) if signal is not None else ("", "")
         if signal is None or namespace != NAMESPACE:
             return []
-        signal = attrs.evolve(signal, id=id)
+        # Other programs may use the namespace too: only a reading shows whether it belongs to the CRI.
+        signal = attrs.evolve(signal, id=id, facts=None)
         # CHANGED here means that it is being removed.
         return self._link.exited(signal) if signal.type in {SignalType.EXITED, SignalType.CHANGED} else [signal]
 
@@ -108,23 +109,39 @@ class Native:
                 containers[id] = ListedContainer()  # started meanwhile, or missing because its shim does not answer
         return Listing(containers=containers, absence_is_death=True)
 
-    async def inspect(self, id: str) -> Container | None:
-        """Read one container or sandbox; return None if it has no process, or does not belong to the CRI."""
+    async def inspect(self, id: str) -> Container | Dead | None:
+        """Read one container or sandbox; return `Dead` if it has no process, None if it does not belong to the CRI."""
         task = await self._containerd.task(NAMESPACE, id)
         if task is None or alive(task) is False:
-            return None
+            return await self._dead(id)
         if alive(task) is None:
             raise EngineTimeout(self._link.calls.connection.message(f"the shim of {printable(id)} does not answer"))
         record = await self._record(id)
         return None if record is None else self._read_alive(record, task)
 
-    async def _record(self, id: str) -> Record | None:
-        """Return the CRI's record of a container or sandbox that runs; None if it does not belong to the CRI."""
+    async def _dead(self, id: str) -> Dead | None:
+        """Return what the CRI still knows of a container or sandbox without a process; None if it was removed."""
+        try:
+            find = await self._finder(id)
+            record = await find(id) if find is not None else None
+        except EngineError:
+            return None  # that it has no process is certain all the same
+        self._link.records.forget(id)
+        return Dead(container(record, self._link.address, None)) if record is not None else None
+
+    async def _finder(self, id: str) -> Callable[[str], Awaitable[Record | None]] | None:
+        """Return what finds the CRI's record of a container or sandbox; None if it does not belong to the CRI."""
         found = await self._containerd.container(NAMESPACE, id)
         kind = next((label.value for label in found.labels if label.key == KIND), b"") if found is not None else b""
         if not kind:
             return None  # other programs may use the namespace too
-        find = self._link.records.find_sandbox if kind == b"sandbox" else self._link.records.find_container
+        return self._link.records.find_sandbox if kind == b"sandbox" else self._link.records.find_container
+
+    async def _record(self, id: str) -> Record | None:
+        """Return the CRI's record of a container or sandbox that runs; None if it does not belong to the CRI."""
+        find = await self._finder(id)
+        if find is None:
+            return None
         for delay in RECORD_DELAYS:
             if (record := await find(id)) is not None:
                 return record

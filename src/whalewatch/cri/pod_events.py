@@ -177,7 +177,7 @@ class PodEvents:
                 return []
             if self._check_backlog(event.created_at):
                 return []
-            received = signal(event)
+            received = signal(event, self._link.address)
         except (DecodeError, ValueError) as error:
             why = f"an event makes no sense: {printable(error)}"
             return [self._link.lost.report(self._link.calls.connection.message(why))]

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 from google.protobuf.message import DecodeError
 
 from whalewatch._adapter.ids import is_id
 from whalewatch._adapter.times import moment
-from whalewatch._core.engine import Signal, SignalType
+from whalewatch._core.engine import MAX_FACTS, Signal, SignalType
 from whalewatch._core.model import NOTHING, POD_NAME, POD_NAMESPACE, POD_UID, SANDBOX, Container, FrozenMapping
 from whalewatch._core.text import printable
-from whalewatch._grpc.items import parse
+from whalewatch._grpc.items import TooLarge, parse
 from whalewatch._wire import cri_pb2 as wire
 from whalewatch.containerd.reading import process_id, text
 
@@ -34,6 +35,8 @@ __all__ = [
     "signal",
     "verbose",
 ]
+
+S = TypeVar("S", wire.ContainerStatus, wire.PodSandboxStatus)
 
 CONTAINER_NAME = "io.kubernetes.container.name"
 """Label with which Kubernetes marks the name of a container within its pod."""
@@ -240,7 +243,7 @@ def pid(info: Mapping[str, Any]) -> int | None:
     return process_id(number) if type(number) is int else None
 
 
-def signal(event: wire.ContainerEventResponse) -> Signal | None:
+def signal(event: wire.ContainerEventResponse, engine: str) -> Signal | None:
     """Read one pod event; return None if it is of no interest.
 
     Raises:
@@ -251,7 +254,7 @@ def signal(event: wire.ContainerEventResponse) -> Signal | None:
         raise ValueError(f"an event names no container, but {printable(id, 60)!r}")
     match event.container_event_type:
         case wire.CONTAINER_STARTED_EVENT:
-            return Signal(SignalType.STARTED, id, reported_at)
+            return Signal(SignalType.STARTED, id, reported_at, facts=_told(event, engine))
         case wire.CONTAINER_STOPPED_EVENT:
             codes = (
                 exit_code(status)
@@ -264,6 +267,33 @@ def signal(event: wire.ContainerEventResponse) -> Signal | None:
             # the stop would look late. If the stop was lost, an inspect finds out.
             return Signal(SignalType.CHANGED, id, likely_exiting=True)
     return None
+
+
+def _told(event: wire.ContainerEventResponse, engine: str) -> Container | None:
+    """Return what an event tells of its container; None if it tells nothing of it, as for a sandbox."""
+    status = next((status for status in event.containers_statuses if status.id == event.container_id), None)
+    if status is None:
+        return None
+    pod = wire.PodSandboxStatus()
+    with suppress(DecodeError, TooLarge):
+        pod = parse(wire.PodSandboxStatus, event.pod_sandbox_status)
+    status, pod = _lean(status), _lean(pod)
+    sandbox = sandbox_record(wire.PodSandbox(metadata=pod.metadata, labels=pod.labels))
+    found = wire.Container(
+        id=status.id,
+        metadata=status.metadata,
+        image=status.image,
+        labels=status.labels,
+        annotations=status.annotations,
+    )
+    return container(container_record(found, pod_labels(sandbox.labels)), engine, None)
+
+
+def _lean(status: S) -> S:
+    """Return a status as it is, or only who it is about if it is large."""
+    if status.ByteSize() <= MAX_FACTS:
+        return status
+    return type(status)(metadata=status.metadata if status.metadata.ByteSize() <= MAX_FACTS else None, id=status.id)
 
 
 def exit_code(status: wire.ContainerStatus) -> int | None:

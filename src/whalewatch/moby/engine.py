@@ -205,8 +205,7 @@ class MobyEngine:
         return True
 
     def _new(self, dialler: Dialler | None = None) -> Connection:
-        dialler = dialler or Dialler(self._endpoint)
-        return Connection(dialler, engine=self.title, remedy=REMEDY, calls=self._calls)
+        return Connection(dialler or Dialler(self._endpoint), engine=self.title, remedy=REMEDY, calls=self._calls)
 
     async def connect(self) -> None:
         """Make a new connection; read the engine's identity and clock, agree on a version of the API, and ping once.
@@ -271,7 +270,7 @@ class MobyEngine:
             return self._lost.report(connection.message("an event is too long to be read"))
         try:
             event = json.loads(line.decode("utf-8", "replace"))
-            received = signal(event)
+            received = signal(event, self.address)
             if received is None:
                 return None
             key = (event.get("timeNano", event.get("time")), received.id, event["Action"])
@@ -282,6 +281,8 @@ class MobyEngine:
             return None
         if received.timestamp is not None and (self._newest is None or received.timestamp > self._newest):
             self._newest = received.timestamp
+        if received.facts is not None and "exitCode" in received.facts.labels:
+            self._masked.add(received.id)
         if received.type is SignalType.EXITED and received.id in self._masked:
             received = Signal(received.type, received.id, received.timestamp)
         return received

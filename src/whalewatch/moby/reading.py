@@ -10,9 +10,9 @@ from re import fullmatch
 from typing import Any, TypeVar
 
 from whalewatch._adapter import times
-from whalewatch._adapter.ids import is_id
+from whalewatch._adapter.ids import MAX_ID_LENGTH, is_id
 from whalewatch._adapter.labels import project
-from whalewatch._core.engine import Dead, ListedContainer, Signal, SignalType
+from whalewatch._core.engine import MAX_FACTS, Dead, ListedContainer, Signal, SignalType
 from whalewatch._core.model import Container, FrozenMapping, Health, IPAddress, Port
 
 __all__ = ["UNREADABLE", "LeftOut", "container", "listed", "moment", "signal"]
@@ -144,7 +144,7 @@ def listed(item: Mapping[str, Any]) -> tuple[str, ListedContainer | None]:
     return id, ListedContainer(facts=FrozenMapping(facts))
 
 
-def signal(event: Mapping[str, Any]) -> Signal | None:
+def signal(event: Mapping[str, Any], engine: str) -> Signal | None:
     """Read one event; return None if it is of no interest.
 
     It reads only Type, Action and Actor: since Engine API 1.52 the older fields do not exist any more.
@@ -172,9 +172,22 @@ def signal(event: Mapping[str, Any]) -> Signal | None:
         id,
         times.moment(number(nanoseconds)),
         exit_code=exit_code,
+        facts=_told(text(id), actor, engine) if type_ is SignalType.STARTED else None,
         likely_exiting=action
         == "disconnect",  # Docker 26 disconnects a container from its networks just before it reports its exit
     )
+
+
+def _told(id: str, actor: Mapping[str, Any], engine: str) -> Container | None:
+    """Return what an event tells of a container: among its labels are its name and image, in place of such labels."""
+    try:
+        labels = dict(_labels(actor["Attributes"]))
+        name, image = labels.pop("name"), labels.pop("image", "")
+    except UNREADABLE:
+        return None
+    if sum(map(len, (name, image, *labels, *labels.values()))) > MAX_FACTS:
+        name, image, labels = name[:MAX_ID_LENGTH], "", {}
+    return Container(id=id, name=name, pid=None, labels=labels, project=project(labels), image=image, engine=engine)
 
 
 def number(value: object) -> int:

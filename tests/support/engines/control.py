@@ -94,6 +94,7 @@ class DockerControl(Control):
         privileged: bool = False,
         ports: Mapping[str, int | None] | None = None,
         stop_signal: str = "",
+        auto_remove: bool = False,
     ) -> str:
         """Create a container and return its full id; the engine invents a name if it is None.
 
@@ -116,6 +117,7 @@ class DockerControl(Control):
             "HostConfig": {
                 "NetworkMode": network,
                 "Privileged": privileged,
+                "AutoRemove": auto_remove,
                 "PortBindings": {port: [{"HostPort": str(host)}] for port, host in ports.items() if host is not None},
                 "RestartPolicy": {"Name": policy, "MaximumRetryCount": int(count or 0)},
             },
