@@ -31,7 +31,8 @@ class Door:
         if not max_containers >= 1:
             msg = f"max_containers must be at least 1, not {max_containers}"
             raise ValueError(msg)
-        self.max_items, self.left_out = max_containers, 0
+        self.max_items: int = max_containers
+        self.left_out: int = 0
         self._log = log
         self._engine = engine
         self._known = Once()

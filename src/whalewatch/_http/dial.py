@@ -88,7 +88,7 @@ class Dialler:
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.peer: Identity | None = None
-        self.estranged = False
+        self.estranged: bool = False
 
     async def dial(self) -> tuple[socket.socket, Program | None]:
         """Connect; return the socket, and the program at its other end if there is one.

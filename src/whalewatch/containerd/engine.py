@@ -90,8 +90,8 @@ class ContainerdEngine:
         ValueError: `ignore` is text instead of a collection of names, or `max_containers` is less than 1.
     """
 
-    type = "containerd"
-    source = "native"
+    type: str = "containerd"
+    source: str = "native"
 
     def __init__(
         self,

@@ -92,7 +92,8 @@ class CRIEngine:
         ValueError: `source` is not one of the three, `poll` is not positive, or `max_containers` is less than 1.
     """
 
-    type, title = "cri", "CRI"
+    type: str = "cri"
+    title: str = "CRI"
 
     def __init__(
         self,

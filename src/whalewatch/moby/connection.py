@@ -50,7 +50,8 @@ class Connection:
     """
 
     def __init__(self, dialler: Dialler, *, engine: str, remedy: str, calls: Counter[str]) -> None:
-        self.dialler, self._endpoint = dialler, dialler.endpoint
+        self.dialler: Dialler = dialler
+        self._endpoint = dialler.endpoint
         self._engine = engine
         path = self._endpoint.path
         if path is not None and path.endswith(TTRPC):

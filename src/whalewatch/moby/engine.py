@@ -43,7 +43,6 @@ MARGIN = timedelta(seconds=3)
 were read already are recognised by their times."""
 
 REMEDY = "add the user to group docker, or run as root"
-
 MAX_LABELS = 500_000
 """Most labels that are kept of one listing: with more, audits compare only the containers listed before."""
 
@@ -85,8 +84,9 @@ class MobyEngine:
         ValueError: `max_containers` is less than 1.
     """
 
-    type, title = "docker", "Docker"
-    source = "events"
+    type: str = "docker"
+    title: str = "Docker"
+    source: str = "events"
 
     def __init__(
         self,
