@@ -52,7 +52,7 @@ class Listener:
                 del self.fold.events[:-1]  # an hour of them is too much to keep
                 container = event.container
                 run = (container.id, container.pid, container.started_at)
-                if event.type is EventType.EXITED:
+                if event.type is EventType.EXITED and not event.brief:  # nothing tells one brief life from the next
                     self._ended.add(run)
                 brief = f"{_brief(event)} {container}" + (f" was {event.previous}" if event.previous else "")
                 if event.origin is Origin.RESYNC:

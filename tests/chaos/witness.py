@@ -111,9 +111,9 @@ class Witness:
             if event.origin is not Origin.ENGINE:
                 if dated or abs(datetime.now(UTC) - event.timestamp) > LATE:
                     self._object("what was found bears a time at which it was not found", event)
-            elif dated or event.exit_code is not None:
+            elif dated or (event.exit_code is not None and not event.brief):
                 self._new.append(event)
-            else:
+            elif not event.brief:  # the exit of a brief life may be read, and told long afterwards
                 self.counts[UNDATED] += 1
                 # That a former run exited and another began may be read by one inspect; nobody told when this began.
                 reborn = event.type is EventType.STARTED and self._exited == (event.container.id, event.revision - 1)
