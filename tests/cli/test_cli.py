@@ -100,7 +100,7 @@ async def test_text_shows_the_picture_by_project_and_then_each_event(docker: Doc
         assert len(pauses) == 2 or docker.fake is None
         assert [words[1:] for words in told if words[1] not in {"paused", "unpaused"}] == [
             ["updated", "www", "shop", "renamed from web"],
-            ["exited", "www", "shop", "exit code 137"],
+            ["exited", "www", "shop", "exit code 137, as asked for"],
         ]
         assert all(datetime.strptime(words[0], "%H:%M:%S.%f") for words in told)  # noqa: DTZ007 - a local time of day
         assert all(line.isprintable() for line in out.getvalue().splitlines())
@@ -147,12 +147,15 @@ async def test_json_lines_hold_every_field(docker: Docker) -> None:
             "schema": 1,
             "type": "event",
             "origin": "engine",
+            "oom": None,
             "brief": False,
             "last": True,
             "container": container | {"name": "www"},
         }
-        assert updated == both | {"event": "updated", "revision": 2, "exit_code": None, "previous": container}
-        assert exited == both | {"event": "exited", "revision": 3, "exit_code": 137, "previous": None}
+        changed = {"revision": 2, "exit_code": None, "requested": None, "previous": container}
+        assert updated == both | changed | {"event": "updated"}
+        killed = {"revision": 3, "exit_code": 137, "requested": True, "previous": None}
+        assert exited == both | killed | {"event": "exited"}
 
 
 async def test_loss_of_the_engine_and_its_return_are_told() -> None:

@@ -611,7 +611,7 @@ async def test_containers_of_others_in_the_namespace_are_not_seen_and_garbage_do
         publish(b"moby", b"/tasks/start", containerd_pb2.TaskStart(container_id=b"c9", pid=1))
         end = containerd_pb2.TaskExit(container_id=web, id=web, pid=containerd.pids[containerd.web])
         publish(b"moby", b"/tasks/exit", end)
-        publish(NAMESPACE.encode(), b"/tasks/oom", containerd_pb2.TaskPaused(container_id=web))
+        publish(NAMESPACE.encode(), b"/tasks/checkpointed", containerd_pb2.TaskPaused(container_id=web))
         await follow.until_taken(containerd.run_task("marker"))
         assert pids(follow) == containerd.pids
         assert follow.stats.lost == follow.stats.unresolved == 0

@@ -29,7 +29,7 @@ from tests.support.engines.containerd_control import ContainerdControl
 from tests.support.engines.control import DockerControl
 from tests.support.engines.cri_control import CRIControl
 from tests.support.engines.dockerd import Dockerd
-from whalewatch.moby.engine import FILTERS
+from whalewatch.moby.reading import FILTERS
 
 Answers = dict[Key, list[bytes]]
 

@@ -128,6 +128,7 @@ async def events(watcher: whalewatch.Watcher) -> None:
             assert_type(event, whalewatch.ContainerEvent)
             assert_type(whalewatch.ContainerEvent.from_dict(event.to_dict()), whalewatch.ContainerEvent)
             assert_type(event.exit_code, int | None)
+            assert_type((event.oom, event.requested), tuple[bool | None, bool | None])
             assert_type(event.brief, bool)
             assert_type(event.origin, whalewatch.Origin)
     async for status in watcher.status_changes():

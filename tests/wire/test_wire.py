@@ -36,7 +36,16 @@ METHODS = {
 }
 """The calls that are made to containerd, with our names of what is sent and what is answered."""
 
-EVENTS = ["TaskStart", "TaskExit", "TaskDelete", "TaskPaused", "TaskResumed", "ContainerUpdate", "ContainerDelete"]
+EVENTS = [
+    "TaskStart",
+    "TaskExit",
+    "TaskDelete",
+    "TaskOOM",
+    "TaskPaused",
+    "TaskResumed",
+    "ContainerUpdate",
+    "ContainerDelete",
+]
 
 CRI_METHODS = {
     *("Version", "ListContainers", "ListPodSandbox"),

@@ -52,6 +52,10 @@ class SignalType(Enum):
     """A container was unpaused."""
     CHANGED = "changed"
     """Something else about a container changed: its name, health, addresses or labels."""
+    OOM = "oom"
+    """The memory that a container may use ran out, and the kernel killed one of its processes."""
+    STOPPING = "stopping"
+    """Somebody has asked the engine to stop a container."""
     LOST = "lost"
     """An event could not be understood, or the engine dropped some."""
 
@@ -74,6 +78,10 @@ class Signal:
     """PID of the initial process; None if the event has none."""
     exit_code: int | None = None
     """For EXITED, the exit code of the initial process; None if the event has none that can be trusted."""
+    oom: bool | None = None
+    """For EXITED: whether the engine says that memory ran out; False if it would have told OOM before, None if not."""
+    requested: bool | None = None
+    """For EXITED: whether a stop was asked for; False if the engine would have told STOPPING before, None if not."""
     likely_exiting: bool = False
     """For CHANGED: an exit is likely to follow at once, so the inspect can wait a little."""
     container: Container | None = None

@@ -340,6 +340,11 @@ class ContainerEvent(ReadableDocument):
     """How the library learned of the change."""
     exit_code: int | None = None
     """For EXITED, the exit code of the initial process; None if the engine reports none that can be trusted."""
+    oom: bool | None = None
+    """For EXITED: whether memory ran out during the run, so that the kernel killed a process of it; None if it is not
+    known."""
+    requested: bool | None = None
+    """For EXITED: whether somebody had asked the engine to stop it; None if it is not known."""
     brief: bool = False
     """Whether this is the start or the exit of a *brief life*: the container was dead before it could be read, so
     `container` has only what the engine still tells of it, and no PID."""

@@ -13,6 +13,7 @@ import attrs
 
 from whalewatch._core.audit import Audit
 from whalewatch._core.diff import Change, differences
+from whalewatch._core.endings import Ending, Endings
 from whalewatch._core.engine import MAX_CONTAINERS, Dead, Listing, Signal, SignalType
 from whalewatch._core.feed import Feed
 from whalewatch._core.model import Container, ContainerEvent, EventType, Origin, same_run
@@ -80,6 +81,7 @@ class Tracker:
         self._states: dict[str, ContainerState] = {}
         self._reported: set[str] = set()  # those of the states that only signals have named: nothing was read yet
         self._exited: dict[str, ContainerState] = {}
+        self._endings = Endings()
         self._exit_codes: dict[str, int | None] = {}  # read during a synchronisation, and published at its end
         self._synced = False
         self._since: datetime | None = None
@@ -102,6 +104,7 @@ class Tracker:
         self._request = None
         self._exited.clear()
         self._exit_codes.clear()
+        self._endings.clear()
         self._reported.clear()
         self._synced = False
         self._since = None
@@ -129,6 +132,12 @@ class Tracker:
     def apply_signal(self, signal: Signal) -> bool:
         """Apply one signal from the engine's stream; return False if there is no room for another container."""
         id = signal.id
+        if signal.type in {SignalType.OOM, SignalType.STOPPING}:
+            self._endings.tell(id, **{"oom" if signal.type is SignalType.OOM else "requested": True})
+            return True
+        if signal.type is SignalType.STARTED:
+            self._endings.take(id)  # of a former run, told late
+        self._endings.tell(id, oom=signal.oom, requested=signal.requested)
         known = self._state(id)
         state, change = apply_signal(known, signal, synced=self._synced, since=self._since)
         if state is known and not self._synced:
@@ -184,6 +193,8 @@ class Tracker:
         Return whether it is drift: a change that only an audit has found.
         """
         former = self._states[id]
+        if isinstance(reading, Dead):
+            self._endings.tell(id, oom=reading.oom)
         state, changes = inspect_finished(former, reading, synced=self._synced, since=self._since)
         suspect = self.audit.finish_inspect(id)
         self._store(id, state)
@@ -320,22 +331,26 @@ class Tracker:
         now = self._now()
         former = self._feed.snapshot
         revision = former.revision + bool(found)
-        events = tuple(
-            ContainerEvent(
+        events = []
+        for position, (change, type_, container, previous) in enumerate(found, start=1):
+            exited = type_ is EventType.EXITED
+            ending = self._endings.take(container.id) if exited else Ending()
+            event = ContainerEvent(
                 type=type_,
                 container=container,
                 previous=previous,
                 timestamp=change.timestamp or now,
                 origin=change.origin,
-                exit_code=change.exit_code if type_ is EventType.EXITED else None,
+                exit_code=change.exit_code if exited else None,
+                oom=ending.oom,
+                requested=ending.requested,
                 brief=change.brief,
                 revision=revision,
                 last=position == len(found),
             )
-            for position, (change, type_, container, previous) in enumerate(found, start=1)
-        )
+            events.append(event)
         pairs = [(change.before, change.after) for change in changes]
-        self._feed.publish(former._changed(pairs, revision=revision, as_of=now, synced=True), events)
+        self._feed.publish(former._changed(pairs, revision=revision, as_of=now, synced=True), tuple(events))
 
     def _repack(self, reading: Container) -> None:
         """Put a new rucksack into the picture; this is neither an event nor a new revision."""

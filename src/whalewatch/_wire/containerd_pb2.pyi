@@ -235,6 +235,12 @@ class TaskDelete(_message.Message):
     id: bytes
     def __init__(self, container_id: _Optional[bytes] = ..., pid: _Optional[int] = ..., exit_status: _Optional[int] = ..., exited_at: _Optional[_Union[Timestamp, _Mapping[str, object]]] = ..., id: _Optional[bytes] = ...) -> None: ...
 
+class TaskOOM(_message.Message):
+    __slots__ = ("container_id",)
+    CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
+    container_id: bytes
+    def __init__(self, container_id: _Optional[bytes] = ...) -> None: ...
+
 class TaskPaused(_message.Message):
     __slots__ = ("container_id",)
     CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]

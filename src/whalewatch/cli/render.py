@@ -295,7 +295,9 @@ def _detail(event: ContainerEvent) -> str:
             pid = "" if container.pid is None else f"pid {container.pid}, "
             return f"{pid}{printable(container.image, MAX_NAME)}{', paused' if container.paused else ''}"
         case EventType.EXITED:
-            return "exit code unknown" if event.exit_code is None else f"exit code {event.exit_code}"
+            code = "unknown" if event.exit_code is None else str(event.exit_code)
+            why = [", out of memory"] * (event.oom is True) + [", as asked for"] * (event.requested is True)
+            return f"exit code {code}{''.join(why)}"
         case EventType.UPDATED:
             return "; ".join(_changes(event.previous, container))
         case _:

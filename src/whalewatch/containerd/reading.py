@@ -43,6 +43,7 @@ Event = (
     wire.TaskStart
     | wire.TaskExit
     | wire.TaskDelete
+    | wire.TaskOOM
     | wire.TaskPaused
     | wire.TaskResumed
     | wire.ContainerUpdate
@@ -53,6 +54,7 @@ EVENTS: Mapping[bytes, type[Event]] = {
     b"/tasks/start": wire.TaskStart,
     b"/tasks/exit": wire.TaskExit,
     b"/tasks/delete": wire.TaskDelete,
+    b"/tasks/oom": wire.TaskOOM,
     b"/tasks/paused": wire.TaskPaused,
     b"/tasks/resumed": wire.TaskResumed,
     b"/containers/update": wire.ContainerUpdate,
@@ -195,6 +197,8 @@ def signal(message: bytes, engine: str) -> Signal | None:
         case wire.TaskStart():
             facts = Container(id=id, name=id, pid=None, engine=engine)
             return Signal(SignalType.STARTED, id, reported_at, pid=process_id(event.pid), facts=facts)
+        case wire.TaskOOM():
+            return Signal(SignalType.OOM, id, reported_at)
         case wire.TaskPaused():
             return Signal(SignalType.PAUSED, id, reported_at)
         case wire.TaskResumed():

@@ -29,12 +29,16 @@ __all__ = [
     "in_pod",
     "inspection",
     "is_about_sandbox",
+    "oom",
     "pid",
     "pod_labels",
     "sandbox_record",
     "signal",
     "verbose",
 ]
+
+OOM_KILLED = b"OOMKilled"
+"""Reason of an exit by which engines report that memory was lacking."""
 
 S = TypeVar("S", wire.ContainerStatus, wire.PodSandboxStatus)
 
@@ -256,12 +260,13 @@ def signal(event: wire.ContainerEventResponse, engine: str) -> Signal | None:
         case wire.CONTAINER_STARTED_EVENT:
             return Signal(SignalType.STARTED, id, reported_at, facts=_told(event, engine))
         case wire.CONTAINER_STOPPED_EVENT:
-            codes = (
-                exit_code(status)
+            exited = (
+                (exit_code(status), oom(status))
                 for status in event.containers_statuses
                 if status.id == event.container_id and status.state == wire.CONTAINER_EXITED
             )
-            return Signal(SignalType.EXITED, id, reported_at, exit_code=next(codes, None))
+            code, for_memory = next(exited, (None, None))
+            return Signal(SignalType.EXITED, id, reported_at, exit_code=code, oom=for_memory)
         case wire.CONTAINER_DELETED_EVENT:
             # Another part of the engine reports the stop, which may arrive later. So this signal has no time: otherwise
             # the stop would look late. If the stop was lost, an inspect finds out.
@@ -294,6 +299,11 @@ def _lean(status: S) -> S:
     if status.ByteSize() <= MAX_FACTS:
         return status
     return type(status)(metadata=status.metadata if status.metadata.ByteSize() <= MAX_FACTS else None, id=status.id)
+
+
+def oom(status: wire.ContainerStatus) -> bool:
+    """Return whether the engine says that a container has exited because its memory ran out."""
+    return status.reason == OOM_KILLED
 
 
 def exit_code(status: wire.ContainerStatus) -> int | None:

@@ -11,7 +11,7 @@ from whalewatch._core.model import Container, FrozenMapping
 from whalewatch._core.text import printable
 from whalewatch._wire import cri_pb2 as wire
 from whalewatch.containerd.reading import text
-from whalewatch.cri.reading import Record, container, exit_code, pid, verbose
+from whalewatch.cri.reading import Record, container, exit_code, oom, pid, verbose
 from whalewatch.cri.source import Link
 
 __all__ = ["Verbose"]
@@ -19,9 +19,6 @@ __all__ = ["Verbose"]
 PID_DELAYS = (0.2, 0.4, 0.8, 1.6, 3.2)
 """Seconds to wait before each further reading of a container whose PID is missing: an engine may report 0 for two
 seconds after a start. After these, audits read it again."""
-
-OOM_KILLED = b"OOMKilled"
-"""Reason of an exit by which engines report that memory was lacking."""
 
 
 class Verbose:
@@ -88,7 +85,7 @@ class Verbose:
         if not isinstance(answer, wire.ContainerStatusResponse) or answer.status.state != wire.CONTAINER_EXITED:
             return None
         last = container(record, self._link.address, None, status=answer.status)
-        return Dead(last, exit_code(answer.status), answer.status.reason == OOM_KILLED)
+        return Dead(last, exit_code(answer.status), oom(answer.status))
 
     def _read_again(self, id: str) -> bool:
         """Ask for another inspect of what has no PID yet; return False if there were enough of them."""

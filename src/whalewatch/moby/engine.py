@@ -12,6 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 from urllib.parse import quote
 
+import attrs
+
 from whalewatch._adapter.events import EventDeduplicator, LostEvents
 from whalewatch._adapter.ids import is_id
 from whalewatch._adapter.once import Once
@@ -25,7 +27,7 @@ from whalewatch._core.watcher import Watcher, WatcherOptions
 from whalewatch._http.dial import Dialler
 from whalewatch.moby.address import default_endpoint, endpoint
 from whalewatch.moby.connection import Connection
-from whalewatch.moby.reading import UNREADABLE, listed, moment, signal, text
+from whalewatch.moby.reading import FILTERS, UNREADABLE, listed, moment, signal, text
 from whalewatch.moby.reading import container as read_container
 
 if TYPE_CHECKING:
@@ -43,21 +45,12 @@ MARGIN = timedelta(seconds=3)
 were read already are recognised by their times."""
 
 REMEDY = "add the user to group docker, or run as root"
+
 MAX_LABELS = 500_000
 """Most labels that are kept of one listing: with more, audits compare only the containers listed before."""
 
 IDENTITY = ("ID", "Name", "DockerRootDir")
 """What tells one engine from another, of the answer to info."""
-
-FILTERS = {
-    "type": ["container", "network"],
-    "event": [
-        *("start", "die", "destroy", "pause", "unpause", "rename", "connect", "disconnect"),
-        # Without a value, health_status would turn the whole filter into a prefix match.
-        *(f"health_status: {value}" for value in ("starting", "healthy", "unhealthy")),
-    ],
-}
-"""The events to subscribe to. The engine filters before it buffers, so other events do not fill its buffer."""
 
 Pack = Callable[[Container, Mapping[str, Any]], Any]
 """A function that returns the rucksack of a container, from the container and the inspect JSON of the Engine API."""
@@ -284,7 +277,7 @@ class MobyEngine:
         if received.facts is not None and "exitCode" in received.facts.labels:
             self._masked.add(received.id)
         if received.type is SignalType.EXITED and received.id in self._masked:
-            received = Signal(received.type, received.id, received.timestamp)
+            received = attrs.evolve(received, exit_code=None)
         return received
 
     async def listing(self) -> Listing:

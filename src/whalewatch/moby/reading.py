@@ -15,7 +15,7 @@ from whalewatch._adapter.labels import project
 from whalewatch._core.engine import MAX_FACTS, Dead, ListedContainer, Signal, SignalType
 from whalewatch._core.model import Container, FrozenMapping, Health, IPAddress, Port
 
-__all__ = ["UNREADABLE", "LeftOut", "container", "listed", "moment", "signal"]
+__all__ = ["FILTERS", "UNREADABLE", "LeftOut", "container", "listed", "moment", "signal"]
 
 T = TypeVar("T")
 
@@ -32,7 +32,22 @@ CONTAINER_ACTIONS = {
     "pause": SignalType.PAUSED,
     "unpause": SignalType.UNPAUSED,
     "rename": SignalType.CHANGED,
+    "oom": SignalType.OOM,
+    "kill": SignalType.STOPPING,
 }
+
+FILTERS = {
+    "type": ["container", "network"],
+    "event": [
+        *("start", "die", "destroy", "pause", "unpause", "rename", "connect", "disconnect", "oom", "kill"),
+        # Without a value, health_status would turn the whole filter into a prefix match.
+        *(f"health_status: {value}" for value in ("starting", "healthy", "unhealthy")),
+    ],
+}
+"""The events to subscribe to. The engine filters before it buffers, so other events do not fill its buffer."""
+
+NO_STOP = {"1", "10", "12", "18", "19", "20", "21", "22", "23"}
+"""Signals that ask a process for something else than to end (HUP, USR1, USR2, CONT, STOP, TSTP, TTIN, TTOU, URG)."""
 
 LARGEST = 2**31 - 1
 """The largest PID and exit code, as in the kernel's C int."""
@@ -167,11 +182,14 @@ def signal(event: Mapping[str, Any], engine: str) -> Signal | None:
     id = valid_id(id)
     nanoseconds = event["timeNano"] if "timeNano" in event else number(event["time"]) * 1_000_000_000
     exit_code = _exit_code(actor["Attributes"].get("exitCode")) if type_ is SignalType.EXITED else None
+    if type_ is SignalType.STOPPING and actor["Attributes"].get("signal") in NO_STOP:
+        return None
     return Signal(
         type_,
         id,
         times.moment(number(nanoseconds)),
         exit_code=exit_code,
+        requested=False if action == "die" else None,  # "kill" comes before it; "oom" may come after it
         facts=_told(text(id), actor, engine) if type_ is SignalType.STARTED else None,
         likely_exiting=action
         == "disconnect",  # Docker 26 disconnects a container from its networks just before it reports its exit

@@ -92,6 +92,7 @@ class DockerControl(Control):
         health: str | Mapping[str, Any] | None = None,
         network: str = "none",
         privileged: bool = False,
+        memory: int = 0,
         ports: Mapping[str, int | None] | None = None,
         stop_signal: str = "",
         auto_remove: bool = False,
@@ -101,7 +102,7 @@ class DockerControl(Control):
         The restart policy may have a count, as in "on-failure:3". Health is told by a shell command, run every 100 ms
         and believed at once, or as the engine's own object says. Ports such as "80/tcp" are mapped to the host's: 0
         lets the engine choose, None only exposes one. An engine that shuts down sends the stop signal first; "SIGKILL"
-        saves its ten seconds of waiting.
+        saves its ten seconds of waiting. The memory, in bytes, is bounded unless it is 0.
         """
         ports = ports or {}
         policy, _, count = restart.partition(":")
@@ -117,6 +118,7 @@ class DockerControl(Control):
             "HostConfig": {
                 "NetworkMode": network,
                 "Privileged": privileged,
+                "Memory": memory,
                 "AutoRemove": auto_remove,
                 "PortBindings": {port: [{"HostPort": str(host)}] for port, host in ports.items() if host is not None},
                 "RestartPolicy": {"Name": policy, "MaximumRetryCount": int(count or 0)},
