@@ -14,8 +14,9 @@ import pytest
 
 from tests.conftest import Docker
 from tests.support.checker import checked
+from tests.support.followed import followed
 from tests.support.scripted import PATIENCE
-from whalewatch import Container, Dead, Health, Origin, Port, ProtocolViolation, SignalType, moby
+from whalewatch import Container, Dead, Health, Origin, Port, ProtocolViolation, SignalType, Watcher, moby
 from whalewatch._core import inspections
 from whalewatch.testing import FakeDocker
 
@@ -358,6 +359,17 @@ async def test_places_beyond_a_bound_are_left_out_and_counted(monkeypatch: pytes
         assert engine.fields_left_out == 2
     assert isinstance(found, Container)
     assert (len(found.ports), [*found.addresses]) == (2, ["a", "b"])
+
+
+@pytest.mark.parametrize("size", [0, 10_000])
+async def test_exit_code_that_a_label_forges_is_not_believed_and_removed_containers_are_forgotten(size: int) -> None:
+    async with FakeDocker() as fake, followed(Watcher(engine := moby.MobyEngine(fake.address))) as follow:
+        id = fake.run("web", labels={"exitCode": "0", "more": "x" * size})
+        fake.exit(id, 7)
+        fake.remove(id)
+        await follow.until(lambda: follow.types(id) == ["started", "exited"])
+        assert follow.news(id)[1].exit_code is None
+        assert engine._masked == set()
 
 
 async def test_listing_has_as_many_containers_as_are_allowed_and_no_more() -> None:

@@ -275,9 +275,11 @@ class MobyEngine:
         if received.timestamp is not None and (self._newest is None or received.timestamp > self._newest):
             self._newest = received.timestamp
         if received.facts is not None and "exitCode" in received.facts.labels:
-            self._masked.add(received.id)
+            self._mask(received.id)
         if received.type is SignalType.EXITED and received.id in self._masked:
             received = attrs.evolve(received, exit_code=None)
+            if event["Action"] == "destroy":
+                self._masked.discard(received.id)
         return received
 
     async def listing(self) -> Listing:
@@ -332,8 +334,13 @@ class MobyEngine:
         if not isinstance(found, Container):
             return found
         if "exitCode" in found.labels:
-            self._masked.add(id)
+            self._mask(id)
         return self._packer.pack(found, inspection)
+
+    def _mask(self, id: str) -> None:
+        self._masked.add(id)
+        if len(self._masked) > self.max_containers:
+            self._masked.pop()
 
     def _leave_out(self, connection: Connection, id: str, field: str, error: Exception) -> None:
         """Count and log, once, that a field of a container cannot be read."""
