@@ -1,6 +1,7 @@
 """Keep a file with a line for each published port: python examples/routes.py FILE [ADDRESS].
 
-The file is replaced as a whole, half a second after the last of a batch of changes, and only while in sync.
+The file is replaced as a whole, half a second after the last of a batch of changes. It begins when in sync; during an
+outage it stays as it was.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class CRIWorld(ShimWorld):
         told = await cri_checker.truth(self._control)
         states = {id: each.state for id, each in (await self._control.containers()).items()}
         # With source "native" it is the task that decides.
-        self.unknown = 0 if self._by_tasks else list(states.values()).count("UNKNOWN")
+        self.unknown = () if self._by_tasks else {id for id, state in states.items() if state == "UNKNOWN"}
         tasks = {id: pid for id, (status, pid) in (await self._native.tasks("k8s.io")).items() if status not in DEAD}
         self._disputed = sorted(tasks.items() ^ {id: one["pid"] for id, one in told.items()}.items())
         if self._disputed:

@@ -112,10 +112,10 @@ class Watched:
         snapshot = self.watcher.portfolio.snapshot()
         if not snapshot.synced:
             yield f"{self.name}: not in sync: {self.watcher.status}"
-        if (unresolved := self.watcher.stats.unresolved) > world.unknown:
+        if (unresolved := self.watcher.stats.unresolved) > len(world.unknown):
             yield f"{self.name}: {unresolved} containers or parts of the engine cannot be read"
         picture = {container.id: world.seen(container) for container in snapshot}
-        for id in sorted(picture.keys() | truth.keys()):
+        for id in sorted((picture.keys() | truth.keys()).difference(world.unknown)):
             if picture.get(id) != truth.get(id):
                 yield f"{self.name}: {id}: the engine says {truth.get(id)}, the picture {picture.get(id)}"
         alive = {container.id: container for container in snapshot}

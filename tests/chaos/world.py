@@ -41,7 +41,8 @@ class World(ABC):
         proves_subscriptions: whether the engine says from when on it tells everything. If not, what happens while a
             subscription is made may be found by the listing that confirms a synchronisation.
         dated: whether it tells a time with everything.
-        unknown: containers of whose state the engine said, with the last truth, that it does not know it.
+        unknown: containers of whose state the engine said, with the last truth, that it does not know it. Pictures keep
+            what was known of them.
         sole: whether the engine gives each event to one listener only, even to one that has gone. Then there is one
             watcher, behind the proxy, and only its audits find what others were given.
     """
@@ -50,7 +51,7 @@ class World(ABC):
     watch: Callable[..., Watcher]
     watching: ClassVar[dict[str, Any]] = {"heartbeat": 1.0, "call_timeout": 3.0, "retry": Retry(stable_after=1.0)}
     proves_subscriptions = dated = sole = False
-    unknown = 0
+    unknown: Collection[str] = ()
 
     def __init__(
         self, engine: Dockerd | Containerd, dice: Random, *drivers: AbstractAsyncContextManager[object]

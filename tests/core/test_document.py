@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
-from datetime import UTC, datetime, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from whalewatch import (
     Snapshot,
     Stats,
     Status,
+    SubscriptionStats,
     WatchState,
 )
 
@@ -66,6 +67,7 @@ VALUES = [
     EVENT,
     Status(state=WatchState.DISCONNECTED, since=NOW, error=EngineUnavailable("gone")),
     Stats(calls={"list": 1}),
+    SubscriptionStats(1, 2, 3, 4),
 ]
 
 text = st.text(st.characters(codec="utf-8"))
@@ -122,8 +124,9 @@ def test_pictures_are_read_again_with_their_order_and_their_indexes(found: list[
 def test_rucksacks_are_left_out_and_times_keep_their_zone() -> None:
     assert "rucksack" not in WEB.to_dict()
     assert Container.from_dict(WEB.to_dict()).rucksack is None
-    in_tokyo = {**WEB.to_dict(), "started_at": NOW.astimezone(timezone(NOW - NOW)).isoformat()}
+    in_tokyo = {**WEB.to_dict(), "started_at": NOW.astimezone(timezone(timedelta(hours=9))).isoformat()}
     assert Container.from_dict(in_tokyo) == WEB
+    assert Container.from_dict(in_tokyo).to_dict() == WEB.to_dict(), "times are in UTC"
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
@@ -158,6 +161,8 @@ def test_every_value_is_plain_json_pickles_and_is_documented(value: Any) -> None
         ({"ports": [7]}, "ports[0] must be an object, not 7"),
         ({"ports": [{}]}, "ports[0].port is missing"),
         ({"addresses": {"net": ["10.0.0.1", "x"]}}, "addresses['net'][1] must be an IP address, not 'x'"),
+        ({"schema": True}, "schema must be 1, the only one that is known here, not True"),
+        ({"type": "event"}, "type must be 'container', not 'event'"),
         ({"schema": 2}, "schema must be 1, the only one that is known here, not 2"),
     ],
 )
@@ -165,6 +170,13 @@ def test_wrong_field_is_named(change: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError) as raised:  # noqa: PT011 - the text follows
         Container.from_dict(WEB.to_dict() | change)
     assert str(raised.value).startswith(why)
+
+
+@pytest.mark.parametrize("document", [[], None, "x", 5])
+def test_document_is_an_object(document: Any) -> None:
+    for kind in (Container, ContainerEvent, Snapshot):
+        with pytest.raises(ValueError, match="the document must be an object"):
+            kind.from_dict(document)
 
 
 def test_field_that_is_missing_or_wrong_within_another_is_named() -> None:

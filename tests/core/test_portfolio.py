@@ -275,6 +275,8 @@ PAUSED, UNCHECKED = box("w", name="web", paused=True), box("w", name="web")
         (None, [STARTING, HEALTHY], None),
         (None, [HEALTHY], None),
         (PAUSED, [STARTING, PAUSED, HEALTHY], None),
+        (STARTING, [PAUSED, UNCHECKED, UNHEALTHY, HEALTHY], None),
+        (PAUSED, [UNCHECKED, UNHEALTHY, None], "it exited with code 9 at 00:00:05 UTC"),
         (UNHEALTHY, [], "it is unhealthy"),
         (STARTING, [UNHEALTHY], "it is unhealthy"),
         (UNCHECKED, [], "it has no health check"),
@@ -298,8 +300,7 @@ async def test_wait_healthy(before: Container | None, then: list[Container | Non
     with pytest.raises(NotHealthy) as raised:
         await within(waiting)
     assert str(raised.value).startswith("container 'web' is not healthy: ")
-    last = then[-1] if then else before
-    assert raised.value.container == (last or before)
+    assert raised.value.container == next((one for one in reversed(then) if one is not None), before)
     assert (raised.value.event is None) == (not then)
     again = pickle.loads(pickle.dumps(raised.value))  # noqa: S301 - our own
     assert (str(again), again.container) == (str(raised.value), raised.value.container)
@@ -376,6 +377,42 @@ async def newest(pictures: AsyncIterator[Snapshot]) -> Snapshot:
     return await within(anext(pictures))
 
 
+@in_no_time
+async def test_changes_are_given_in_time_though_waits_for_them_are_cancelled_again_and_again() -> None:
+    publisher, loop = Publisher(A), asyncio.get_running_loop()
+    pictures = Portfolio(publisher.feed).changes(debounce=1.0)
+    await anext(pictures)
+    publisher.change("a", name="new")
+    while True:
+        try:
+            picture = await asyncio.wait_for(anext(pictures), 0.3)
+            break
+        except TimeoutError:
+            assert loop.time() < 2
+    assert picture.containers()[0].name == "new"
+    assert loop.time() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("debounce", [-1.0, float("nan"), float("inf")])
+def test_changes_wait_for_a_sensible_time(debounce: float) -> None:
+    with pytest.raises(ValueError, match="debounce must be 0 or more seconds"):
+        portfolio().changes(debounce=debounce)
+
+
+async def test_changes_begin_in_sync_and_not_after_the_end() -> None:
+    publisher = Publisher(A)
+    publisher.lose()
+    waiting = await begun(newest(Portfolio(publisher.feed).changes()))
+    await turns(3)
+    assert not waiting.done()
+    publisher.start(B)
+    assert (await within(waiting)).synced
+    publisher.lose()
+    publisher.feed.end(None)
+    with pytest.raises(StopAsyncIteration):
+        await anext(Portfolio(publisher.feed).changes())
+
+
 async def test_changes_begin_with_the_first_synchronised_picture_and_go_on_with_the_newest() -> None:
     publisher = Publisher()
     pictures = Portfolio(publisher.feed).changes()
@@ -410,7 +447,7 @@ async def test_changes_begin_with_the_first_synchronised_picture_and_go_on_with_
     [
         ([3.0, 3.0], [("1", 4.0), ("2", 7.0)]),
         ([0.5, 0.5, 0.5], [("3", 2.5)]),
-        ([0.5] * 40, [("20", 10.5), ("40", 20.5)]),
+        ([0.5] * 40, [("21", 10.5), ("40", 21.0)]),
     ],
     ids=["after quiet seconds", "a batch once", "after ten times that at most"],
 )

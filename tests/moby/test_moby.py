@@ -348,7 +348,8 @@ async def test_port_out_of_range_is_left_out_and_counted(where: str, odd: Any) -
 
 
 async def test_places_beyond_a_bound_are_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("whalewatch.moby.reading.MAX_PLACES", 2)
+    for most in ("MAX_PLACES", "MAX_NETWORKS"):
+        monkeypatch.setattr(f"whalewatch.moby.reading.{most}", 2)
     settings = {
         "Ports": dict.fromkeys(("1/tcp", "2/tcp", "3/tcp")),
         "Networks": {name: {"IPAddress": "::1"} for name in "abc"},

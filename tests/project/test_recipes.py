@@ -41,8 +41,13 @@ async def test_logs_of_all_containers_are_shipped(docker: Docker) -> None:
     await control.run("before", cmd=["/bin/sh", "-c", "echo early; sleep 1000"])
     async with child(str(EXAMPLES / "logs.py"), docker.address) as program:
         assert await program.line() == "before: 'early'\n"
-        await control.run("later", cmd=["/bin/sh", "-c", r"printf '\033[2Jlate\n'; sleep 1000"])
+        await control.run("brief", cmd=["/bin/true"], auto_remove=True)
+        later = await control.run("later", cmd=["/bin/sh", "-c", r"printf '\033[2Jlate\n'; sleep 1000"])
         assert await program.line() == r"later: '\x1b[2Jlate'" + "\n"
+        await control.restart(later)
+        assert await program.line() == r"later: '\x1b[2Jlate'" + "\n"
+        await control.run("last", cmd=["/bin/sh", "-c", "echo last; sleep 1000"])
+        assert await program.line() == "last: 'last'\n", "each run is read once"
         assert await program.interrupted(signal.SIGINT) == (0, "", "")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -9,11 +10,11 @@ import pytest
 
 from tests.conftest import Docker
 from tests.support.checker import checked
-from tests.support.followed import Followed, followed
+from tests.support.followed import AT_ONCE, Followed, eventually, followed
 from tests.support.scripted import ScriptedEngine, box
-from whalewatch import Container, ContainerEvent, Dead, EventType, SignalType, Watcher, containerd
+from whalewatch import Container, ContainerEvent, Dead, EventType, SignalType, Watcher, containerd, moby
 from whalewatch._core.endings import MAX_REMEMBERED, Ending, Endings
-from whalewatch.testing import FakeContainerd
+from whalewatch.testing import FakeContainerd, FakeDocker
 from whalewatch.testing.shared.protobuf import message
 
 pytestmark = pytest.mark.promise(2)
@@ -128,6 +129,45 @@ async def test_what_was_told_of_a_former_run_is_not_told_of_the_next() -> None:
         await follow.until(lambda: follow.types("a").count("exited") == 2)
         assert told(follow.news("a")) == [(None, True), (None, None)]
         assert follow.types("unknown") == []
+
+
+async def test_each_run_is_told_its_own_end_also_if_none_of_them_was_read() -> None:
+    async with FakeDocker() as fake, followed(moby.watch(fake.address)) as follow:
+        gate = fake.faults.pause_at("inspect")
+        id = fake.run("web")
+        fake.exit(id, 137, oom=True)
+        fake.start(id)
+        fake.exit(id, 0)
+        fake.start(id)
+        fake.kill(id)
+        await follow.until_stats(lambda stats: stats.signals >= 9)
+        gate.release()
+        await follow.until(lambda: len(follow.news(id)) == 6)
+        assert told(follow.news(id)) == [(True, False), (None, False), (False, True)]
+
+
+async def test_that_no_stop_was_asked_for_is_not_known_of_a_run_that_was_not_observed_all_the_time() -> None:
+    async with FakeDocker() as fake:
+        before, asked = fake.run("before"), fake.run("asked")
+        async with followed(moby.watch(fake.address, retry=AT_ONCE)) as follow:
+            fake.exit(before, 1)
+            await follow.until(lambda: follow.types(before) == ["exited"])
+            assert told(follow.news(before)) == [(None, None)]
+            fake.emit_raw(
+                json.dumps(
+                    {"Type": "container", "Action": "kill", "Actor": {"ID": asked, "Attributes": {"signal": "15"}}}
+                    | {"time": 1, "timeNano": 10**9}
+                ).encode()
+                + b"\n"
+            )
+            await eventually(lambda: asked in follow.watcher._tracker._endings._told)
+            fake.faults.refuse()
+            await follow.until_stats(lambda stats: stats.outages)
+            await fake.faults.accept()
+            await follow.until(lambda: follow.snapshot.synced)
+            fake.exit(asked, 143)
+            await follow.until(lambda: follow.types(asked) == ["exited"])
+            assert told(follow.news(asked)) == [(None, True)]
 
 
 async def test_inspect_of_a_dead_container_tells_that_memory_ran_out() -> None:

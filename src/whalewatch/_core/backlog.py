@@ -9,10 +9,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from itertools import chain
+from typing import ClassVar
 
 import attrs
 
 from whalewatch._core.diff import differences
+from whalewatch._core.document import Document
 from whalewatch._core.model import Container, ContainerEvent, EventType, Origin
 from whalewatch._core.snapshot import Snapshot
 
@@ -20,8 +22,10 @@ __all__ = ["Backlog", "SubscriptionStats"]
 
 
 @attrs.frozen
-class SubscriptionStats:
+class SubscriptionStats(Document):
     """Counters of one subscription."""
+
+    _document: ClassVar = "subscription"
 
     delivered: int
     """Events given to the reader, including those that its filters left out."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from traceback import clear_frames
 from typing import TypeVar
 
 from whalewatch._core.cancellation import cancel_requests, raise_if_cancelled
@@ -60,7 +61,8 @@ class Calls:
         before = cancel_requests()
         try:
             result = await self._timed(what, call, self.timeout if timeout is None else timeout, progress)
-        except EngineError:
+        except EngineError as error:
+            _forget_values(error)
             raise_if_cancelled(before)
             raise
         except asyncio.CancelledError as error:
@@ -97,6 +99,13 @@ class Calls:
             raise
         except Exception as error:
             raise EngineError(self.message(f"{what} failed: {error!r}")) from error
+
+
+def _forget_values(error: BaseException | None) -> None:
+    """Let an error, and what has caused it, keep no value of a frame: an answer may be large, and errors are kept."""
+    while error is not None:
+        clear_frames(error.__traceback__)
+        error = error.__cause__
 
 
 @contextmanager

@@ -22,6 +22,7 @@ class Change:
         origin: how the library learned of the change.
         timestamp: the engine's time of the change; None if the engine did not report it.
         exit_code: exit code of `before`, if it has exited and the code is known.
+        oom, requested: as `ContainerEvent` has them, if `before` has exited.
         brief: whether it is the start or the exit of a brief life.
     """
 
@@ -31,6 +32,8 @@ class Change:
     timestamp: datetime | None = None
     exit_code: int | None = None
     brief: bool = False
+    oom: bool | None = None
+    requested: bool | None = None
 
 
 def differences(

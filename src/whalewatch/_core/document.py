@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import Enum
 from functools import cache
 from ipaddress import IPv4Address, ip_address
@@ -48,9 +48,13 @@ class ReadableDocument(Document):
         Raises:
             ValueError: a field is missing, or has a wrong value; the message names it.
         """
-        schema = document.get("schema", SCHEMA)
-        if schema != SCHEMA:
+        if not isinstance(document, Mapping):
+            raise _wrong("the document", document, "an object")
+        schema, type_ = document.get("schema", SCHEMA), document.get("type", cls._document)
+        if type(schema) is not int or schema != SCHEMA:
             raise _wrong("schema", schema, f"{SCHEMA}, the only one that is known here")
+        if type_ != cls._document:
+            raise _wrong("type", type_, repr(cls._document))
         found: Self = _value(cls, document, "")
         return found
 
@@ -140,7 +144,7 @@ def _parsed(parse: Callable[[str], Any], found: Any, where: str, what: str) -> A
     try:
         if isinstance(found, str):
             return parse(found)
-    except ValueError:
+    except (ValueError, OverflowError):
         pass
     raise _wrong(where, found, what)
 
@@ -149,7 +153,7 @@ def _moment(found: str) -> datetime:
     moment = datetime.fromisoformat(found)
     if moment.tzinfo is None:
         raise ValueError
-    return moment
+    return moment.astimezone(UTC)
 
 
 def _wrong(where: str, found: Any, what: str) -> ValueError:

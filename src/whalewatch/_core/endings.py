@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-__all__ = ["Ending", "Endings"]
+__all__ = ["Ending", "Endings", "either"]
 
 MAX_REMEMBERED = 16_384
 """Containers of which something is remembered; that of the others was told longest ago."""
@@ -19,7 +19,7 @@ class Ending:
 
 
 class Endings:
-    """What was told about the end of each container, until its exit is published."""
+    """What was told about the end of each container, until its exit is told or found."""
 
     def __init__(self) -> None:
         self._told: dict[str, Ending] = {}
@@ -29,18 +29,15 @@ class Endings:
         if oom is None and requested is None:
             return
         known = self._told.pop(id, Ending())
-        self._told[id] = Ending(_either(known.oom, oom), _either(known.requested, requested))
+        self._told[id] = Ending(either(known.oom, oom), either(known.requested, requested))
         if len(self._told) > MAX_REMEMBERED:
             del self._told[next(iter(self._told))]
 
     def take(self, id: str) -> Ending:
-        """Return what is known of an exit that is published, and forget it."""
+        """Return what is known of an exit, and forget it."""
         return self._told.pop(id, Ending())
 
-    def clear(self) -> None:
-        """Forget everything."""
-        self._told.clear()
 
-
-def _either(one: bool | None, other: bool | None) -> bool | None:  # noqa: FBT001 - three values
+def either(one: bool | None, other: bool | None) -> bool | None:  # noqa: FBT001 - three values
+    """Return whether one of the two says so; None if neither says anything."""
     return other if one is None else one or bool(other)

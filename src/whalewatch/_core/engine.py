@@ -33,8 +33,8 @@ __all__ = [
 MAX_CONTAINERS = 100_000
 """Most containers that are followed, unless the engine has an attribute `max_containers`."""
 
-MAX_FACTS = 8192
-"""Most bytes of the labels that events tell of a container which is not read yet: with more, none are remembered."""
+MAX_FACTS = 4096
+"""Most bytes in memory of the labels that events tell of a container that is not read yet; with more, none are kept."""
 
 
 class SignalType(Enum):

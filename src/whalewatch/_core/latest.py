@@ -61,21 +61,33 @@ class PictureChanges(AsyncIterator[Snapshot]):
     """
 
     def __init__(self, feed: Feed, debounce: float) -> None:
+        if not 0 <= debounce < float("inf"):
+            msg = f"debounce must be 0 or more seconds, not {debounce}"
+            raise ValueError(msg)
         self._feed = feed
         self._debounce = debounce
         self._given: int | None = None
+        self._seen = 0
+        # By the clock of the reader's loop: when it is quiet, and when it no longer waits for that; None without news.
+        self._quiet_at: float | None = None
+        self._latest_at = 0.0
 
     async def __anext__(self) -> Snapshot:
-        await first_picture(self._feed)
-        if self._given is not None:
-            if not await self._changed(self._given):
-                if self._feed.error is not None:
-                    self._feed.raise_ended()
-                raise StopAsyncIteration
-            if self._debounce > 0:
-                await self._quiet()
-        snapshot = self._feed.snapshot
-        self._given = snapshot.revision
+        feed = self._feed
+        await first_picture(feed)
+        if self._given is None:
+            await feed.changed.until(lambda: feed.snapshot.synced or feed.ended)
+            there = feed.snapshot.synced
+        else:
+            there = await self._changed(self._given)
+        if not there:
+            if feed.error is not None:
+                feed.raise_ended()
+            raise StopAsyncIteration
+        if self._given is not None and self._debounce > 0:
+            await self._quiet()
+        snapshot = feed.snapshot
+        self._given, self._quiet_at = snapshot.revision, None
         return snapshot
 
     async def _changed(self, revision: int) -> bool:
@@ -85,10 +97,15 @@ class PictureChanges(AsyncIterator[Snapshot]):
         return feed.snapshot.revision != revision
 
     async def _quiet(self) -> None:
-        """Wait for a time without changes, or for the end of the watch."""
+        """Wait for a time without changes, or for the end of the watch; a wait that is cancelled goes on later."""
+        loop = asyncio.get_running_loop()
         with suppress(TimeoutError):
-            async with asyncio.timeout(LONGEST_DEBOUNCE * self._debounce):
-                while True:
-                    async with asyncio.timeout(self._debounce):
-                        if not await self._changed(self._feed.snapshot.revision):
-                            return
+            while True:
+                now, revision = loop.time(), self._feed.snapshot.revision
+                if self._quiet_at is None:
+                    self._latest_at = now + LONGEST_DEBOUNCE * self._debounce
+                if self._quiet_at is None or revision != self._seen:
+                    self._quiet_at, self._seen = min(now + self._debounce, self._latest_at), revision
+                async with asyncio.timeout_at(self._quiet_at):
+                    if not await self._changed(revision):
+                        return

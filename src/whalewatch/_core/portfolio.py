@@ -143,23 +143,27 @@ class Portfolio:
         def seen() -> str:
             return f" ({_exit(exited) if exited else _alive(self._feed.snapshot)})"
 
-        late = deadline(self._feed, timeout, f"no container matched {_describe(wanted)}", seen)
-        async with late, self._following() as (start, events):
-            found = _matching(start, wanted)
-            if found:
-                return found[0]
-            async for event in events:
-                if not _matches(event.container, wanted):
-                    continue
-                if event.type is not EventType.EXITED:
-                    return event.container
-                exited = event
+        async with deadline(self._feed, timeout, f"no container matched {_describe(wanted)}", seen):
+            await self._picture()
+            async with self._following(brief=True) as (start, events):
+                found = _matching(start, wanted)
+                if found:
+                    return found[0]
+                async for event in events:
+                    if not _matches(event.container, wanted):
+                        continue
+                    if event.type is EventType.EXITED:
+                        exited = event
+                    elif not event.brief:
+                        return event.container
         return self._feed.raise_ended()
 
     async def wait_healthy(self, name_or_id: str, timeout: float | None = None) -> Container:
         """Wait until a container is alive and its own health check succeeds, and return it; at once if it is so.
 
-        It may appear later, and while it is paused the wait goes on.
+        It may appear later. The container that is found first is followed, whatever its name becomes. While it is
+        paused the wait goes on, and after a pause until it is healthy or exits: its check does not run during a pause,
+        and Docker takes that for a failure until the check has run again.
 
         Args:
             name_or_id: a name, or an id or its first 12 or more digits.
@@ -170,25 +174,28 @@ class Portfolio:
             NotSynced: it was not healthy in time; the message says what was seen last.
         """
         known: Container | None = None
+        was_paused = False
 
         def seen() -> str:
             if known is None:
                 return f" ({_alive(self._feed.snapshot)})"
-            state = "paused" if known.paused else "starting"
+            state = "paused" if known.paused else "starting" if known.health is Health.STARTING else "not checked again"
             return f" (it is {state})"
 
-        late = deadline(self._feed, timeout, f"not healthy: {_describe(name_or_id)}", seen)
-        async with late, self._following() as (start, events):
-            known = start.container(name_or_id)
-            event: ContainerEvent | None = None
-            while known is None or not _is_healthy(known, event):
-                event = await anext(events, None)
-                if event is None:
-                    break
-                if is_called(event.container, name_or_id) if known is None else event.container.id == known.id:
-                    known = event.container
-            else:
-                return known
+        async with deadline(self._feed, timeout, f"not healthy: {_describe(name_or_id)}", seen):
+            await self._picture()
+            async with self._following() as (start, events):
+                known = start.container(name_or_id)
+                event: ContainerEvent | None = None
+                while True:
+                    was_paused = was_paused or (known is not None and known.paused)
+                    if known is not None and _is_healthy(known, event, was_paused=was_paused):
+                        return known
+                    event = await anext(events, None)
+                    if event is None:
+                        break
+                    if is_called(event.container, name_or_id) if known is None else event.container.id == known.id:
+                        known = event.container
         return self._feed.raise_ended()
 
     async def wait_gone(self, wanted: Wanted, timeout: float | None = None) -> ContainerEvent | None:
@@ -261,9 +268,9 @@ class Portfolio:
         return await first_picture(self._feed)
 
     @asynccontextmanager
-    async def _following(self) -> AsyncIterator[tuple[Snapshot, Subscription]]:
+    async def _following(self, *, brief: bool = False) -> AsyncIterator[tuple[Snapshot, Subscription]]:
         """Give a picture, and every event that follows it, but for those of brief lives: nobody could use these."""
-        async with aclosing(Subscription(self._feed, replay=False, brief=False)) as events:
+        async with aclosing(Subscription(self._feed, replay=False, brief=brief)) as events:
             yield events._start, events
 
 
@@ -278,14 +285,16 @@ def _matches(container: Container, wanted: Wanted) -> bool:
     return is_called(container, wanted) if isinstance(wanted, str) else bool(wanted(container))
 
 
-def _is_healthy(container: Container, event: ContainerEvent | None) -> bool:
+def _is_healthy(container: Container, event: ContainerEvent | None, *, was_paused: bool) -> bool:
     """Return whether a container is healthy; raise `NotHealthy` if it will not be."""
     why = None
     if event is not None and event.type is EventType.EXITED:
         why = _exit(event)
+    elif was_paused:
+        pass
     elif container.health is Health.UNHEALTHY:
         why = "it is unhealthy"
-    elif container.health is None and not container.paused:
+    elif container.health is None:
         why = "it has no health check"
     if why is not None:
         raise NotHealthy(f"container {_describe(container.name)} is not healthy: {why}", container, event)

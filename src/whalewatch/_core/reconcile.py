@@ -242,7 +242,8 @@ def _apply(state: ContainerState, signal: Signal) -> tuple[ContainerState, Chang
         end = signal.timestamp  # what was told from before it is of this run, or of earlier ones
         told = tuple(s for s in state.told if end is not None and s.timestamp is not None and s.timestamp > end)
         dead = attrs.evolve(state, container=None, wanted=wanted, told=told, exit_due=None)
-        return dead, Change(known, None, Origin.ENGINE, signal.timestamp, signal.exit_code)
+        how = (signal.timestamp, signal.exit_code, False, signal.oom, signal.requested)
+        return dead, Change(known, None, Origin.ENGINE, *how)
     if (after := signal.container) is not None:
         state = attrs.evolve(state, container=after, checks_health=_checks_health(state, after))
         return state, None if after == known else Change(known, after, Origin.ENGINE, signal.timestamp)
@@ -296,19 +297,20 @@ def inspect_finished(
     assert asked is not None
     before, after = state.container, reading if isinstance(reading, Container) else None
     runs = _found(state, reading, since)
-    exit_code: int | None = None
+    exit_code, oom = None, None
     if before is not None and isinstance(reading, Dead) and is_last_run(before, reading.container):
-        exit_code = reading.exit_code
+        exit_code, oom = reading.exit_code, reading.oom
     changes: list[Change] = []
     for run in runs.over:
         if run.start is not None:
             changes += brief_life(run, reading)
         elif (end := run.exit) is not None:
             code = exit_code if end.exit_code is None or run.doubtful else end.exit_code
-            changes.append(Change(before, None, Origin.ENGINE, end.timestamp, code))
+            how = (code, False, oom if end.oom is None else end.oom, end.requested)
+            changes.append(Change(before, None, Origin.ENGINE, end.timestamp, *how))
             before = None
         elif len(runs.over) > 1:
-            changes.append(Change(before, None, asked.origin, None, exit_code))
+            changes.append(Change(before, None, asked.origin, None, exit_code, oom=oom))
             before = None
     restarted = before is None and bool(changes)
     due = None
@@ -320,7 +322,7 @@ def inspect_finished(
             timestamp, origin = start.timestamp, Origin.ENGINE
         else:
             timestamp, origin = _attribution(state, latter, type_, restarted=restarted)
-        changes.append(Change(former, latter, origin, timestamp, exit_code))
+        changes.append(Change(former, latter, origin, timestamp, exit_code, oom=oom))
     spent, kept = spent_and_left(state.kept, runs)
     for signal in spent:
         state, _ = _note_time(state, signal, since)

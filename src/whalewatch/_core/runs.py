@@ -190,16 +190,19 @@ def brief_life(run: Run, reading: Reading) -> tuple[Change, ...]:
         pid=None,
         paused=False,
         health=None,
+        restarts=None,  # an inspect may count the next start already
         started_at=facts.started_at if is_last else None,
         addresses=NOTHING,
         rucksack=None,
     )
     code = None if end is None else end.exit_code
-    if code is None and isinstance(reading, Dead) and is_last:
-        code = reading.exit_code
+    when, oom, requested = (None, None, None) if end is None else (end.timestamp, end.oom, end.requested)
+    if isinstance(reading, Dead) and is_last:
+        code = reading.exit_code if code is None else code
+        oom = reading.oom if oom is None else oom
     return (
         Change(None, container, Origin.ENGINE, start.timestamp, brief=True),
-        Change(container, None, Origin.ENGINE, None if end is None else end.timestamp, code, brief=True),
+        Change(container, None, Origin.ENGINE, when, code, brief=True, oom=oom, requested=requested),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Collection, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from types import TracebackType
@@ -175,12 +175,7 @@ class BlockingWatcher(Generic[E_co]):
 
     def status_changes(self) -> Iterator[Status]:
         """Iterate over the status: the current one, then the latest after each change; see `Watcher.status_changes`."""
-        seen: Status | None = None
-        while seen is None or seen.state is not WatchState.CLOSED:
-            with suppress(WhalewatchError):  # left meanwhile: the status is CLOSED
-                self._wait(self._feed.changed.until, lambda: self._watcher.status is not seen)  # noqa: B023 - called before it changes
-            seen = self._watcher.status
-            yield seen
+        return _BlockingStatuses(self)
 
     def events(
         self,
@@ -254,14 +249,7 @@ class BlockingWatcher(Generic[E_co]):
 
     def changes(self, *, debounce: float = 0.0) -> Iterator[Snapshot]:
         """Iterate over pictures, the newest after each change; see `Portfolio.changes`."""
-        pictures = self._portfolio.changes(debounce=debounce)
-
-        async def newest() -> Snapshot | None:
-            return await anext(pictures, None)
-
-        with suppress(WatchEnded):  # left meanwhile
-            while (picture := self._wait(newest)) is not None:
-                yield picture
+        return _BlockingPictures(self, self._portfolio.changes(debounce=debounce))
 
     def in_sync(self, timeout: float | None = None) -> None:
         """Wait until the picture is in sync with the engine; see `Portfolio.in_sync`."""
@@ -269,6 +257,43 @@ class BlockingWatcher(Generic[E_co]):
 
     def _picture(self) -> Snapshot:
         return self.snapshot() if self._feed.was_synced else self._wait(first_picture, self._feed)
+
+
+class _BlockingStatuses(Iterator[Status]):
+    """Iterates over the status. It is no generator, because an interrupted wait must not end the iteration."""
+
+    def __init__(self, watcher: BlockingWatcher) -> None:
+        self._watcher = watcher
+        self._seen: Status | None = None
+
+    def __next__(self) -> Status:
+        seen = self._seen
+        if seen is not None and seen.state is WatchState.CLOSED:
+            raise StopIteration
+        with suppress(WhalewatchError):  # left meanwhile: the status is CLOSED
+            self._watcher._wait(self._watcher._feed.changed.until, lambda: self._watcher._watcher.status is not seen)
+        self._seen = self._watcher.status
+        return self._seen
+
+
+class _BlockingPictures(Iterator[Snapshot]):
+    """Iterates over pictures; no generator either."""
+
+    def __init__(self, watcher: BlockingWatcher, pictures: AsyncIterator[Snapshot]) -> None:
+        self._watcher = watcher
+        self._pictures = pictures
+
+    def __next__(self) -> Snapshot:
+        try:
+            picture = self._watcher._wait(self._newest)
+        except WatchEnded:  # left meanwhile
+            picture = None
+        if picture is None:
+            raise StopIteration
+        return picture
+
+    async def _newest(self) -> Snapshot | None:
+        return await anext(self._pictures, None)
 
 
 class BlockingSubscription(Iterator[ContainerEvent]):
@@ -291,11 +316,13 @@ class BlockingSubscription(Iterator[ContainerEvent]):
     @property
     def revision(self) -> int:
         """Revision of the last picture whose events were all delivered; 0 before any."""
+        self._watcher._feed.check_process()
         return self._subscription.revision
 
     @property
     def stats(self) -> SubscriptionStats:
         """The current counters."""
+        self._watcher._feed.check_process()
         return self._subscription.stats
 
     def __next__(self) -> ContainerEvent:
@@ -315,6 +342,7 @@ class BlockingSubscription(Iterator[ContainerEvent]):
 
     def close(self) -> None:
         """End the iteration at once, from any thread, and drop pending events; closing twice is fine."""
+        self._watcher._feed.check_process()
         self._subscription._close()
 
     def __enter__(self) -> Self:
@@ -323,4 +351,5 @@ class BlockingSubscription(Iterator[ContainerEvent]):
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        if not self._watcher._feed.forked:  # another thread may have held the lock
+            self.close()

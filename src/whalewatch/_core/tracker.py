@@ -13,7 +13,7 @@ import attrs
 
 from whalewatch._core.audit import Audit
 from whalewatch._core.diff import Change, differences
-from whalewatch._core.endings import Ending, Endings
+from whalewatch._core.endings import Ending, Endings, either
 from whalewatch._core.engine import MAX_CONTAINERS, Dead, Listing, Signal, SignalType
 from whalewatch._core.feed import Feed
 from whalewatch._core.model import Container, ContainerEvent, EventType, Origin, same_run
@@ -82,6 +82,7 @@ class Tracker:
         self._reported: set[str] = set()  # those of the states that only signals have named: nothing was read yet
         self._exited: dict[str, ContainerState] = {}
         self._endings = Endings()
+        self._unobserved: set[str] = set()  # containers of which something may have been told before this connection
         self._exit_codes: dict[str, int | None] = {}  # read during a synchronisation, and published at its end
         self._synced = False
         self._since: datetime | None = None
@@ -104,7 +105,6 @@ class Tracker:
         self._request = None
         self._exited.clear()
         self._exit_codes.clear()
-        self._endings.clear()
         self._reported.clear()
         self._synced = False
         self._since = None
@@ -135,10 +135,12 @@ class Tracker:
         if signal.type in {SignalType.OOM, SignalType.STOPPING}:
             self._endings.tell(id, **{"oom" if signal.type is SignalType.OOM else "requested": True})
             return True
-        if signal.type is SignalType.STARTED:
-            self._endings.take(id)  # of a former run, told late
-        self._endings.tell(id, oom=signal.oom, requested=signal.requested)
         known = self._state(id)
+        if signal.type is SignalType.STARTED and known.container is None:
+            self._endings.take(id)  # of a former run, told late
+            self._unobserved.discard(id)
+        elif signal.type is SignalType.EXITED:
+            signal = self._explained(signal)
         state, change = apply_signal(known, signal, synced=self._synced, since=self._since)
         if state is known and not self._synced:
             return True  # replayed, and no reason to doubt the listing
@@ -163,6 +165,17 @@ class Tracker:
             and len(self._states) < self.max_containers
             and len(self.audit.touched) < self.max_containers + MAX_UNRESOLVED
         )
+
+    def _explained(self, signal: Signal) -> Signal:
+        """Return the signal of an exit with what was told before it.
+
+        That a stop was not asked for is known only of a run that was observed from its start on.
+        """
+        told = self._endings.take(signal.id)
+        not_asked = signal.requested is False and signal.id not in self._unobserved
+        asked = either(told.requested, False if not_asked else signal.requested or None)
+        self._unobserved.discard(signal.id)
+        return attrs.evolve(signal, oom=either(signal.oom, told.oom), requested=asked)
 
     def start_inspect(self, id: str) -> bool:
         """Begin an inspect of a container; return False if none is wanted any more, or one is under way already."""
@@ -193,8 +206,6 @@ class Tracker:
         Return whether it is drift: a change that only an audit has found.
         """
         former = self._states[id]
-        if isinstance(reading, Dead):
-            self._endings.tell(id, oom=reading.oom)
         state, changes = inspect_finished(former, reading, synced=self._synced, since=self._since)
         suspect = self.audit.finish_inspect(id)
         self._store(id, state)
@@ -249,6 +260,7 @@ class Tracker:
         """End a synchronisation: publish all its changes as one revision."""
         before = self._feed.snapshot
         self._synced = True
+        self._unobserved = {id for id, state in self._states.items() if state.container is not None}
         codes, self._exit_codes = self._exit_codes, {}
         changes = [
             Change(before._get(id), state.container, self._sync_origin, None, codes.get(id))
@@ -342,8 +354,8 @@ class Tracker:
                 timestamp=change.timestamp or now,
                 origin=change.origin,
                 exit_code=change.exit_code if exited else None,
-                oom=ending.oom,
-                requested=ending.requested,
+                oom=either(change.oom, ending.oom) if exited else None,
+                requested=either(change.requested, ending.requested) if exited else None,
                 brief=change.brief,
                 revision=revision,
                 last=position == len(found),

@@ -229,6 +229,8 @@ class Watcher(Generic[E_co]):
         return self._run()
 
     async def _run(self) -> None:
+        if self._feed.ended:
+            return
         task = self._start()
         try:
             await asyncio.wait({task})
@@ -265,6 +267,8 @@ class Watcher(Generic[E_co]):
         self._feed.check_process()
         task = self._task
         if task is None:
+            if self._used and not self._feed.ended:
+                await self._finish(None)  # run() was called, and has not begun
             return
         task.cancel()
         cancelled: asyncio.CancelledError | None = None

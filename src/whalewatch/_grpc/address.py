@@ -43,11 +43,15 @@ def endpoint(address: str, *, engine: str, example: str) -> Endpoint:
         AddressError: the address is not valid; the message gives a valid one.
     """
     shown = printable(address)
-    if not address.isprintable():
-        msg = f"{shown!r} is not an address of a {engine} engine: it has characters that cannot be printed"
-        raise AddressError(msg)
     if address.startswith(("/", "./", "../")):
-        address = "unix://" + str(Path(address).absolute())
+        try:
+            address = f"unix://{Path(address).absolute()}"
+        except OSError as error:
+            msg = f"{shown!r} is not an address: this folder does not exist any more ({printable(error)})"
+            raise AddressError(msg) from error
+    if not address.isprintable():
+        msg = f"{printable(address)!r} is not an address of a {engine} engine: it has characters that cannot be printed"
+        raise AddressError(msg)
     scheme, found, path = address.partition("://")
     if not found:
         msg = f"{shown!r} is not an address of a {engine} engine: give a URL such as {example}, or the path of a socket"

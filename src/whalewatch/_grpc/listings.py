@@ -64,12 +64,11 @@ class Items(Generic[M]):
         count = 0
         async with self._connection.stream(self._kind, method, request, **metadata) as answers:
             async for answer in answers:
-                count += 1
-                self._check_number(count)
                 with self._connection.translate_nonsense(self._kind, "list", answer):
-                    await self._read(answer, receive, metadata)
+                    count += 1 + await self._read(answer, receive, metadata)
+                self._check_number(count // 2)  # each answer should have one item
 
-    async def _read(self, answer: bytes, receive: Callable[[str, M], None], metadata: dict[str, str]) -> None:
+    async def _read(self, answer: bytes, receive: Callable[[str, M], None], metadata: dict[str, str]) -> int:
         type, kind, most, found, scope = (
             self._type,
             self._kind,
@@ -98,6 +97,7 @@ class Items(Generic[M]):
                     self._check_number(most + 1)
                 found.add(key)
             receive(id, item)
+        return len(spans)
 
     def _check_number(self, number: int) -> None:
         if number > self._most:

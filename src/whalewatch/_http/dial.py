@@ -29,8 +29,8 @@ NEXT_ADDRESS = 1.0
 KILL = 1.0
 """Seconds that a program may take to end before it is killed."""
 
-LOCALE = "LANG|LANGUAGE|LC_.*|COLORTERM|NO_COLOR"
-"""Variables that the configuration of distributions lets ssh send to the other host by default (Debian: SendEnv)."""
+LOCALE = "LANG|LANGUAGE|LC_.*|XMODIFIERS|COLORTERM|NO_COLOR"
+"""Variables that the configuration of distributions lets ssh send to the other host by default (Debian, Fedora)."""
 
 KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPALIVE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 """After 15 s of silence the kernel asks whether the other end still exists, every 5 s, and gives up after 3 times. So

@@ -105,6 +105,9 @@ def _remote(scheme: str, address: str, shown: str, tls: ssl.SSLContext | None) -
         parts = urlsplit(address)
         name, percent, scope = (parts.hostname or "").partition("%")
         host, port = name.encode("idna").decode(), parts.port
+        given = parts.netloc.rpartition("@")[2]
+        if host and not fullmatch(r"(\[[^\[\]]*\]|[^\[\]:]*)(:[0-9]*)?", given):
+            raise ValueError  # noqa: TRY301 - as the others
         if (host and not fullmatch(HOST, host)) or (percent and not (":" in host and fullmatch(SCOPE, scope))):
             raise ValueError  # noqa: TRY301 - as the others
     except ValueError:  # not chained: its text may quote a part of a password

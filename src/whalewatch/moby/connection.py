@@ -23,9 +23,11 @@ __all__ = ["Connection"]
 MAX_LISTING = 64 * 1024 * 1024
 """Most bytes of a listing. That of 10,000 containers has some 15 MB."""
 
+MAX_ITEM = 1024 * 1024
+"""Most characters of an item of a listing."""
+
 MAX_DOCUMENT = 4 * 1024 * 1024
-"""Most bytes of any other answer, and of an event; most characters of an item of a listing. Each contains all labels of
-a container."""
+"""Most bytes of any other answer, and of an event. Each contains all labels of a container."""
 
 TTRPC = ".ttrpc"
 """By default containerd has a socket for its shims beside that for gRPC, at the same path with this ending (section
@@ -128,7 +130,7 @@ class Connection:
             if answer.status != HTTPStatus.OK:
                 raise self._refused(kind, path, answer.status, await answer.read(MAX_DOCUMENT))
             try:
-                await answer.items(take, limit=MAX_LISTING, longest=MAX_DOCUMENT, progress=self._listed)
+                await answer.items(take, limit=MAX_LISTING, longest=MAX_ITEM, progress=self._listed)
             except (ValueError, RecursionError) as error:
                 raise ProtocolViolation(
                     self.message(f"the answer to {kind} is not a JSON array ({printable(error)})")

@@ -21,13 +21,14 @@ from whalewatch._adapter.recognition import http_engine
 from whalewatch._adapter.rucksack import Packer
 from whalewatch._core.engine import MAX_CONTAINERS, Dead, ListedContainer, Listing, Signal, SignalType, display_name
 from whalewatch._core.errors import EngineUnavailable, ProtocolViolation, UnsupportedEngine
+from whalewatch._core.inspections import MAX_WARNED
 from whalewatch._core.model import Container
 from whalewatch._core.text import logger, printable
 from whalewatch._core.watcher import Watcher, WatcherOptions
 from whalewatch._http.dial import Dialler
 from whalewatch.moby.address import default_endpoint, endpoint
 from whalewatch.moby.connection import Connection
-from whalewatch.moby.reading import FILTERS, UNREADABLE, listed, moment, signal, text
+from whalewatch.moby.reading import FILTERS, MAX_LABELS, MAX_TEXT, UNREADABLE, listed, moment, signal, text, weight
 from whalewatch.moby.reading import container as read_container
 
 if TYPE_CHECKING:
@@ -45,9 +46,6 @@ MARGIN = timedelta(seconds=3)
 were read already are recognised by their times."""
 
 REMEDY = "add the user to group docker, or run as root"
-
-MAX_LABELS = 500_000
-"""Most labels that are kept of one listing: with more, audits compare only the containers listed before."""
 
 IDENTITY = ("ID", "Name", "DockerRootDir")
 """What tells one engine from another, of the answer to info."""
@@ -290,10 +288,10 @@ class MobyEngine:
         """
         connection = self._connected
         containers: dict[str, ListedContainer] = {}
-        count = unreadable = labels = 0
+        count = unreadable = labels = characters = 0
 
         def take(item: Any) -> None:
-            nonlocal count, unreadable, labels
+            nonlocal count, unreadable, labels, characters
             count += 1
             if count > self.max_containers:
                 why = f"its listing has more than {self.max_containers:,} containers: max_containers= allows more"
@@ -306,8 +304,9 @@ class MobyEngine:
                     return
                 id, container = item["Id"], ListedContainer()  # its inspect decides
             if container is not None:
-                labels += len(container.facts.get("labels", ()))
-                containers[id] = container if labels <= MAX_LABELS else ListedContainer()
+                more, longer = weight(container)
+                labels, characters = labels + more, characters + longer
+                containers[id] = container if labels <= MAX_LABELS and characters <= MAX_TEXT else ListedContainer()
 
         await connection.each("list", "/containers/json", take)
         if unreadable:
@@ -347,7 +346,8 @@ class MobyEngine:
         if self._warned.first((id, field)):
             self._fields_left_out += 1
             why = f"{field} of container {printable(id)} makes no sense ({printable(repr(error))}): left out"
-            log.warning("%s", connection.message(why))
+            level = logging.WARNING if self._fields_left_out <= MAX_WARNED else logging.DEBUG
+            log.log(level, "%s", connection.message(why))
 
     @property
     def _connected(self) -> Connection:

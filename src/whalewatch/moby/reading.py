@@ -15,7 +15,7 @@ from whalewatch._adapter.labels import project
 from whalewatch._core.engine import MAX_FACTS, Dead, ListedContainer, Signal, SignalType
 from whalewatch._core.model import Container, FrozenMapping, Health, IPAddress, Port
 
-__all__ = ["FILTERS", "UNREADABLE", "LeftOut", "container", "listed", "moment", "signal"]
+__all__ = ["FILTERS", "MAX_LABELS", "MAX_TEXT", "UNREADABLE", "LeftOut", "container", "listed", "moment", "signal"]
 
 T = TypeVar("T")
 
@@ -54,8 +54,15 @@ LARGEST = 2**31 - 1
 
 MAX_PORT = 65535
 
-MAX_PLACES = 65_536
+MAX_LABELS, MAX_TEXT = 250_000, 16_000_000
+"""Most labels that are kept of one listing, and most characters of them and of names: with more, audits compare only
+the containers listed before."""
+
+MAX_PLACES, MAX_NETWORKS = 65_536, 1024
 """Most ports of a container that are read, and most networks: an image may name as many as fit into an inspect."""
+
+ADDRESS = r"[0-9A-Fa-f.:]+(%[0-9A-Za-z_.-]{1,64})?"
+"""An IP address, perhaps with a scope id."""
 
 NOT_ALIVE = {"created", "restarting", "removing", "exited", "dead"}
 """States of a container without a process."""
@@ -99,10 +106,10 @@ def _facts(inspection: Mapping[str, Any], engine: str, pid: int | None, left_out
     def each(field: str, read: Callable[[Any], T | None], values: Iterable[Any]) -> tuple[T, ...]:
         return tuple(found for value in values if (found := readable(field, read, value, None)) is not None)
 
-    def first(field: str, values: list[T]) -> list[T]:
-        if len(values) > MAX_PLACES:
+    def first(field: str, values: list[T], most: int) -> list[T]:
+        if len(values) > most:
             left_out(field, ValueError(f"{len(values):,} are too many"))
-        return values[:MAX_PLACES]
+        return values[:most]
 
     state, config = inspection["State"], inspection["Config"]
     nothing: dict[str, Any] = {}
@@ -125,10 +132,10 @@ def _facts(inspection: Mapping[str, Any], engine: str, pid: int | None, left_out
         restarts=readable("restarts", _count, inspection.get("RestartCount"), None),
         # Docker reports "unhealthy" while a container is paused, because its check does not run then.
         health=None if paused or pid is None else readable("health", _health, state.get("Health"), None),
-        ports=each("ports", _port, first("ports", _bindings(published, exposed))),
+        ports=each("ports", _port, first("ports", _bindings(published, exposed), MAX_PLACES)),
         addresses={
             str(name): found
-            for name, network in first("addresses", [*networks.items()])
+            for name, network in first("addresses", [*networks.items()], MAX_NETWORKS)
             if (found := each("addresses", _address, readable("addresses", _addresses, network, [])))
         },
         privileged=readable("privileged", _privileged, inspection.get("HostConfig"), None),
@@ -157,6 +164,12 @@ def listed(item: Mapping[str, Any]) -> tuple[str, ListedContainer | None]:
         if name is not None:
             facts["name"] = name
     return id, ListedContainer(facts=FrozenMapping(facts))
+
+
+def weight(item: ListedContainer) -> tuple[int, int]:
+    """Return how much is kept of an item of a listing: its labels, and the characters of these and of its name."""
+    labels = item.facts.get("labels", {})
+    return len(labels), sum(map(len, (item.facts.get("name", ""), *labels, *labels.values())))
 
 
 def signal(event: Mapping[str, Any], engine: str) -> Signal | None:
@@ -203,7 +216,7 @@ def _told(id: str, actor: Mapping[str, Any], engine: str) -> Container | None:
         name, image = labels.pop("name"), labels.pop("image", "")
     except UNREADABLE:
         return None
-    if sum(map(len, (name, image, *labels, *labels.values()))) > MAX_FACTS:
+    if sum(len(one) * (1 if one.isascii() else 4) for one in (name, image, *labels, *labels.values())) > MAX_FACTS:
         masks = {"exitCode": ""} if "exitCode" in labels else {}  # so that it does not pass for the engine's own word
         name, image, labels = name[:MAX_ID_LENGTH], "", masks
     return Container(id=id, name=name, pid=None, labels=labels, project=project(labels), image=image, engine=engine)
@@ -248,7 +261,11 @@ def _labels(found: Any) -> FrozenMapping[str]:
 
 
 def _count(found: Any) -> int | None:
-    return None if found is None else number(found)
+    if found is None:
+        return None
+    if not 0 <= number(found) <= LARGEST:
+        raise ValueError("this is no number of restarts")
+    return number(found)
 
 
 def _health(found: Any) -> Health | None:
@@ -265,7 +282,9 @@ def _addresses(network: Any) -> list[Any]:
 
 
 def _address(found: Any) -> IPAddress:
-    return ip_address(text(found))
+    if not fullmatch(ADDRESS, text(found)):
+        raise ValueError("this is no IP address")
+    return ip_address(found)
 
 
 def _bindings(published: Mapping[str, Any], exposed: Mapping[str, Any]) -> list[tuple[str, Any]]:
