@@ -64,11 +64,19 @@ def listed(count: int) -> bytes:
     return b"[%b]" % b",".join(b'{"Id":"%064x","State":"running"}' % number for number in range(count))
 
 
+def labelled(count: int, labels: int, size: int, more: str) -> bytes:
+    one = {f"{number}": "x" * size + more for number in range(labels)}
+    rest = b'","State":"running","Labels":%b}' % json.dumps(one, ensure_ascii=False).encode()
+    return b"[%b" % b"".join(b'{"Id":"%064x%b,' % (number, rest) for number in range(count))
+
+
 BOMBS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "objects": ("list", lambda: b"[" + b"{}," * 22_000_000, "listing has more than 100,000 containers"),
     "containers": ("list", lambda: listed(100_001), "listing has more than 100,000 containers"),
-    "text": ("list", lambda: b'[{"Id": "' + b"x" * 64 * MiB, "an item has more than 4,194,304 characters"),
-    "objects in an item": ("list", lambda: b"[[" + b"{}," * 22_000_000, "an item has more than 4,194,304 characters"),
+    "text": ("list", lambda: b'[{"Id": "' + b"x" * 64 * MiB, "an item has more than 1,048,576 characters"),
+    "objects in an item": ("list", lambda: b"[[" + b"{}," * 22_000_000, "an item has more than 1,048,576 characters"),
+    "labels beyond ASCII": ("list", lambda: labelled(640, 1, 100_000, "\N{WHALE}") + b"x", "is not a JSON array"),
+    "many labels": ("list", lambda: labelled(99_990, 5, 10, "") + b"x", "is not a JSON array"),
     "arrays": ("list", lambda: b"[" * 64 * MiB, "is not a JSON array"),
     "space": ("list", lambda: b" " * 65 * MiB, "the answer to list is larger than 64 MiB"),
     "inspect": ("inspect", lambda: b'{"Id": "' + b"x" * 64 * MiB, "the answer to inspect is larger than 4 MiB"),

@@ -314,6 +314,16 @@ ODD: dict[str, tuple[Mapping[str, Any], str, Any]] = {
         "addresses",
         {"a": (ip_address("fd00::2"),)},
     ),
+    "address with a hostile scope": (
+        {
+            "NetworkSettings": {
+                "Networks": {"a": {"IPAddress": "fe80::1%\x1b]0;x\x07\nforged", "GlobalIPv6Address": "::1"}}
+            }
+        },
+        "addresses",
+        {"a": (ip_address("::1"),)},
+    ),
+    "restarts": ({"RestartCount": 10**20}, "restarts", None),
     "address is a number": ({"NetworkSettings": {"Networks": {"a": {"IPAddress": 7}}}}, "addresses", {}),
     "network": ({"NetworkSettings": {"Networks": {"a": [1]}}}, "addresses", {}),
     "networks": ({"NetworkSettings": {"Networks": "a"}}, "addresses", {}),

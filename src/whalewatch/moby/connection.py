@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -25,6 +26,9 @@ MAX_LISTING = 64 * 1024 * 1024
 
 MAX_ITEM = 1024 * 1024
 """Most characters of an item of a listing."""
+
+LARGE = 64 * 1024
+"""Bytes of an answer that takes about a millisecond to decode; larger ones are decoded one at a time."""
 
 MAX_DOCUMENT = 4 * 1024 * 1024
 """Most bytes of any other answer, and of an event. Each contains all labels of a container."""
@@ -62,6 +66,7 @@ class Connection:
                 self.message(f"this is containerd's ttrpc socket: use whalewatch.containerd with {grpc}")
             )
         self._calls = calls
+        self._decoding = asyncio.Lock()
         self._prefix = ""
         self._client = Client(dialler, message=self.message, remedy=remedy)
         self._application: aiodocker.Docker | None = None
@@ -91,6 +96,13 @@ class Connection:
             EngineError: the request failed; see `_refused`.
         """
         body, _ = await self._body(kind, path)
+        if len(body) <= LARGE:
+            return self._decoded(kind, body)
+        async with self._decoding:  # one after the other, and others have their turn in between
+            await asyncio.sleep(0)
+            return self._decoded(kind, body)
+
+    def _decoded(self, kind: str, body: bytes) -> Any:
         try:
             return json.loads(body.decode("utf-8", "replace"))
         except (ValueError, RecursionError) as error:
