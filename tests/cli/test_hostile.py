@@ -105,6 +105,7 @@ def test_marks_on_one_letter_are_few_and_text_is_bounded() -> None:
     accented = "e\u0301\u0323 a\u0308"
     assert printable(accented) == accented
     assert printable("e" + "\u0301" * 300).count("\u0301") == text.MAX_MARKS
+    assert printable("a\u1160\u3164b") == r"a\u1160\u3164b", "letters that show nothing"
     assert [len(printable(HUGE, 50)), len(str(EngineError(HUGE)))] == [50, text.MAX_ERROR]
     assert printable(printable(EVIL, 5000), 5000) == printable(EVIL, 5000)
 

@@ -28,6 +28,7 @@ from whalewatch import (
     ProtocolViolation,
     SignalType,
     WatchState,
+    containerd,
 )
 from whalewatch._adapter import times
 from whalewatch._wire import containerd_pb2 as wire
@@ -192,6 +193,19 @@ async def test_namespaces_are_listed_at_the_same_time_within_a_bound(
         assert gate.held == 8
         gate.release()
         assert len((await listing).containers) == 12
+
+
+async def test_containers_beyond_what_is_kept_of_a_listing_are_inspected(
+    fake: FakeContainerd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("whalewatch._grpc.listings.MAX_KEPT", 1000)
+    for number in range(3):
+        fake.run(f"c{number}", labels={"a": "x" * 500})
+    async with containerd.watch(fake.address, audit=None) as watcher:
+        containers = await watcher.portfolio.containers()
+        assert sorted(container.id for container in containers) == ["c0", "c1", "c2"]
+        assert {container.labels["a"] for container in containers} == {"x" * 500}
+        assert watcher.stats.calls["container"] >= 1
 
 
 async def test_tasks_without_containers_and_containers_without_tasks_are_no_errors(

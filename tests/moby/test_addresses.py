@@ -145,7 +145,13 @@ UNUSABLE = (
     *("unix://someone:secret@host", "ssh://someone:secret@host", "ssh://-oProxyCommand=reboot", "ssh://%2dF@host"),
     *("ssh://u%00@host", "ssh://host/%00", "tcp://a..b", f"tcp://{'a' * 64}"),
     *(f"tcp://[fe80::1%{scope}]:1" for scope in ("", " ", "\x1b]0;x\n", "%1b", "eth0/", "é", "a;b", "a\udcff")),
-    *("ssh://[::1]x;id", "ssh://[::1]-oFoo$(touch /tmp/x)", "tcp://[::1]evil:5", "tcp://[fe80::1%a]b]:1"),
+    *(
+        "ssh://\uff48\uff4fst",
+        "ssh://[::1]x;id",
+        "ssh://[::1]-oFoo$(touch /tmp/x)",
+        "tcp://[::1]evil:5",
+        "tcp://[fe80::1%a]b]:1",
+    ),
     *("ssh://[fe80::1%$(id)]", "ssh://[fe80::1%\n-oX]", "tcp://host%eth0:1", "tcp://a%20b:1", "tcp://a b:1"),
     *("tcp://a\x7fb:1", "tcp://a\x00b", "http://a'b", "tcp://host:1/\u202e", "tcp://host\udcff", "a b:1"),
     *(

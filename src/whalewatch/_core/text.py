@@ -17,6 +17,10 @@ MAX_MARKS = 4
 """Most marks, such as accents, that one letter shows: hundreds of them would cover the lines above and below."""
 
 
+BLANK = "\u115f\u1160\u17b4\u17b5\u3164\uffa0"
+"""Letters that show nothing, though Unicode counts them as printable: fillers of Hangul, inherent vowels of Khmer."""
+
+
 def printable(text: object, limit: int = 200) -> str:
     r"""Make foreign text fit for a terminal or a log: no control characters, no line breaks, a limited length.
 
@@ -33,7 +37,7 @@ def _escaped(text: str) -> list[str]:
     pieces, marks = [], 0
     for character in text:
         marks = marks + 1 if unicodedata.category(character)[0] == "M" else 0
-        plain = character.isprintable() and marks <= MAX_MARKS
+        plain = character.isprintable() and marks <= MAX_MARKS and character not in BLANK
         pieces.append(character if plain else character.encode("unicode_escape").decode())
     return pieces
 

@@ -22,6 +22,10 @@ TURN_ITEMS, TURN_BYTES = 256, 256 * 1024
 """After so many items, or bytes of them, other tasks of the event loop have their turn."""
 
 
+MAX_KEPT, LABEL = 32 * 1024 * 1024, 64
+"""Most bytes of text that are kept of the items of one listing; each label counts as so many more."""
+
+
 class Items(Generic[M]):
     """The items of one kind in one listing, which may take several calls.
 
@@ -46,6 +50,7 @@ class Items(Generic[M]):
         self._most = connection.door.max_items if most is None else most
         self._remedy = ": if that many are right, raise max_containers" if most is None else ""
         self._id = id
+        self._kept = 0
         self._found: set[str] = set()
 
     async def list(self, method: str, request: Message, receive: Callable[[str, M], None], **metadata: str) -> None:
@@ -98,6 +103,11 @@ class Items(Generic[M]):
                 found.add(key)
             receive(id, item)
         return len(spans)
+
+    def fits(self, size: int, labels: int) -> bool:
+        """Count what an item takes if it is kept, and return whether that is not too much in all."""
+        self._kept += size + LABEL * labels
+        return self._kept <= MAX_KEPT
 
     def _check_number(self, number: int) -> None:
         if number > self._most:

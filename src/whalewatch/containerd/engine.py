@@ -284,9 +284,8 @@ class ContainerdEngine:
     ) -> dict[str, ListedContainer]:
         """List the containers of one namespace that are alive; each that arrives extends the time limit.
 
-        List the tasks first: a container that is created after that is not among them, but its start is reported.
+        Tasks come first: a container that is created after that is not among them, but its start is reported.
         """
-        loop = asyncio.get_running_loop()
         tasks = await calls.tasks(namespace, listed[0])
         self._progress += 1
         containers: dict[str, ListedContainer] = {}
@@ -294,7 +293,7 @@ class ContainerdEngine:
         def receive(id: str, found: wire.Container) -> None:
             self._progress += 1
             if not limit.expired():
-                limit.reschedule(loop.time() + LISTING_TIMEOUT)
+                limit.reschedule(asyncio.get_running_loop().time() + LISTING_TIMEOUT)
             if tasks is None:  # shims hang: an inspect has to read each container
                 containers[within(namespace, id)] = ListedContainer()
                 return
@@ -302,8 +301,10 @@ class ContainerdEngine:
             if task is None or alive(task) is False:
                 return
             read = container(namespace, found, task, self.address)
-            # If the shim did not answer, an inspect has to read the container.
-            containers[read.id] = ListedContainer(self._keep(namespace, read, found, task) if alive(task) else None)
+            fits = listed[1].fits(found.ByteSize() - found.spec.ByteSize(), len(found.labels))
+            # If the shim did not answer, or too much is kept already, an inspect has to read the container.
+            kept = self._keep(namespace, read, found, task) if fits and alive(task) else None
+            containers[read.id] = ListedContainer(kept)
 
         await calls.containers(namespace, receive, listed[1])
         return containers

@@ -137,8 +137,8 @@ def _ssh(parts: SplitResult, shown: str) -> Endpoint:
     if parts.password is not None:
         raise _wrong(f"{shown!r} has a password, which ssh does not take: use a key")
     path = unquote(parts.path)
-    if not user.isprintable() or search(NO_USER, user):
-        raise _wrong(f"{shown!r} is not an address: its user has what ssh or a shell could misread")
+    if not user.isprintable() or search(NO_USER, user) or not host.isascii():
+        raise _wrong(f"{shown!r} is not an address: its user or host has what ssh or a shell could misread")
     command = ["docker", *(["--host", f"unix://{path}"] if path.strip("/") else []), "system", "dial-stdio"]
     return Endpoint(
         address=parts.geturl(),
