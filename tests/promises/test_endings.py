@@ -14,6 +14,7 @@ from tests.support.followed import AT_ONCE, Followed, eventually, followed
 from tests.support.scripted import ScriptedEngine, box
 from whalewatch import Container, ContainerEvent, Dead, EventType, SignalType, Watcher, containerd, moby
 from whalewatch._core.endings import MAX_REMEMBERED, Ending, Endings
+from whalewatch.moby.reading import signal
 from whalewatch.testing import FakeContainerd, FakeDocker
 from whalewatch.testing.shared.protobuf import message
 
@@ -65,6 +66,16 @@ async def test_docker_tells_whether_a_stop_was_asked_for(
             await end(docker, id)
             _, exited = await check.expect(id, "started", "exited")
             assert (exited.requested, exited.oom) == (requested, None)
+
+
+@pytest.mark.parametrize(
+    ("number", "stops"),
+    [("9", True), ("15", True), ("3", True), ("28", True), ("1", False), ("10", False), ("18", False)],
+)
+def test_signals_that_ask_for_something_else_are_no_stops(number: str, stops: bool) -> None:
+    actor = {"ID": "a", "Attributes": {"signal": number}}
+    read = signal({"Type": "container", "Action": "kill", "Actor": actor, "timeNano": 10**18}, "")
+    assert (read is not None and read.type is SignalType.STOPPING) is stops
 
 
 async def test_docker_tells_that_memory_ran_out(docker: Docker) -> None:
