@@ -174,9 +174,7 @@ def _without_due(state: ContainerState, signal: Signal) -> ContainerState:
 
 
 def _keep(state: ContainerState, signal: Signal) -> ContainerState:
-    """Keep a signal that comes while an inspect is under way; of many changes one is enough to ask for one more."""
-    if signal.type is SignalType.CHANGED and any(one.type is SignalType.CHANGED for one in state.kept or ()):
-        return state
+    """Keep a signal that comes while an inspect is under way."""
     if state.kept is None or len(state.kept) >= MAX_KEPT:
         dropped = state.dropped + _starts((*(state.kept or ()), signal))
         return attrs.evolve(state, kept=None, dropped=dropped)
