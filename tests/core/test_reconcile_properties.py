@@ -289,6 +289,8 @@ class Interleavings(RuleBasedStateMachine):
         self.due[SignalType.STARTED] &= self.due[SignalType.EXITED]
         for due in self.due.values():
             due -= {run for run, id in self.id_of.items() if id in self.disordered}
+        for id in self.disordered:
+            del self.runs[id][:-1]  # their order was not promised
         self.disordered.clear()
         self.open()
 
