@@ -279,6 +279,7 @@ class Interleavings(RuleBasedStateMachine):
         if really:
             return
         self.tracker.close()
+        self.each_run_is_told_once_and_with_its_exit_code()  # also those that the end of the connection makes certain
         self.undelivered = [*self.delivered, *self.undelivered] if replays else []
         self.delivered.clear()
         self.ticks += 1
