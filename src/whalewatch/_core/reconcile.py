@@ -157,7 +157,9 @@ def apply_signal(
     reason = _doubt(state, signal, late=late, synced=synced)
     if reason is None:
         return _apply(state, signal)
-    if synced and reason is InspectReason.DECIDES and _tells_of_run(state, signal, late=late):
+    if reason is InspectReason.DECIDES and _tells_of_run(state, signal, late=late):
+        if not synced:  # it may end another run than the one in the picture, which nobody has read since the outage
+            signal = attrs.evolve(signal, exit_code=None, oom=None, requested=None)
         dropped = state.told[: max(0, len(state.told) + 1 - MAX_KEPT)]
         told = added(state.told[len(dropped) :], signal)
         state = attrs.evolve(state, told=told, dropped=state.dropped + _starts(dropped))
@@ -215,7 +217,7 @@ def _doubt(state: ContainerState, signal: Signal, *, late: bool, synced: bool) -
     same_pid = known is not None and signal.pid is not None and signal.pid == known.pid
     if not synced:
         return InspectReason.DECIDES
-    if state.wanted is InspectReason.DECIDES and not (same_pid and type_ is SignalType.EXITED):
+    if (state.wanted is InspectReason.DECIDES or state.told) and not (same_pid and type_ is SignalType.EXITED):
         return InspectReason.DECIDES
     if signal.container is not None and type_ is not SignalType.EXITED and not late and state.at_rest:
         return InspectReason.DECIDES if state.exit_due else None
@@ -294,6 +296,7 @@ def inspect_finished(
     asked = state.inspecting
     assert asked is not None
     before, after = state.container, reading if isinstance(reading, Container) else None
+    state = state if synced else attrs.evolve(state, told=())  # those matter only if nothing is read until it is synced
     runs = _found(state, reading, since)
     exit_code, oom = None, None
     if before is not None and isinstance(reading, Dead) and is_last_run(before, reading.container):
