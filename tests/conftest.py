@@ -17,6 +17,7 @@ import grpc.aio
 import hypothesis
 import pytest
 
+from tests.support import processes as container_processes
 from tests.support.blocking import blocking_calls
 from tests.support.engines import containerd as containerd_engine
 from tests.support.engines import install, leaks
@@ -27,6 +28,7 @@ from tests.support.engines.cri_control import CRIControl
 from tests.support.engines.dockerd import Dockerd, Version
 from tests.support.engines.podman import Podman
 from tests.support.followed import eventually
+from tests.support.processes import ContainerProcesses
 from whalewatch.testing import FakeContainerd, FakeCRI, FakeDocker
 
 LIVE = os.environ.get("WHALEWATCH_LIVE", "auto")
@@ -202,19 +204,31 @@ async def patience(request: pytest.FixtureRequest, no_leaked_tasks: None) -> Asy
 
 def _need(name: str, version: str) -> None:
     """Leave out the test, or fail it where engines are required, if this engine cannot run here."""
-    why = "switched off by WHALEWATCH_LIVE" if LIVE == "off" else install.missing(version)
+    _leave_out_without(f"{name} {version}", install.missing(version))
+
+
+def _leave_out_without(what: str, why: str | None) -> None:
+    why = "switched off by WHALEWATCH_LIVE" if LIVE == "off" else why
     if why is None:
         return
     if LIVE == "require":
-        pytest.fail(f"{name} {version} is required: {why}", pytrace=False)
-    _left_out[f"{name} {version}"] = why
-    pytest.skip(f"{name} {version}: {why}")
+        pytest.fail(f"{what} is required: {why}", pytrace=False)
+    _left_out[what] = why
+    pytest.skip(f"{what}: {why}")
 
 
 @pytest.fixture
 def need() -> Callable[[str, str], None]:
     """Leave out the test, or fail it where engines are required, if an engine cannot run here."""
     return _need
+
+
+@pytest.fixture
+def processes() -> Iterator[ContainerProcesses]:
+    """Start real processes of made-up containers."""
+    _leave_out_without("processes of containers", container_processes.missing())
+    with ContainerProcesses() as started:
+        yield started
 
 
 _ENGINES: dict[str, tuple[str, Callable[..., Any]]] = {

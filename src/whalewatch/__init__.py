@@ -52,7 +52,7 @@ from whalewatch._core.portfolio import NotHealthy, Portfolio
 from whalewatch._core.public import show_as_public
 from whalewatch._core.retry import Retry
 from whalewatch._core.snapshot import Snapshot
-from whalewatch._core.status import Stats, Status, WatchState
+from whalewatch._core.status import KernelStats, Stats, Status, WatchState
 from whalewatch._core.subscription import Subscription, SubscriptionStats
 from whalewatch._core.threads import BlockingSubscription, BlockingWatcher, in_thread
 from whalewatch._core.watcher import Watcher, WatcherOptions
@@ -80,6 +80,7 @@ __all__ = [
     "FrozenMapping",
     "Health",
     "IPAddress",
+    "KernelStats",
     "ListedContainer",
     "Listing",
     "NotHealthy",

@@ -13,16 +13,8 @@ from tests.support.scripted import at, box
 from whalewatch import Container, Dead, EventType, Health, ListedContainer, Listing, Origin, Signal, SignalType
 from whalewatch._core.diff import Change, differences
 from whalewatch._core.feed import Feed
-from whalewatch._core.reconcile import (
-    MAX_KEPT,
-    ContainerState,
-    InspectReason,
-    apply_signal,
-    inspect_failed,
-    inspect_finished,
-    inspect_started,
-    request_inspect,
-)
+from whalewatch._core.reconcile import apply_signal, inspect_failed, inspect_finished, inspect_started
+from whalewatch._core.state import MAX_KEPT, ContainerState, InspectReason, request_inspect
 from whalewatch._core.status import Counters
 from whalewatch._core.tracker import Tracker
 

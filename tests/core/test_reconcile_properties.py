@@ -1,8 +1,9 @@
 """Any interleaving of listing, inspects and signals, whatever is late, doubled, reordered or lost, converges.
 
 A simulated engine has a true state and tells of its changes. Hypothesis decides when each signal is delivered (in any
-order, more than once, or never), when an inspect begins, reads and answers, and when it fails. The tracker under test
-is the real one, with the real feed; a strict reader checks every revision.
+order, more than once, or never), when an inspect begins, reads and answers, and when it fails, and when the kernel
+tells of an exit, if it does. The tracker under test is the real one, with the real feed; a strict reader checks every
+revision.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from tests.support.fold import Fold
 from tests.support.scripted import at, box
 from whalewatch import Container, Dead, EventType, ListedContainer, Listing, Signal, SignalType
 from whalewatch._core.feed import Feed
+from whalewatch._core.kernel import Kernel
 from whalewatch._core.status import Counters
 from whalewatch._core.tracker import Tracker
 
@@ -37,6 +39,40 @@ class Inspect:
     id: str
     read: bool = False
     answer: Container | Dead | None = None
+
+
+class SlowKernel(Kernel):
+    """Watches runs that are alive; Hypothesis decides when it notices and when it tells that one has ended.
+
+    Attributes:
+        watched: by their PID, as no PID is used twice; `ended` are those whose end was noticed, and `told` of these
+            those of which it was told.
+    """
+
+    def __init__(self, truth: dict[str, Container]) -> None:
+        self.watches = False
+        self.watched: dict[int, Container] = {}
+        self.ended: set[int] = set()
+        self.told: set[int] = set()
+        self._truth = truth
+
+    def open(self) -> None:
+        """Nothing is to be found out."""
+
+    def watch(self, container: Container) -> None:
+        if self.watches and self.is_alive(container) and container.pid is not None:
+            self.watched.setdefault(container.pid, container)
+
+    def is_alive(self, container: Container) -> bool:
+        known = self._truth.get(container.id)
+        return known is not None and known.pid == container.pid
+
+    def dead(self) -> list[int]:
+        """Those whose end is to be told."""
+        return [pid for pid, run in self.watched.items() if not self.is_alive(run)]
+
+    def has_ended(self, container: Container) -> bool:
+        return container.pid in self.ended
 
 
 class Interleavings(RuleBasedStateMachine):
@@ -74,8 +110,9 @@ class Interleavings(RuleBasedStateMachine):
         self.exited: Counter[int] = Counter()
         self.disordered: set[str] = set()  # of these, signals were lost, came in another order, or came too late
         self.reader = self.fold.subscriber(self.feed)
+        self.kernel = SlowKernel(self.truth)
         self.counters = Counters()
-        self.tracker = Tracker(self.feed, self.now, self.counters)
+        self.tracker = Tracker(self.feed, self.now, self.counters, kernel=self.kernel)
 
     def now(self) -> datetime:
         return at(self.ticks)
@@ -92,9 +129,9 @@ class Interleavings(RuleBasedStateMachine):
 
     # The engine
 
-    @initialize(alive=st.sets(st.sampled_from(IDS)), lossless=st.booleans())
-    def begin(self, alive: set[str], lossless: bool) -> None:
-        self.lossless = lossless
+    @initialize(alive=st.sets(st.sampled_from(IDS)), lossless=st.booleans(), kernel=st.booleans())
+    def begin(self, alive: set[str], lossless: bool, kernel: bool) -> None:
+        self.lossless, self.kernel.watches = lossless, kernel
         for id in sorted(alive):
             self.start(id)
         if not self.tells_all_in_listing or self.absence_is_death:
@@ -146,6 +183,33 @@ class Interleavings(RuleBasedStateMachine):
         self.truth[id] = attrs.evolve(self.truth[id], name=name)
         self.tell(SignalType.CHANGED, id)
         self.undelivered[-1] = attrs.evolve(self.undelivered[-1], likely_exiting=likely_exiting)
+
+    # The kernel
+
+    @precondition(lambda self: self.kernel.watches and self.synced and self.truth)
+    @rule(data=st.data(), tells=st.booleans(), tells_code=st.booleans())
+    def exit_after_reading(self, data: Any, tells: bool, tells_code: bool) -> None:
+        """What an inspect is about to answer is out of date by now, as the kernel knows."""
+        id = data.draw(st.sampled_from(sorted(self.truth)))
+        self.tracker.suspect([id])
+        if id in self.wanted and self.tracker.start_inspect(id):
+            self.wanted.discard(id)
+            ended = self.truth[id]
+            self.inspects.append(Inspect(id, read=True, answer=ended))
+            self.start_or_exit(id)
+            if ended.pid in self.kernel.watched:
+                self.end_noticed(ended.pid, tells=tells, tells_code=tells_code)
+
+    @precondition(lambda self: self.kernel.dead())
+    @rule(data=st.data(), tells=st.booleans(), tells_code=st.booleans())
+    def notice_end(self, data: Any, tells: bool, tells_code: bool) -> None:
+        self.end_noticed(data.draw(st.sampled_from(self.kernel.dead())), tells=tells, tells_code=tells_code)
+
+    def end_noticed(self, pid: int, *, tells: bool, tells_code: bool) -> None:
+        self.kernel.ended.add(pid)
+        if tells:
+            self.kernel.told.add(pid)
+            self.tracker.process_exited(self.kernel.watched.pop(pid), pid if tells_code else None, self.now())
 
     # The network
 
@@ -278,8 +342,8 @@ class Interleavings(RuleBasedStateMachine):
         self.finish_inspects()
 
     @precondition(lambda self: self.synced)
-    @rule(really=st.integers(0, 3), replays=st.booleans())
-    def outage(self, really: int, replays: bool) -> None:
+    @rule(data=st.data(), really=st.integers(0, 3), replays=st.booleans())
+    def outage(self, data: Any, really: int, replays: bool) -> None:
         """The stream ends: what was not delivered never will be, unless the next stream replays it."""
         if really:
             return
@@ -298,6 +362,8 @@ class Interleavings(RuleBasedStateMachine):
         for id in self.disordered:
             del self.runs[id][:-1]  # their order was not promised
         self.disordered.clear()
+        while self.kernel.dead() and data.draw(st.booleans()):
+            self.notice_end(data, tells=True, tells_code=True)
         self.open()
 
     # What must hold
@@ -311,6 +377,7 @@ class Interleavings(RuleBasedStateMachine):
         for event in self.fold.events[self.checked :]:
             id, pid = event.container.id, event.container.pid
             if event.type is EventType.STARTED:
+                assert pid not in self.kernel.told, "raised from the dead"
                 self.runs[id].append(self.number(event.timestamp) if pid is None else pid - 100)
             if event.type is EventType.EXITED:
                 self.exited[self.runs[id][-1]] += 1

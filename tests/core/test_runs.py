@@ -15,7 +15,8 @@ from tests.support.followed import followed
 from tests.support.scripted import PATIENCE, ScriptedEngine, at, begun, box
 from whalewatch import Container, Dead, EventType, Signal, Snapshot, Subscription, Watcher
 from whalewatch._core.feed import Feed
-from whalewatch._core.reconcile import MAX_KEPT, ContainerState, inspect_finished, inspect_started, is_ahead
+from whalewatch._core.reconcile import inspect_finished, inspect_started, is_ahead
+from whalewatch._core.state import MAX_KEPT, ContainerState
 from whalewatch._core.tracker import Tracker
 
 FACTS = box("a", pid=None, start=None, name="told")

@@ -201,8 +201,8 @@ def test_memory_of_an_unread_subscription_is_bounded_by_the_containers_not_the_e
             publisher.start(box(f"brief{step}"))
             publisher.exit(f"brief{step}")
 
-    churn(100)
     with traced() as taken:
+        churn(600)  # after which as many endings are kept as there will ever be
         before = taken()
         churn(1250)
         after = taken()

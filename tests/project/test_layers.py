@@ -22,6 +22,7 @@ OFFENCES = {
     "_core.loads_grpc": "grpc",
     "_grpc.knows_messages": "whalewatch._wire",
     "containerd.loads_http": "aiohttp",
+    "moby.asks_linux": "whalewatch._linux.processes",
     "moby.knows_containerd": "whalewatch.containerd",
     "moby.knows_fakes": "whalewatch.testing",
     "moby.loads_grpc": "grpc",

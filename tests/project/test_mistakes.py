@@ -8,7 +8,7 @@ import pytest
 
 from tests.mistakes import ROOT, Mistake, mistakes
 
-KINDS = {"ordering", *(f"promise {number}" for number in range(1, 11)), "docker", "containerd", "cri", "http"}
+KINDS = {"ordering", *(f"promise {number}" for number in range(1, 11)), "docker", "containerd", "cri", "http", "kernel"}
 
 MISTAKES = mistakes()
 

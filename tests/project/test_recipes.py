@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Docker
 from tests.support.followed import eventually
-from tests.support.programs import child
+from tests.support.programs import PATIENCE, child
 from whalewatch import ContainerEvent, EventType, Snapshot
 from whalewatch.testing import FakeDocker
 
@@ -62,7 +63,12 @@ async def test_health_is_told_with_its_reason(docker: Docker) -> None:
 
 async def asked(path: Path, get: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Request a path; return the answer, from its body on."""
-    reader, writer = await asyncio.open_unix_connection(str(path))
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            with suppress(ConnectionRefusedError):  # it has made its socket, and does not listen yet
+                reader, writer = await asyncio.open_unix_connection(str(path))
+                break
+            await asyncio.sleep(0.01)
     writer.write(f"GET {get} HTTP/1.0\r\n\r\n".encode())
     head = await reader.readuntil(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200"), head

@@ -264,6 +264,7 @@ class Publisher:
         """Publish one revision: each container as it is now, None where it is alive no more."""
         self.seconds += 1
         before = self.feed.snapshot
+        self._tracker._synced = True  # also if it was lost: this is the end of a synchronisation then
         self._tracker._commit([Change(before._get(id), after, origin, **more) for id, after in changes.items()])
 
     def lose(self) -> None:

@@ -137,6 +137,9 @@ async def events(watcher: whalewatch.Watcher) -> None:
         assert_type(status.error, whalewatch.WhalewatchError | None)
     assert_type(watcher.stats, whalewatch.Stats)
     assert_type(watcher.stats.calls, Mapping[str, int])
+    assert_type(watcher.stats.kernel, whalewatch.KernelStats)
+    assert_type(watcher.stats.kernel.refused, Mapping[str, int])
+    assert_type(watcher.endings, tuple[whalewatch.ContainerEvent, ...])
 
 
 def without_a_loop() -> None:
@@ -153,6 +156,7 @@ def without_a_loop() -> None:
                 assert_type(event, whalewatch.ContainerEvent)
         for status in watcher.status_changes():
             assert_type(status, whalewatch.Status)
+        assert_type(watcher.endings, tuple[whalewatch.ContainerEvent, ...])
 
 
 async def errors(watcher: whalewatch.Watcher) -> str:

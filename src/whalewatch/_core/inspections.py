@@ -14,8 +14,8 @@ from whalewatch._core.audit import REPORT_DELAY, log_level
 from whalewatch._core.calls import Calls
 from whalewatch._core.engine import Dead, Engine
 from whalewatch._core.errors import EngineError, EngineTimeout, EngineUnavailable, ProtocolViolation
-from whalewatch._core.reconcile import InspectReason
 from whalewatch._core.slots import release_when_slow
+from whalewatch._core.state import InspectReason
 from whalewatch._core.status import Counters
 from whalewatch._core.text import logger
 from whalewatch._core.tracker import Tracker

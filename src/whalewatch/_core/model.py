@@ -197,6 +197,11 @@ def same_run(one: Container, other: Container) -> bool:
     )
 
 
+def same_process(one: Container, other: Container) -> bool:
+    """Return whether two readings of one container id certainly show the same process."""
+    return one.pid == other.pid is not None and same_run(one, other)
+
+
 ID_DIGITS, LEAST_DIGITS = 64, 12
 """Length of the ids of Docker, Podman and CRI engines, and the least of them that stand for the whole: as many as
 ``docker ps`` shows."""
@@ -316,6 +321,8 @@ class Origin(Enum):
 
     ENGINE = "engine"
     """The engine reported it."""
+    KERNEL = "kernel"
+    """The kernel told of the exit of its process: before the engine, or while the engine tells nothing."""
     SYNC = "sync"
     """The initial synchronisation found it, or a new subscription replays it."""
     RESYNC = "resync"
@@ -335,7 +342,7 @@ class ContainerEvent(ReadableDocument):
     previous: Container | None = None
     """For UPDATED, the container before the change; else None."""
     timestamp: datetime
-    """Time of the change in UTC: the engine's own time if ``origin`` is ENGINE, else when the change was found."""
+    """Time of the change in UTC: the engine's own time if ``origin`` is ENGINE, else when the change was noticed."""
     origin: Origin
     """How the library learned of the change."""
     exit_code: int | None = None

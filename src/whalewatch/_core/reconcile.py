@@ -12,6 +12,7 @@ The rules rest on these facts and decisions:
   listing and in every inspect, and any other signal asks for an inspect.
 * A start and its exit are told, also if the container is dead before it can be read. So the starts and exits for which
   an inspect is wanted are remembered, and its reading shows which runs they tell of: see `runs`.
+* An exit that the kernel tells of the known run is final. The engine tells it later: until then it is due.
 * A signal that contradicts the known state (the exit of another process, a time before the container's start or before
   an earlier signal) is neither applied nor ignored: one inspect decides.
 """
@@ -20,7 +21,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from enum import IntEnum
 from itertools import takewhile
 
 import attrs
@@ -41,91 +41,17 @@ from whalewatch._core.runs import (
     told_runs,
     with_newest_facts,
 )
+from whalewatch._core.state import MAX_KEPT, ContainerState, InspectReason, request_inspect
 
 __all__ = [
-    "ContainerState",
-    "InspectReason",
     "abandoned",
     "apply_signal",
     "inspect_failed",
     "inspect_finished",
     "inspect_started",
     "is_ahead",
-    "request_inspect",
+    "process_exited",
 ]
-
-MAX_KEPT = 64
-"""Signals kept for one container while it is inspected. If there are more, one more inspect replaces all of them. And
-starts and exits of one that is still to be inspected; if there are more, the oldest are dropped."""
-
-
-class InspectReason(IntEnum):
-    """Why a container is to be inspected; of several reasons the greatest counts."""
-
-    NONE = 0
-    EXIT_LIKELY = 1
-    """As `CHANGED`, but an exit is likely to follow, so the inspect can wait a little."""
-    CHANGED = 2
-    """Something else than its life has changed; the inspect is not needed any more once the container has exited."""
-    DECIDES = 3
-    """The inspect decides whether it is alive: it may have started, or a signal is in doubt."""
-
-
-@attrs.frozen
-class ContainerState:
-    """The known state of one container id.
-
-    Attributes:
-        container: its last known facts; None while it is not alive.
-        newest: engine time of the newest signal that was applied.
-        wanted: why an inspect is wanted that has not begun; `NONE` if none is.
-        origin: the origin of the changes that this inspect will find.
-        asked_at: engine time of the signal that asked for this inspect.
-        inspecting: this state as it was when the inspect that is under way began; None if no inspect is under way.
-        kept: signals received since that inspect began, without containers that they bring along: the reading may be
-            newer than these. None if there were too many.
-        told: starts and exits that the engine has told, and that the next reading will contain.
-        exit_due: the run whose end was read last, if its exit is not told yet. A start that is told before that exit is
-            of the same run or of earlier ones.
-        dropped: number of starts that were dropped, because too many were told.
-        checks_health: whether it may have a health check. A pause hides the result, so it is read again afterwards.
-    """
-
-    container: Container | None = None
-    newest: datetime | None = None
-    wanted: InspectReason = InspectReason.NONE
-    origin: Origin = Origin.RESYNC
-    asked_at: datetime | None = None
-    inspecting: ContainerState | None = None
-    kept: tuple[Signal, ...] | None = ()
-    told: tuple[Signal, ...] = ()
-    exit_due: Container | None = None
-    dropped: int = 0
-    checks_health: bool = True
-
-    @property
-    def at_rest(self) -> bool:
-        """Whether no inspect is wanted or under way."""
-        return self.wanted is InspectReason.NONE and self.inspecting is None
-
-    @property
-    def idle(self) -> bool:
-        """Whether no container is alive, and no inspect is wanted or under way."""
-        return self.container is None and self.at_rest
-
-    @classmethod
-    def of(cls, container: Container) -> ContainerState:
-        """Return the state of a container that was just read."""
-        return cls(container, checks_health=container.paused or container.health is not None)
-
-
-def request_inspect(
-    state: ContainerState, reason: InspectReason, origin: Origin, asked_at: datetime | None = None
-) -> ContainerState:
-    """Ask for an inspect. If a signal of the engine has asked for one already, the origin remains the engine."""
-    if state.wanted and state.origin is Origin.ENGINE:
-        origin, asked_at = Origin.ENGINE, asked_at or state.asked_at
-    return attrs.evolve(state, wanted=max(reason, state.wanted), origin=origin, asked_at=asked_at)
 
 
 def inspect_started(state: ContainerState) -> ContainerState:
@@ -349,6 +275,26 @@ def abandoned(state: ContainerState, *, since: datetime | None = None) -> tuple[
     return tuple(change for run in certain for change in brief_life(run, None))
 
 
+def process_exited(
+    state: ContainerState, code: int | None, noticed: datetime, *, synced: bool = True
+) -> tuple[ContainerState, Change]:
+    """Apply the end of the run that is in the picture, as the kernel has told it.
+
+    It is final. So what an inspect is to find, or the engine tells, is about this end or about later runs.
+    """
+    run, *later = told_runs(state.container, state.told)
+    told = tuple(signal for one in later for signal in (one.start, one.exit) if signal is not None)
+    wanted = state.wanted if state.wanted is InspectReason.DECIDES else InspectReason.NONE
+    due = state.container if synced and run.exit is None else None  # else it may have been told, and not applied
+    dead = attrs.evolve(state, container=None, wanted=wanted, told=told, exit_due=due)
+    run = told_runs(state.container, (*state.told, *(state.kept or ())))[0]
+    oom, requested = None, None
+    if (end := run.exit) is not None:
+        code = end.exit_code if code is None and not run.doubtful else code
+        oom, requested = end.oom, end.requested
+    return dead, Change(state.container, None, Origin.KERNEL, noticed, code, oom=oom, requested=requested)
+
+
 def _attribution(
     state: ContainerState, latter: Container | None, type_: SignalType | None, *, restarted: bool
 ) -> tuple[datetime | None, Origin]:
@@ -376,8 +322,8 @@ def inspect_failed(
     assert asked is not None
     kept, state = state.kept, attrs.evolve(state, inspecting=None, kept=())
     state, changes = _apply_kept(state, kept, [], synced=synced, since=since)
-    if state.container is None and changes and asked.wanted is not InspectReason.DECIDES:
-        return state, changes
+    if state.container is None and asked.container is not None and asked.wanted is not InspectReason.DECIDES:
+        return state, changes  # it has exited, so that nothing else matters
     return request_inspect(state, asked.wanted, asked.origin, asked.asked_at), changes
 
 

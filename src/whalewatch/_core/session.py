@@ -48,7 +48,7 @@ LAST_AUDIT_RETRY = 300.0
 """Most seconds until an audit that could not list is repeated: each audit costs a listing and a new stream."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen
 class Settings:
     """The options of a watcher, as described there; all times are in seconds."""
 
@@ -58,6 +58,12 @@ class Settings:
     concurrency: int
     now: Callable[[], datetime]
     random: Random
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("heartbeat", "audit", "call_timeout", "concurrency"):
+            if (value := getattr(self, name)) is not None and not value > 0:
+                msg = f"{name} must be positive, not {value}"
+                raise ValueError(msg)
 
 
 @attrs.define

@@ -12,7 +12,7 @@ import attrs
 from whalewatch._core.document import Document
 from whalewatch._core.errors import WhalewatchError
 
-__all__ = ["Counters", "Stats", "Status", "WatchState"]
+__all__ = ["Counters", "KernelStats", "Stats", "Status", "WatchState"]
 
 
 class WatchState(Enum):
@@ -55,6 +55,23 @@ class Status(Document):
 
 
 @attrs.frozen(kw_only=True)
+class KernelStats(Document):
+    """What the kernel tells a watch: exits of processes. All is 0 with ``kernel=False``, and if this is not Linux."""
+
+    _document: ClassVar = "kernel"
+
+    watched: int = 0
+    """Processes of containers that are watched at present."""
+    refused: Mapping[str, int] = attrs.field(factory=dict)
+    """Runs of containers whose exits the engine alone tells, by reason: "engine" (it is not known to run in this PID
+    namespace: it is remote, for example), "foreign" (the PID is that of another process here, or the engine is a proxy
+    for one elsewhere), "gone" (the process had died already, or is hidden), "limit" (half of the file descriptors that
+    this program leaves are in use) and "denied" (by the kernel or a sandbox)."""
+    first: int = 0
+    """Exits that the kernel has told before the engine."""
+
+
+@attrs.frozen(kw_only=True)
 class Stats(Document):
     """Counters of a watch since its start."""
 
@@ -82,6 +99,8 @@ class Stats(Document):
     """Containers and parts of the engine that cannot be read at present; the watcher keeps trying."""
     revisions: int = 0
     """Changes of the picture."""
+    kernel: KernelStats = KernelStats()
+    """What the kernel tells of the containers' processes."""
 
 
 @attrs.define
@@ -97,6 +116,6 @@ class Counters:
     audits_failed: int = 0
     drift: int = 0
 
-    def stats(self, *, calls: Mapping[str, int], unresolved: int, revisions: int) -> Stats:
+    def stats(self, *, calls: Mapping[str, int], unresolved: int, revisions: int, kernel: KernelStats) -> Stats:
         """Return the current counters, together with the values that are counted elsewhere."""
-        return Stats(calls=calls, unresolved=unresolved, revisions=revisions, **attrs.asdict(self))
+        return Stats(calls=calls, unresolved=unresolved, revisions=revisions, kernel=kernel, **attrs.asdict(self))

@@ -173,6 +173,12 @@ class BlockingWatcher(Generic[E_co]):
         self._feed.check_process()
         return self._watcher.stats
 
+    @property
+    def endings(self) -> tuple[ContainerEvent, ...]:
+        """The last exits, each amended by what was told later; see `Watcher.endings`."""
+        self._feed.check_process()
+        return self._watcher.endings
+
     def status_changes(self) -> Iterator[Status]:
         """Iterate over the status: the current one, then the latest after each change; see `Watcher.status_changes`."""
         return _BlockingStatuses(self)

@@ -1,7 +1,8 @@
 """The only writer of the picture: tracks the state of every container, and publishes what the ordering rules conclude.
 
 Nothing here awaits, and only one thread calls it: each change of the picture is made by one call of one method. During
-a synchronisation the states change and nothing is published; its end publishes all changes as one revision.
+a synchronisation the states change, and only exits that the kernel tells are published; its end publishes all changes
+as one revision.
 """
 
 from __future__ import annotations
@@ -12,22 +13,23 @@ from datetime import datetime
 import attrs
 
 from whalewatch._core.audit import Audit
-from whalewatch._core.diff import Change, differences
-from whalewatch._core.endings import Ending, Endings, either
+from whalewatch._core.diff import Change
+from whalewatch._core.endings import Ending, Endings, LastEndings, either, events_of
 from whalewatch._core.engine import MAX_CONTAINERS, Dead, Listing, Signal, SignalType
 from whalewatch._core.feed import Feed
-from whalewatch._core.model import Container, ContainerEvent, EventType, Origin, same_run
+from whalewatch._core.kernel import Kernel
+from whalewatch._core.model import Container, EventType, Origin, same_process, same_run
 from whalewatch._core.reconcile import (
-    ContainerState,
-    InspectReason,
     abandoned,
     apply_signal,
     inspect_failed,
     inspect_finished,
     inspect_started,
     is_ahead,
-    request_inspect,
+    process_exited,
 )
+from whalewatch._core.runs import Reading, is_exit_of
+from whalewatch._core.state import ContainerState, InspectReason, request_inspect
 from whalewatch._core.status import Counters
 
 __all__ = ["MAX_UNRESOLVED", "Tracker"]
@@ -63,20 +65,31 @@ class Tracker:
         now: clock, returns aware UTC.
         counters: counters of the watch.
         max_containers: most containers of a picture.
+        kernel: watches the processes of containers; None does without it.
 
     Attributes:
         audit: which containers an audit must check.
+        endings: the last exits.
         max_containers: most containers of a picture, and of a listing.
     """
 
     def __init__(
-        self, feed: Feed, now: Callable[[], datetime], counters: Counters, max_containers: int = MAX_CONTAINERS
+        self,
+        feed: Feed,
+        now: Callable[[], datetime],
+        counters: Counters,
+        max_containers: int = MAX_CONTAINERS,
+        kernel: Kernel | None = None,
     ) -> None:
         self.audit = Audit(feed)
+        self.endings = LastEndings()
         self.max_containers = max_containers
         self._feed = feed
         self._now = now
         self._counters = counters
+        self._kernel = kernel
+        if kernel is not None:
+            kernel.exited = self.process_exited
         self._request: Callable[[str, InspectReason], None] | None = None
         self._states: dict[str, ContainerState] = {}
         self._reported: set[str] = set()  # those of the states that only signals have named: nothing was read yet
@@ -87,8 +100,6 @@ class Tracker:
         self._synced = False
         self._since: datetime | None = None
 
-    # The connection
-
     def open(self, request: Callable[[str, InspectReason], None]) -> None:
         """Open the tracker for a new connection: nothing is certain until a synchronisation has ended.
 
@@ -96,6 +107,8 @@ class Tracker:
             request: called when a container is to be inspected; before the inspect, call `start_inspect`.
         """
         self._request = request
+        if self._kernel is not None:
+            self._kernel.open()
         self.audit.reset(self._states)
 
     def close(self) -> None:
@@ -106,8 +119,8 @@ class Tracker:
         self._exited.clear()
         self._exit_codes.clear()
         self._reported.clear()
-        self._synced = False
-        self._since = None
+        self._unobserved.clear()
+        self._synced, self._since = False, None
         picture = self._feed.snapshot
         self._states = {container.id: ContainerState(container) for container in picture}
         if picture.synced:
@@ -132,15 +145,15 @@ class Tracker:
     def apply_signal(self, signal: Signal) -> bool:
         """Apply one signal from the engine's stream; return False if there is no room for another container."""
         id = signal.id
-        if signal.type in {SignalType.OOM, SignalType.STOPPING}:
-            self._endings.tell(id, **{"oom" if signal.type is SignalType.OOM else "requested": True})
-            return True
         known = self._state(id)
+        if signal.type in {SignalType.OOM, SignalType.STOPPING}:
+            self._tell_ending(known, signal)
+            return True
         if signal.type is SignalType.STARTED and known.container is None:
             self._endings.take(id)  # of a former run, told late
             self._unobserved.discard(id)
         elif signal.type is SignalType.EXITED:
-            signal = self._explained(signal)
+            signal = self._explained(known, signal)
         state, change = apply_signal(known, signal, synced=self._synced, since=self._since)
         if state is known and not self._synced:
             return True  # replayed, and no reason to doubt the listing
@@ -166,7 +179,13 @@ class Tracker:
             and len(self.audit.touched) < self.max_containers + MAX_UNRESOLVED
         )
 
-    def _explained(self, signal: Signal) -> Signal:
+    def _tell_ending(self, known: ContainerState, signal: Signal) -> None:
+        told = Ending(oom=True) if signal.type is SignalType.OOM else Ending(requested=True)
+        is_late = known.idle and (known.exit_due is not None or self.endings.is_recent(signal))
+        if not (is_late and self.endings.amend(signal.id, told)):
+            self._endings.tell(signal.id, oom=told.oom, requested=told.requested)
+
+    def _explained(self, known: ContainerState, signal: Signal) -> Signal:
         """Return the signal of an exit with what was told before it.
 
         That a stop was not asked for is known only of a run that was observed from its start on.
@@ -175,7 +194,11 @@ class Tracker:
         not_asked = signal.requested is False and signal.id not in self._unobserved
         asked = either(told.requested, False if not_asked else signal.requested or None)
         self._unobserved.discard(signal.id)
-        return attrs.evolve(signal, oom=either(signal.oom, told.oom), requested=asked)
+        signal = attrs.evolve(signal, oom=either(signal.oom, told.oom), requested=asked)
+        due = known.exit_due is not None and is_exit_of(known.exit_due, signal)
+        if known.idle or (due and not (known.container and is_exit_of(known.container, signal))):
+            self.endings.amend(signal.id, signal)  # its exit was told before: by the kernel, or found by a reading
+        return signal
 
     def start_inspect(self, id: str) -> bool:
         """Begin an inspect of a container; return False if none is wanted any more, or one is under way already."""
@@ -185,33 +208,33 @@ class Tracker:
         self._states[id] = inspect_started(state)
         return True
 
-    def found_unreported(self, id: str, reading: Container | Dead | None) -> bool:
+    def found_unreported(self, id: str, reading: Reading) -> bool:
         """Return whether an inspect found a change that the engine is about to report, if it reports it at all.
 
         That is any change for an audit, and otherwise the end of a run whose start was reported.
         """
-        state = self._states[id]
+        state, reading = self._states[id], self._up_to_date(id, reading)
         if self._synced and is_ahead(state, reading, since=self._since):
             return True
         if id not in self.audit.suspects:
             return False
         if isinstance(reading, Container):
             return state.container != reading
-        exits = (signal.type is SignalType.EXITED for signal in state.kept or ())
-        return state.container is not None and not any(exits)
+        return state.container is not None and not any(s.type is SignalType.EXITED for s in state.kept or ())
 
-    def inspect_finished(self, id: str, reading: Container | Dead | None) -> bool:
+    def inspect_finished(self, id: str, reading: Reading) -> bool:
         """Apply the reading of an inspect; the reading is None if the engine does not know the container.
 
         Return whether it is drift: a change that only an audit has found.
         """
-        former = self._states[id]
+        former, reading = self._states[id], self._up_to_date(id, reading)
+        if isinstance(reading, Dead) and former.container is None:
+            self.endings.amend(id, reading)
         state, changes = inspect_finished(former, reading, synced=self._synced, since=self._since)
         suspect = self.audit.finish_inspect(id)
         self._store(id, state)
-        asked = former.inspecting
-        audited = suspect and asked is not None and asked.origin is Origin.RESYNC
-        drift = audited and any(change.origin is Origin.RESYNC for change in changes)
+        asked = former.inspecting.origin if former.inspecting else None
+        drift = suspect and asked is Origin.RESYNC and any(change.origin is Origin.RESYNC for change in changes)
         self._counters.drift += drift
         published = self._feed.snapshot._get(id)
         ended = former.container if isinstance(reading, Dead) and not self._synced else None
@@ -229,6 +252,32 @@ class Tracker:
         self._store(id, state, request=former.kept != ())
         self._publish(changes)
 
+    def process_exited(self, run: Container, code: int | None, noticed: datetime) -> bool:
+        """Apply an exit that the kernel tells, also between connections; return whether it was not known yet."""
+        id, published, state = run.id, self._feed.snapshot._get(run.id), self._state(run.id)
+        change = Change(published, None, Origin.KERNEL, noticed, code)
+        if ends := state.container is not None and same_process(state.container, run):
+            state, change = process_exited(state, code, noticed, synced=self._synced)
+        if news := published is not None and same_process(published, run):
+            read = self._exit_codes.pop(id, None) if change.exit_code is None else change.exit_code
+            self._commit([attrs.evolve(change, before=published, exit_code=read)])
+        if not self._synced:
+            self._unobserved.add(id)  # and the listing of a synchronisation may contain the next run
+        elif ends:
+            self.audit.touch(id)
+        if ends:
+            self._store(id, state if self._request is not None else IDLE)
+        return news
+
+    def _up_to_date(self, id: str, reading: Reading) -> Reading:
+        """Return a reading; if it shows a run that has ended, and that is not known any more, as that of a dead one."""
+        if isinstance(reading, Container) and self._states[id].container is None and self._is_stale(reading):
+            return Dead(reading)
+        return reading
+
+    def _is_stale(self, reading: Container) -> bool:
+        return self._kernel is not None and self._kernel.has_ended(reading)
+
     # Synchronisation and audit
 
     def apply_listing(self, listing: Listing) -> set[str]:
@@ -241,7 +290,7 @@ class Tracker:
         for id, listed in listing.containers.items():
             if id in reported:
                 continue
-            if listed.container is not None:
+            if listed.container is not None and not self._is_stale(listed.container):
                 self._store(id, ContainerState.of(listed.container))
             else:
                 awaited.add(id)
@@ -258,24 +307,21 @@ class Tracker:
 
     def finish_sync(self) -> None:
         """End a synchronisation: publish all its changes as one revision."""
-        before = self._feed.snapshot
-        self._synced = True
-        self._unobserved = {id for id, state in self._states.items() if state.container is not None}
+        before, self._synced = self._feed.snapshot, True
+        self._unobserved.update(id for id, state in self._states.items() if state.container is not None)
         codes, self._exit_codes = self._exit_codes, {}
         changes = [
             Change(before._get(id), state.container, self._sync_origin, None, codes.get(id))
             for id, state in self._states.items()
             if state.container is not before._get(id)
         ]
-        gone = [c for c in before if c.id not in self._states]
-        changes += [Change(c, None, self._sync_origin, None, codes.get(c.id)) for c in gone]
+        changes += [
+            Change(c, None, self._sync_origin, None, codes.get(c.id)) for c in before if c.id not in self._states
+        ]
         self._commit(changes)
 
     def suspect(self, ids: Iterable[str], reason: InspectReason = InspectReason.DECIDES) -> bool:
-        """Inspect containers for an audit: those that differ, or some that it reads again without a reason to doubt.
-
-        Return False if there was no room for some of them, because others cannot be read.
-        """
+        """Inspect containers for an audit; return False if there was no room for some, as others cannot be read."""
         room = True
         for id in ids:
             if id not in self._states and len(self._states) >= self.max_containers + MAX_UNRESOLVED:
@@ -316,20 +362,17 @@ class Tracker:
                 if len(self._exited) > MAX_EXITED:
                     del self._exited[next(iter(self._exited))]
             return
-        self._states[id] = state
+        former, self._states[id] = self._states.get(id, IDLE).container, state
         if state.container is not None:
+            if self._kernel is not None and (former is None or not same_process(former, state.container)):
+                self._kernel.watch(state.container)
             self._reported.discard(id)
             self.audit.add(id)
         if request and state.wanted and state.inspecting is None and self._request is not None:
             self._request(id, state.wanted)
 
-    # Publishing
-
     def _publish(self, changes: Iterable[Change]) -> None:
-        """Publish changes one by one: each is a revision.
-
-        A subscription begins before all of them or after them: it does not begin within a brief life.
-        """
+        """Publish changes, each as a revision; a subscription begins before all of them or after them."""
         if not self._synced:
             return
         with self._feed.lock:
@@ -338,31 +381,15 @@ class Tracker:
 
     def _commit(self, changes: list[Change]) -> None:
         """Publish changes as one revision: their events, EXITED first, and the picture that results."""
-        found = [(change, *event) for change in changes for event in differences(change.before, change.after)]
-        found.sort(key=lambda one: one[1] is not EventType.EXITED)
-        now = self._now()
-        former = self._feed.snapshot
-        revision = former.revision + bool(found)
-        events = []
-        for position, (change, type_, container, previous) in enumerate(found, start=1):
-            exited = type_ is EventType.EXITED
-            ending = self._endings.take(container.id) if exited else Ending()
-            event = ContainerEvent(
-                type=type_,
-                container=container,
-                previous=previous,
-                timestamp=change.timestamp or now,
-                origin=change.origin,
-                exit_code=change.exit_code if exited else None,
-                oom=either(change.oom, ending.oom) if exited else None,
-                requested=either(change.requested, ending.requested) if exited else None,
-                brief=change.brief,
-                revision=revision,
-                last=position == len(found),
-            )
-            events.append(event)
+        former, now = self._feed.snapshot, self._now()
+        events = events_of(changes, former.revision + 1, now, self._endings.take)
+        for event in events:
+            if event.type is EventType.EXITED:
+                self.endings.add(event)
         pairs = [(change.before, change.after) for change in changes]
-        self._feed.publish(former._changed(pairs, revision=revision, as_of=now, synced=True), tuple(events))
+        as_of = now if self._synced else former.as_of
+        revision = former.revision + bool(events)
+        self._feed.publish(former._changed(pairs, revision=revision, as_of=as_of, synced=self._synced), events)
 
     def _repack(self, reading: Container) -> None:
         """Put a new rucksack into the picture; this is neither an event nor a new revision."""

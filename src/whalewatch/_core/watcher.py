@@ -15,6 +15,7 @@ from whalewatch._core.cancellation import cancel_requests, raise_if_cancelled
 from whalewatch._core.engine import MAX_CONTAINERS, Engine, display_name
 from whalewatch._core.errors import UnsupportedEngine, WhalewatchError
 from whalewatch._core.feed import Feed
+from whalewatch._core.kernel import Kernel
 from whalewatch._core.latest import StatusChanges, first_picture
 from whalewatch._core.model import ContainerEvent, EventType, FrozenMapping
 from whalewatch._core.portfolio import Portfolio, deadline
@@ -54,6 +55,7 @@ class WatcherOptions(TypedDict, total=False):
     audit: float | None
     call_timeout: float
     concurrency: int
+    kernel: bool
     clock: Callable[[], datetime]
     random: Random | None
 
@@ -88,6 +90,8 @@ class Watcher(Generic[E_co]):
             take ten times as long.
         concurrency: number of containers that are inspected at the same time. Calls that are not answered within an
             eighth of `call_timeout` do not count, so there may be eight times as many.
+        kernel: whether to watch the processes of containers, where the engine runs on this machine (Linux). Then an
+            exit is known within milliseconds, also while the engine is frozen, dead or polled. It needs no privilege.
         clock: returns the time, in aware UTC, for changes that the engine does not date.
         random: for jitter.
 
@@ -104,35 +108,23 @@ class Watcher(Generic[E_co]):
         audit: float | None = 300.0,
         call_timeout: float = 5.0,
         concurrency: int = 8,
+        kernel: bool = True,
         clock: Callable[[], datetime] = _utc_now,
         random: Random | None = None,
     ) -> None:
-        for name, value in (
-            ("heartbeat", heartbeat),
-            ("audit", audit),
-            ("call_timeout", call_timeout),
-            ("concurrency", concurrency),
-        ):
-            if value is not None and not value > 0:
-                msg = f"{name} must be positive, not {value}"
-                raise ValueError(msg)
         self._engine = engine
         self._retry = retry
-        self._settings = Settings(
-            heartbeat=heartbeat,
-            audit=audit,
-            call_timeout=call_timeout,
-            concurrency=concurrency,
-            now=clock,
-            random=random or Random(),  # noqa: S311 - jitter is no secret
-        )
+        jitter = random or Random()  # noqa: S311 - jitter is no secret
+        self._settings = Settings(heartbeat, audit, call_timeout, concurrency, clock, jitter)
         self._feed = Feed()
         self._portfolio = Portfolio(self._feed)
         self._status = Status(state=WatchState.CONNECTING, since=clock(), source=engine.source)
         self._backoff = Backoff(retry)
         self._counters = Counters()
-        limit = getattr(engine, "max_containers", MAX_CONTAINERS)
-        self._tracker = Tracker(self._feed, clock, self._counters, limit)
+        self._kernel = Kernel(engine, self._feed, clock, enabled=kernel)
+        self._tracker = Tracker(
+            self._feed, clock, self._counters, getattr(engine, "max_containers", MAX_CONTAINERS), self._kernel
+        )
         self._warned = Warned()
         self._loss_logged = False  # as a warning, since it was last in sync
         self._session: Session | None = None
@@ -162,7 +154,16 @@ class Watcher(Generic[E_co]):
             calls=FrozenMapping(self._engine.calls),
             unresolved=session.unresolved if session else 0,
             revisions=self._feed.snapshot.revision,
+            kernel=self._kernel.stats,
         )
+
+    @property
+    def endings(self) -> tuple[ContainerEvent, ...]:
+        """The last 1,024 exits, the oldest first, each amended by what was told later; may be read from any thread.
+
+        The kernel tells an exit before the engine says why (`oom`, `requested`), and on some systems without its code.
+        """
+        return tuple(self._tracker.endings)
 
     def events(
         self,
@@ -327,6 +328,7 @@ class Watcher(Generic[E_co]):
         raise ended
 
     async def _finish(self, ended: WhalewatchError | None) -> None:
+        self._kernel.close()
         try:
             await self._close_engine()
         finally:

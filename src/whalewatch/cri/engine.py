@@ -377,9 +377,9 @@ def watch(
         heartbeat: seconds between checks that the engine still answers; 10 by default.
         audit: seconds between audits, which compare a listing with the picture and renew the event stream; 300 by
             default. None makes only the audit that confirms each synchronisation.
-        call_timeout: seconds that the engine has to answer a call; 5 by default. A listing has `heartbeat` seconds
-            more.
+        call_timeout: seconds that the engine has to answer a call, and `heartbeat` more for a listing; 5 by default.
         concurrency: number of containers that are inspected at the same time; 8 by default.
+        kernel: whether the kernel tells exits of processes of this machine, before the engine; by default it does.
         clock: returns the time, in aware UTC, for changes that the engine does not date.
         random: for jitter (`random.Random`).
 

@@ -1,0 +1,1 @@
+"""What the Linux kernel tells of the processes of containers. Nothing here needs a privilege, or changes anything."""
