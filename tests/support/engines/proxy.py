@@ -86,6 +86,8 @@ class Proxy:
         """Cut all connections, and refuse new ones; the socket file may stay though nobody listens there."""
         server, self._server = self._server, None
         if server is not None:
+            for listener in server.sockets:
+                asyncio.get_running_loop().remove_reader(listener.fileno())
             for _ in range(_ACCEPTING):  # closed while it makes a connection of what it has accepted, it loses that
                 await asyncio.sleep(0)
             server.close()
@@ -146,24 +148,26 @@ class Proxy:
         self._serving.add(task)
         self.connections += 1
         engine: asyncio.StreamWriter | None = None
-        # A cancelled task that serves a connection would be told of as an error, so this one never ends cancelled.
-        with suppress(OSError, asyncio.CancelledError):
-            try:
-                answers, engine = await self._dial()
-                events = self._open[writer] = _Events(self)
-                async with asyncio.TaskGroup() as pumps:
-                    asked = pumps.create_task(self._pump(reader, engine, events.asked))
-                    answered = pumps.create_task(self._pump(answers, writer, events.answered))
-                    await asyncio.wait({asked, answered}, return_when=asyncio.FIRST_COMPLETED)
-                    asked.cancel()
-                    answered.cancel()
-            except* OSError:
-                pass
-        self._open.pop(writer, None)
-        for end in (writer, engine):
-            if end is not None:
-                end.transport.abort()
-        self._serving.discard(task)
+        try:
+            # A cancelled task that serves a connection would be told of as an error, so this one never ends cancelled.
+            with suppress(OSError, asyncio.CancelledError):
+                try:
+                    answers, engine = await self._dial()
+                    events = self._open[writer] = _Events(self)
+                    async with asyncio.TaskGroup() as pumps:
+                        asked = pumps.create_task(self._pump(reader, engine, events.asked))
+                        answered = pumps.create_task(self._pump(answers, writer, events.answered))
+                        await asyncio.wait({asked, answered}, return_when=asyncio.FIRST_COMPLETED)
+                        asked.cancel()
+                        answered.cancel()
+                except* OSError:
+                    pass
+        finally:
+            self._open.pop(writer, None)
+            for end in (writer, engine):
+                if end is not None:
+                    end.transport.abort()
+            self._serving.discard(task)
 
     async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if isinstance(self._upstream, int):
