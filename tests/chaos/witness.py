@@ -24,6 +24,7 @@ LATE = timedelta(minutes=1)  # how long ago an event that is published now may h
 ENOUGH = 20
 
 DATED, UNDATED = "events bear the engine's times", "events were told by the engine without a time"
+KERNEL = "exits that the kernel told"
 CODE_PASSED_ON, CODE_LEFT_OUT = "exits bear the engine's codes", "exits bear no code though the engine told one"
 
 
@@ -71,7 +72,8 @@ class Witness:
     """Sees each revision of one watcher in the moment in which it is published.
 
     A revision that a synchronisation brings is the only one of it. Any other is what the engine told, or what an audit
-    found. What was found is dated now; what was told, by the engine, unless that gave no time.
+    found, or one exit that the kernel told. What was found is dated now; what was told, by the engine, unless that gave
+    no time.
 
     Attributes:
         counts: events by what became of their times and exit codes, in words. That a code was told at the time of an
@@ -108,7 +110,9 @@ class Witness:
         self._look_at_origins(events)
         for event in events:
             dated = event.timestamp != snapshot.as_of
-            if event.origin is not Origin.ENGINE:
+            if event.origin is Origin.KERNEL:
+                self.counts[KERNEL] += 1
+            elif event.origin is not Origin.ENGINE:
                 if dated or abs(datetime.now(UTC) - event.timestamp) > LATE:
                     self._object("what was found bears a time at which it was not found", event)
             elif dated or (event.exit_code is not None and not event.brief):
@@ -124,6 +128,10 @@ class Witness:
     def _look_at_origins(self, events: tuple[ContainerEvent, ...]) -> None:
         state, stats = self._watcher.status.state, self._watcher.stats
         first, origins = events[0], {event.origin for event in events}
+        if origins == {Origin.KERNEL}:
+            if len(events) > 1 or first.type is not EventType.EXITED:
+                self._object("the kernel tells one exit at a time", first)
+            return
         if state is WatchState.SYNCING:
             if stats.syncs == self._syncs:
                 self._object("a synchronisation brings a second revision", first)

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from random import Random
 from typing import Any, ClassVar, Self
@@ -61,6 +62,7 @@ class World(ABC):
         self._heard_of = Told()
         self.told: Told | None = self._heard_of
         self._dice = dice
+        self._kernel = cycle(dice.sample((True, False), k=2))
         self._started = engine
         self._proxy = Proxy(engine.socket)
         self._entered = (*drivers, self._proxy)
@@ -116,10 +118,11 @@ class World(ABC):
         """Make a watcher of the engine, through the proxy or not.
 
         From those that are not behind the proxy nothing is hidden, so that the audit should have nothing to find; the
-        others' comes seldom enough to find more than what a renewed stream replays.
+        others' comes seldom enough to find more than what a renewed stream replays. To every other one the kernel tells
+        exits.
         """
         address = (self._proxy if proxied else self._started).address
-        return self.watch(address, **self.watching, audit=8.0 if proxied else 30.0)
+        return self.watch(address, **self.watching, kernel=next(self._kernel), audit=8.0 if proxied else 30.0)
 
     async def revive(self) -> None:
         """Start an engine again that does not answer any more though nothing is broken."""

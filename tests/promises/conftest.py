@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -19,7 +19,7 @@ from tests.support.engines.containerd_control import ContainerdControl
 from tests.support.engines.control import TIMEOUT, DockerControl
 from tests.support.engines.cri_control import CRIControl, Pod
 from tests.support.engines.dockerd import Dockerd
-from whalewatch import Retry, Watcher, containerd, cri, moby
+from whalewatch import Origin, Retry, Watcher, containerd, cri, moby
 
 DOCKERS = ("docker 20.10", "docker 26.1")
 CONTAINERDS = ("containerd 1.6", "containerd 1.7")
@@ -40,8 +40,8 @@ class Subject(ABC):
         inspecting: the calls that the start of a container causes, likewise.
         elsewhere: what the names of containers in another namespace begin with.
         pauses: whether it can pause containers.
-        told_code: the exit code that is told of a container that is killed.
-        kept_code: the same of one that was killed while the engine was away.
+        kernel: whether the kernel tells exits, and not the engine alone.
+        keeps_codes: whether the engine knows the exit code of a container that was killed while it was away.
         more: types and names of the events by which `change_more` is told.
     """
 
@@ -53,8 +53,8 @@ class Subject(ABC):
     inspecting: tuple[str, ...] = ()
     elsewhere = ""
     pauses = True
-    told_code: int | None = 137
-    kept_code: int | None = None
+    kernel = True
+    keeps_codes = False
     more: tuple[tuple[str, str], ...] = ()
 
     def __init__(self, engine: Dockerd | Containerd, control: Any) -> None:
@@ -69,6 +69,21 @@ class Subject(ABC):
     def checked(self, address: str | None = None, **options: Any) -> AbstractAsyncContextManager[Checked]:
         """Watch the engine under supervision, at its address or another; with `quick` unless options are given."""
         return supervised(self.check(self.watch(address or self.engine.address, **(options or self.quick))))
+
+    @property
+    def exit_origin(self) -> Origin:
+        """Who tells an exit first."""
+        return Origin.KERNEL if self.kernel else Origin.ENGINE
+
+    @property
+    def told_code(self) -> int | None:
+        """The exit code that is told of a container that is killed."""
+        return 137 if self.kernel or self.source != "poll" else None
+
+    @property
+    def kept_code(self) -> int | None:
+        """The same of one that was killed while the engine was away."""
+        return 137 if self.kernel or self.keeps_codes else None
 
     async def create(self, name: str) -> str:
         """Create a container, and return what `start` needs to know of it."""
@@ -129,7 +144,7 @@ class DockerSubject(Subject):
     more = (("updated", "healthy"), ("updated", "left"), ("updated", "right"))
 
     def watch(self, address: str, **options: Any) -> Watcher:
-        return moby.watch(address, **options)
+        return moby.watch(address, **{"kernel": self.kernel, **options})
 
     def check(self, watcher: Watcher) -> Checked:
         return Checked(watcher, self.control)
@@ -164,10 +179,10 @@ class ContainerdSubject(Subject):
 
     def __init__(self, engine: Containerd, control: ContainerdControl) -> None:
         super().__init__(engine, control)
-        self.kept_code = 137 if engine.expected == "1.6" else None
+        self.keeps_codes = engine.expected == "1.6"
 
     def watch(self, address: str, **options: Any) -> Watcher:
-        return containerd.watch(address, **options)
+        return containerd.watch(address, **{"kernel": self.kernel, **options})
 
     def check(self, watcher: Watcher) -> Checked:
         return CheckedContainerd(watcher, self.control, ())
@@ -232,10 +247,9 @@ class CRISubject(Subject):
         self.source = source
         self._home: Pod | None = None
         self._pods: set[str] = set()
-        self.told_code = None if source == "poll" else 137
 
     def watch(self, address: str, **options: Any) -> Watcher:
-        return cri.watch(address, source=self.source, poll=0.1, **options)
+        return cri.watch(address, source=self.source, poll=0.1, **{"kernel": self.kernel, **options})
 
     def check(self, watcher: Watcher) -> Checked:
         return CheckedCRI(watcher, self.control)
@@ -268,7 +282,16 @@ async def subject(
     request: pytest.FixtureRequest, make_dockerd: Callable[..., Dockerd], make_containerd: Callable[..., Containerd]
 ) -> AsyncIterator[Subject]:
     """A real engine for one test alone, such as "docker 26.1 live-restore" or "cri 1.7 poll"."""
-    kind, version, *how = request.param.split()
+    async with subject_of(request.param, make_dockerd, make_containerd) as made:
+        yield made
+
+
+@asynccontextmanager
+async def subject_of(
+    name: str, make_dockerd: Callable[..., Dockerd], make_containerd: Callable[..., Containerd]
+) -> AsyncIterator[Subject]:
+    """A real engine of this name, with its driver."""
+    kind, version, *how = name.split()
     if kind == "docker":
         dockerd = await asyncio.to_thread(make_dockerd, version, live_restore=how == ["live-restore"])
         async with DockerControl(dockerd.socket) as docker:
@@ -282,3 +305,9 @@ async def subject(
     async with CRIControl(engine.socket) as kubelet:
         yield CRISubject(engine, kubelet, *how)
         await kubelet.clean()
+
+
+@pytest.fixture(params=[True, False], ids=["kernel", "engine"])
+def either_tells_exits(request: pytest.FixtureRequest, subject: Subject) -> None:
+    """Run a test twice: the kernel tells exits first, or the engine alone tells them."""
+    subject.kernel = request.param

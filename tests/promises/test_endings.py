@@ -57,7 +57,7 @@ async def test_docker_tells_whether_a_stop_was_asked_for(
     docker: Docker, end: Callable[[Docker, str], Awaitable[None]], requested: bool
 ) -> None:
     ready = ["/bin/sh", "-c", "until [ -e /ready ]; do sleep 0.02; done"]
-    async with checked(docker.address, docker.control) as check:
+    async with checked(docker.address, docker.control, kernel=False) as check:
         for _ in range(3):
             id = await docker.control.run(cmd=UNTIL_TOLD)
             if docker.fake is None:
@@ -79,7 +79,7 @@ def test_signals_that_ask_for_something_else_are_no_stops(number: str, stops: bo
 
 
 async def test_docker_tells_that_memory_ran_out(docker: Docker) -> None:
-    async with checked(docker.address, docker.control) as check:
+    async with checked(docker.address, docker.control, kernel=False) as check:
         if docker.fake is None:
             greedy = ["/bin/sh", "-c", "until [ -e /end ]; do sleep 0.02; done; tail /dev/zero"]
             id = await docker.control.run(cmd=greedy, memory=16 << 20)
@@ -107,7 +107,7 @@ def seen(follow: Followed, types: list[str]) -> bool:
 async def test_containerd_tells_that_memory_ran_out(docker: Docker) -> None:
     """Of Docker's own containers: containerd alone bounds no memory."""
     assert docker.dockerd is not None
-    async with followed(containerd.watch(docker.dockerd.containerd.address, ignore=())) as follow:
+    async with followed(containerd.watch(docker.dockerd.containerd.address, ignore=(), kernel=False)) as follow:
         id = await docker.control.run(cmd=["/bin/sh", "-c", "sleep 0.5; tail /dev/zero"], memory=16 << 20)
         await follow.until(lambda: follow.types(f"moby/{id}") == ["started", "exited"])
         exited = follow.news(f"moby/{id}")[-1]

@@ -102,6 +102,7 @@ async def test_hang_during_any_call_is_noticed_and_causes_no_event(subject: Subj
             assert check.watcher.stats.outages >= len(calls)
 
 
+@pytest.mark.usefixtures("either_tells_exits")
 @with_traps
 async def test_what_happened_during_a_hang_is_told_once(subject: Subject) -> None:
     await subject.run("survivor")
@@ -127,6 +128,7 @@ async def test_what_happened_during_a_hang_is_told_once(subject: Subject) -> Non
         await subject.remove("victim")
 
 
+@pytest.mark.usefixtures("either_tells_exits")
 @pytest.mark.parametrize("subject", CRIS, indirect=True)
 async def test_hang_is_noticed_and_causes_no_event_whatever_the_source(subject: Subject) -> None:
     mortal = await subject.run("mortal")

@@ -17,9 +17,14 @@ from tests.support.checker import Checked
 from tests.support.engines.proxy import Proxy
 from tests.support.followed import eventually
 from tests.support.outage import outage, story
-from whalewatch import EngineUnavailable, Health, Origin
+from whalewatch import EngineUnavailable, EventType, Health
 
-pytestmark = [pytest.mark.live, pytest.mark.promise(3), pytest.mark.promise(4)]
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.promise(3),
+    pytest.mark.promise(4),
+    pytest.mark.usefixtures("either_tells_exits"),
+]
 
 on_docker = pytest.mark.parametrize("subject", DOCKERS, indirect=True)
 
@@ -59,8 +64,8 @@ async def test_engine_is_killed(subject: Subject) -> None:
             await asyncio.to_thread(subject.engine.start)
         happened = [*(("exited", name) for name in pids), *(("started", name) for name in pids if name == "phoenix")]
         assert story(one.told) == sorted(happened)
-        assert {event.exit_code for event in one.told} == {subject.kept_code}
-        if subject.kept_code is not None:  # and is told once more, now
+        assert {event.exit_code for event in one.told if event.type is EventType.EXITED} == {subject.kept_code}
+        if subject.keeps_codes:  # and is told once more, now
             await eventually(lambda: check.watcher.stats.signals >= signals + len(pids))
         if subject.pauses:
             await subject.unpause(paused)
@@ -68,7 +73,7 @@ async def test_engine_is_killed(subject: Subject) -> None:
             happened.append(("unpaused", f"{subject.elsewhere}paused"))
         await subject.kill(survivor)  # and all is as before
         (exited,) = await check.expect(survivor, "exited")
-        assert (exited.origin, exited.exit_code) == (Origin.ENGINE, subject.told_code)
+        assert (exited.origin, exited.exit_code) == (subject.exit_origin, subject.told_code)
         ids = {event.container.id for event in check.fold.events}
         assert story(event for id in ids for event in check.of(id)) == sorted([*happened, ("exited", "survivor")])
 
@@ -95,7 +100,9 @@ async def test_engine_without_live_restore_is_away(subject: Subject, killed: boo
     async with away(subject, subject.engine.kill if killed else subject.engine.stop) as check:
         async with outage(check) as one:
             told = {id: [(e.type.value, e.origin) for e in check.of(id)] for id in ids}
-            assert told == {id: [] if killed else [("exited", Origin.ENGINE)] for id in ids}, "or told before it goes"
+            assert told == {id: [] if killed else [("exited", subject.exit_origin)] for id in ids}, (
+                "or told before it goes"
+            )
             assert killed or not (check.fold.alive or subject.engine.socket.exists())
             await asyncio.to_thread(subject.engine.start)  # which ends what a killed one has left
         exits = [("exited", name) for name in ("one", "other", "phoenix")] if killed else []
@@ -154,4 +161,6 @@ async def test_everything_that_happened_out_of_sight_is_told_once(subject: Subje
         assert by_name["started", "new-and-paused"].container.paused
         # containerd still has the task of this one; those of the others were deleted.
         codes = {"mortal": 137} if subject.kind == "containerd" else {}
+        if subject.kernel:
+            codes = {event.container.name: 137 for event in one.told if event.type is EventType.EXITED}
         assert {e.container.name: e.exit_code for e in one.told if e.exit_code is not None} == codes

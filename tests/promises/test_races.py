@@ -99,8 +99,8 @@ class Race:
         created, told, spread = await self._subject.create(coming), self.told[True], self._size.spread
         async with asyncio.TaskGroup() as group:
             happened = group.create_task(self._happen(created, dying))
-            for _ in range(self._size.at_once):
-                group.create_task(self._watch(coming, dying, happened))
+            for number in range(self._size.at_once):
+                group.create_task(self._watch(coming, dying, happened, kernel=number % 2 == 0))
         if self._subject.kind != "cri":  # where no name is used again
             await self._subject.remove(dying)
         self._later = self._later + spread if self.told[True] == told else max(0.0, self._later - spread)
@@ -117,11 +117,15 @@ class Race:
         assert dying not in alive
         return alive[started.result()]
 
-    async def _watch(self, coming: str, dying: str, happened: asyncio.Task[dict[str, Any]]) -> None:
-        """Start a watcher after a while; everything that it publishes is folded and checked at once."""
+    async def _watch(self, coming: str, dying: str, happened: asyncio.Task[dict[str, Any]], *, kernel: bool) -> None:
+        """Start a watcher after a while; everything that it publishes is folded and checked at once.
+
+        To half of them the kernel tells the end.
+        """
         await asyncio.sleep(self._dice.uniform(0, self._size.spread))  # the random instant that this test is about
         patience = self._size.patience
-        watcher = self._subject.watch(self._subject.engine.address, call_timeout=self._size.call_timeout)
+        patient = {"call_timeout": self._size.call_timeout}
+        watcher = self._subject.watch(self._subject.engine.address, kernel=kernel, **patient)
         fold = Fold()
         reader = fold.subscriber(watcher._feed)
         async with watcher:

@@ -12,9 +12,12 @@ from typing import Any, TypeVar
 from tests.support import scripted
 from tests.support.engines.control import DockerControl
 from tests.support.followed import Followed, following
-from whalewatch import Container, ContainerEvent, EventType, Watcher, moby
+from whalewatch import Container, ContainerEvent, EventType, Origin, Watcher, moby
 
 PATIENCE = scripted.PATIENCE
+
+TOLD = {Origin.ENGINE, Origin.KERNEL}
+"""Origins of what was told, and did not have to be found."""
 
 
 def told(inspection: dict[str, Any]) -> dict[str, Any]:

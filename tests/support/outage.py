@@ -122,7 +122,8 @@ class Outage:
 async def outage(check: Checked) -> AsyncIterator[Outage]:
     """Wait until the engine is lost, and let the watcher be asked and subscribed to in the middle of it.
 
-    When the block ends, which brings the engine back, the differences came as one revision, and came to everybody.
+    When the block ends, which brings the engine back, the differences came as one revision, and came to everybody. The
+    kernel tells exits one by one until then.
     """
     watcher, portfolio = check.watcher, check.watcher.portfolio
     await lost(watcher)
@@ -143,11 +144,16 @@ async def outage(check: Checked) -> AsyncIterator[Outage]:
         assert portfolio.snapshot().synced
         await check.settled()
         told = one.told = check.fold.events[before:]
-        revision = picture.revision + bool(told)
+        found = [event for event in told if event.origin is not Origin.KERNEL]
+        ended = told[: len(told) - len(found)]
+        revision = picture.revision + len(ended) + bool(found)
         assert portfolio.snapshot().revision == revision
-        assert {(event.revision, event.origin) for event in told} <= {(revision, Origin.RESYNC)}
-        assert [event.last for event in told] == [position == len(told) for position in range(1, len(told) + 1)]
-        exits = [event.type is EventType.EXITED for event in told]
+        assert [(event.revision, event.type, event.origin, event.last) for event in ended] == [
+            (picture.revision + number, EventType.EXITED, Origin.KERNEL, True) for number in range(1, len(ended) + 1)
+        ]
+        assert {(event.revision, event.origin) for event in found} <= {(revision, Origin.RESYNC)}
+        assert [event.last for event in found] == [position == len(found) for position in range(1, len(found) + 1)]
+        exits = [event.type is EventType.EXITED for event in found]
         assert exits == sorted(exits, reverse=True)
         replayed = await read(replaying, len(picture) + len(told))
         assert [event.container for event in replayed[: len(picture)]] == list(picture)

@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partialmethod
 
@@ -39,13 +39,16 @@ class Child:
 
 
 @asynccontextmanager
-async def child(*arguments: str, stdout: int = PIPE, **more: str) -> AsyncIterator[Child]:
-    """Run this Python with arguments and more environment: this library, and no engine or terminal by accident."""
+async def child(*arguments: str, before: Sequence[str] = (), stdout: int = PIPE, **more: str) -> AsyncIterator[Child]:
+    """Run this Python with arguments and more environment: this library, and no engine or terminal by accident.
+
+    What comes before it, such as `unshare` with its options, runs it.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("DOCKER_", "NO_COLOR"))}
     path = os.pathsep.join(path for path in sys.path if path)
     env = {**kept, "COLUMNS": "", "LINES": "", "PYTHONPATH": path, "TERM": "xterm", **more}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, *arguments, stdin=DEVNULL, stdout=stdout, stderr=PIPE, env=env
+        *before, sys.executable, *arguments, stdin=DEVNULL, stdout=stdout, stderr=PIPE, env=env
     )
     try:
         yield Child(process)

@@ -91,6 +91,7 @@ class DockerControl(Control):
         restart: str = "",
         health: str | Mapping[str, Any] | None = None,
         network: str = "none",
+        pid_mode: str = "",
         privileged: bool = False,
         memory: int = 0,
         ports: Mapping[str, int | None] | None = None,
@@ -117,6 +118,7 @@ class DockerControl(Control):
             "StopSignal": stop_signal,
             "HostConfig": {
                 "NetworkMode": network,
+                "PidMode": pid_mode,
                 "Privileged": privileged,
                 "Memory": memory,
                 "AutoRemove": auto_remove,
