@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.benchmarks import latency, pictures, recovery, watches
+from tests.benchmarks import exits, latency, pictures, recovery, watches
 from tests.benchmarks.engine import CONTAINERD, KINDS, MOBY, Target, installed
 from tests.benchmarks.figures import Row, progress, table
 
@@ -26,6 +26,7 @@ BY_THEMSELVES = {
     "throughput": watches.throughput,
     "import": watches.imports,
     "recovery": recovery.measure,
+    "exits": exits.measure,
 }
 WITH_ENGINE = {
     "sync": watches.sync,
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measured(options: argparse.Namespace) -> Iterator[Row]:
-    wanted = options.benchmark or {*BY_THEMSELVES, *WITH_ENGINE} - {"recovery"}
+    wanted = options.benchmark or {*BY_THEMSELVES, *WITH_ENGINE} - {"recovery", "exits"}
     for name, measure in BY_THEMSELVES.items():
         if name in wanted:
             yield from (replace(row, benchmark=name) for row in measure(options))
@@ -83,7 +84,7 @@ def _options() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     names = [*BY_THEMSELVES, *WITH_ENGINE]
-    told = f"of {', '.join(names)}; default: all but recovery"
+    told = f"of {', '.join(names)}; default: all but recovery and exits"
     add("benchmark", nargs="*", choices=[[], *names], metavar="BENCHMARK", help=told)
     add("--engine", action="append", choices=KINDS, help="version of Docker or containerd; repeatable; default: all")
     add("--rounds", type=int, default=15, help="repetitions of everything that is measured by turns (default: 15)")

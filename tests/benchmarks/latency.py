@@ -35,7 +35,7 @@ def measure(target: Target, options: argparse.Namespace) -> Iterator[Row]:
         programs: dict[str, Program] = {}
         with contextlib.ExitStack() as stack:
             for name in names:
-                programs[name] = stack.enter_context(target.measured("follow", name))
+                programs[name] = stack.enter_context(target.measured("follow", name, 300, "engine"))
                 programs[name].answer()
             if options.peer:
                 seconds = options.events * SECONDS_PER_ROUND

@@ -2,7 +2,9 @@
 
 `python -m tests.benchmarks.programs sync moby|containerd SOCKET WHO...` synchronises for each of them, in this order.
 `python -m tests.benchmarks.programs read moby|containerd SOCKET WHO READERS` reads events to the first start.
-`python -m tests.benchmarks.programs follow moby|containerd SOCKET WHO [AUDIT]` follows events until its stdin ends.
+`python -m tests.benchmarks.programs follow moby|containerd SOCKET WHO [AUDIT [engine]]` follows events until its
+stdin ends, "engine" without those of the kernel.
+`python -m tests.benchmarks.programs exits moby|containerd|cri SOCKET kernel|engine [SOURCE]` tells of exits at once.
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ async def read(kind: str, socket: str, who: str, readers: str) -> None:
         say(seconds=time.perf_counter() - before, cpu=time.process_time() - cpu)
 
 
-async def follow(kind: str, socket: str, who: str, audit: str = "300") -> None:
+async def follow(kind: str, socket: str, who: str, audit: str = "300", teller: str = "") -> None:
     """Tell of oneself once all is still; at the end again, with what was told when, and when it came."""
     noted: list[tuple[str, str, object, int]] = []
     inspections: list[asyncio.Task[None]] = []
@@ -73,7 +75,8 @@ async def follow(kind: str, socket: str, who: str, audit: str = "300") -> None:
         await one.inspect(*place)
         noted.append(("inspected", id, told, time.time_ns()))
 
-    async with contender(who, kind, socket, audit=float(audit)) as one:
+    more = {"kernel": False} if who == "ours" and teller == "engine" else {}
+    async with contender(who, kind, socket, audit=float(audit), **more) as one:
         noting, end = asyncio.create_task(note()), asyncio.create_task(asyncio.to_thread(sys.stdin.read))
         await asyncio.sleep(SETTLING)
         say(**usage(), **one.facts())
@@ -82,6 +85,19 @@ async def follow(kind: str, socket: str, who: str, audit: str = "300") -> None:
         noting.cancel()
         await asyncio.wait({noting})
     say(events=noted, **after)
+
+
+async def exits(kind: str, socket: str, who: str, *source: str) -> None:
+    """Tell of each exit, and when it came by the clock that all processes share; `who` tells it first."""
+    options = {"source": source[0]} if source else {}
+    watch = importlib.import_module(f"whalewatch.{kind}").watch
+    async with watch(socket, kernel=who == "kernel", **options) as watcher, watcher.events(replay=False) as events:
+        await watcher.ready(SETTLING)
+        await asyncio.sleep(SETTLING)
+        say(ready=True)
+        async for event in events:
+            if event.type.value == "exited":
+                say(t=time.monotonic_ns(), id=event.container.id)
 
 
 def usage() -> dict[str, float]:
@@ -99,5 +115,5 @@ def say(**facts: object) -> None:
 
 
 if __name__ == "__main__":
-    commands: Any = {"sync": sync, "read": read, "follow": follow}
+    commands: Any = {"sync": sync, "read": read, "follow": follow, "exits": exits}
     asyncio.run(commands[sys.argv[1]](*sys.argv[2:]))

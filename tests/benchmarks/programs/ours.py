@@ -15,8 +15,9 @@ BUFFER = 10_000  # nothing is to collapse: each reader gets each event
 class Contender:
     """A watcher; entered, it is ready."""
 
-    def __init__(self, kind: str, socket: str, audit: float = 300.0) -> None:
-        self._watcher: Watcher = importlib.import_module(f"whalewatch.{kind}").watch(socket, audit=audit)
+    def __init__(self, kind: str, socket: str, audit: float = 300.0, *, kernel: bool = True) -> None:
+        module = importlib.import_module(f"whalewatch.{kind}")
+        self._watcher: Watcher = module.watch(socket, audit=audit, kernel=kernel)
 
     async def __aenter__(self) -> Self:
         await self._watcher.__aenter__()
