@@ -142,8 +142,8 @@ async def test_audits_find_nothing_new_and_containers_that_exit_by_themselves_te
         for turn in range(4):
             pod = await engine.control.run_pod(f"pod-{turn}")
             app = await engine.control.run(pod, "app")
-            once = await engine.control.run(pod, "once", cmd=["/bin/sh", "-c", "sleep 1; exit 7"])
             await check.expect(app, "started")
+            once = await engine.control.run(pod, "once", cmd=["/bin/sh", "-c", "sleep 2; exit 7"])
             await check.expect(once, "started")
             if engine.fake is not None:
                 engine.fake.exit(once, 7)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partialmethod
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds after which something that should have come is missing: a loaded machine starts processes slowly."""
 
 
