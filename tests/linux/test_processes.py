@@ -51,6 +51,8 @@ DOCKER_V1 = f"12:pids:/docker/{ID}\n11:name=systemd:/system.slice/docker.service
         ("0::/default/web/init.scope\n", "web", False),
         ("12:pids:/default/1\n", "1", True),
         ("12:pids:/default/11\n", "1", False),
+        (f"0::/system.slice/docker-{ID}.scopes\n", ID, False),
+        (f"0::/docker-{ID}.scope", ID, True),
         ("0::/system.slice/ssh.service\n", "system", False),
         (f"0::/docker/{ID}\n", "docker", False),
         ("0::/init.scope\n", "init", False),

@@ -71,7 +71,8 @@ def names_container(cgroups: bytes, id: str) -> bool:
     name, at = id.encode(), -1
     ends = (b"\n",) if len(name) < SHORT_ID else (b"\n", b"/")
     while (at := cgroups.find(name, at + 1)) >= 0:
-        before, after = cgroups[max(0, at - 1) : at], cgroups[at + len(name) :] + b"\n"
+        end = at + len(name)
+        before, after = cgroups[max(0, at - 1) : at], cgroups[end : end + len(b".scope/")] + b"\n"
         if before in {b"-", b":"} and after.startswith(b".scope"):
             after = after.removeprefix(b".scope")
         if before in {b"/", b"-", b":"} and after.startswith(ends):
