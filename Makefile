@@ -19,7 +19,7 @@ PIP := -m pip --quiet --disable-pip-version-check --retries 2 install
 OR_SAY = >$(VENV)/pip.log 2>&1 || { echo "pip: $$(grep ERROR $(VENV)/pip.log | tail -n 1)" \
 	"(can it reach its package index? all it said is in $(VENV)/pip.log)" >&2; exit 1; }
 # Most tests wait, so that several at a time keep two cores busy; each has engines of its own.
-PYTEST := -m pytest -n 3
+PYTEST := -m pytest -n 3 --dist worksteal
 UNIT := -n 4 --hypothesis-profile=unit -m 'not live and not slow'
 unexport PYTHONDONTWRITEBYTECODE # without bytecode, each process compiles all tests again
 
@@ -27,7 +27,7 @@ unexport PYTHONDONTWRITEBYTECODE # without bytecode, each process compiles all t
 SOUND := $(shell [ ! -e $(VENV) ] || { grep -qF '$(CURDIR)/$(VENV)' $(BIN)/activate && $(BIN)/python -c 'import pip'; } \
 	2>/dev/null || rm -rf $(VENV))
 
-.PHONY: help demo unit test lint format protos engines wheel pythons typing bare bench clean plan
+.PHONY: help demo unit test cover lint format protos engines wheel pythons typing bare bench clean plan
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ unit: $(VENV)/installed-dev ## the tests that need no engine, one minute
 	WHALEWATCH_LIVE=off $(BIN)/python $(PYTEST) $(UNIT)
 
 test: plan engines lint ## everything, with real engines: twelve minutes
+	$(BIN)/python $(PYTEST)
+
+cover: engines ## everything, and which lines of the library it runs
 	$(BIN)/python $(PYTEST) --cov --cov-report=term
 
 plan:

@@ -226,6 +226,7 @@ def test_summary_counts_what_was_seen() -> None:
 # -- how it ends -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "options", "frozen"),
     [

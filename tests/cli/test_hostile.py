@@ -207,6 +207,7 @@ class Hostile(ScriptedEngine):
         raise ValueError(HUGE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_json", [False, True])
 def test_hostile_engine_brings_nothing_raw_through_the_command_line(
     as_json: bool,
@@ -300,6 +301,7 @@ async def test_hostile_containers_bring_nothing_raw_through_the_command_line(
     assert [message for message in messages if not clean(message)] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [0, 2, 11])
 async def test_what_a_grpc_server_says_as_it_goes_away_is_not_shown_raw(code: int, tmp_path: Path) -> None:
     def frame(type_: int, payload: bytes) -> bytes:

@@ -139,6 +139,7 @@ async def test_failing_namespace_keeps_its_last_known_containers_and_is_warned_a
         await eventually(lambda: watcher.stats.unresolved == 0 and watcher.status.state is WatchState.SYNCED)
 
 
+@pytest.mark.slow
 async def test_what_could_not_be_read_at_first_is_seen_later(fake: FakeContainerd) -> None:
     fake.run("web", "bad")
     fake.run("stuck")

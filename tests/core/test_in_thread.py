@@ -92,6 +92,7 @@ async def test_program_without_a_loop_follows_an_engine(docker: Docker) -> None:
         assert await running == ["web", EventType.STARTED, "later", later, WatchState.SYNCED, 2, WatchState.CLOSED, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fake", "adapter"),
     [(FakeDocker, moby), (FakeContainerd, containerd), (FakeCRI, cri)],

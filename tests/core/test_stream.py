@@ -52,6 +52,7 @@ def always_synced(follow: Followed) -> bool:
     return {status.state for status in follow.states[-1:]} == {WatchState.SYNCED} and follow.snapshot.synced
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [1, 10, 20, 29, 31])
 @pytest.mark.parametrize("error", [None, lost_engine()], ids=["in good order", "broken"])
 @in_no_time
@@ -152,6 +153,7 @@ async def test_another_engine_is_found_by_the_next_audit_before_its_listing_is_b
         assert {(event.origin, event.revision) for event in follow.news()} == {(Origin.RESYNC, 2)}
 
 
+@pytest.mark.slow
 async def test_audit_that_cannot_ask_who_answers_ends_no_watch() -> None:
     engine = Lasting(box("a"))
     with engine.fail("identity"):

@@ -129,6 +129,7 @@ def traced() -> Iterator[Callable[[], int]]:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 async def test_events_of_a_replay_or_net_difference_are_made_when_they_are_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

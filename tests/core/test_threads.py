@@ -67,6 +67,7 @@ async def churning(fake: FakeDocker) -> AsyncIterator[None]:
         await asyncio.wait({task})
 
 
+@pytest.mark.slow
 async def test_everything_that_may_be_used_from_any_thread_works_there_while_events_pour_in() -> None:
     async with FakeDocker() as fake:
         steady = fake.run("steady", project="shop")
@@ -119,6 +120,7 @@ def churn(publisher: Publisher, steps: int) -> None:
             publisher.exit(id)
 
 
+@pytest.mark.slow
 def test_subscriptions_of_other_threads_have_no_gap_and_no_overlap_while_events_pour_in() -> None:
     publisher = Publisher()
     history = History(publisher.feed)

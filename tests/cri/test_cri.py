@@ -136,6 +136,7 @@ async def test_nothing_is_missed_while_pods_come_and_go(engine: Engine) -> None:
         assert len(await check.watcher.portfolio.pods()) == 3
 
 
+@pytest.mark.slow
 @on_all_engines
 async def test_audits_find_nothing_new_and_containers_that_exit_by_themselves_tell_their_code(engine: Engine) -> None:
     async with engine.checked(audit=0.3) as check:

@@ -98,6 +98,7 @@ async def test_missing_pod_events_are_told_once_and_looked_for_again(caplog: pyt
         assert adapter.source == "pod-events"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", ["OK", "UNIMPLEMENTED", "UNKNOWN", "PERMISSION_DENIED"])
 async def test_stream_that_keeps_ending_late_without_an_event_is_given_up_for_polling(
     engine: FakeCRI, status: str, caplog: pytest.LogCaptureFixture
@@ -122,6 +123,7 @@ async def test_stream_that_keeps_ending_late_without_an_event_is_given_up_for_po
     assert len(logged(caplog, "listing every")) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("end", "stable_after", "sources"),
     [
@@ -271,6 +273,7 @@ async def test_pid_that_is_told_late_is_found_by_an_audit(engine: FakeCRI, sourc
         assert pids(follow) == {c1: engine.containers[c1].pid}
 
 
+@pytest.mark.slow
 @EACH
 async def test_what_has_exited_is_forgotten(containerd: Containerd, source: str) -> None:
     async with connected(containerd, source) as adapter:
@@ -337,6 +340,7 @@ async def test_answers_are_believed_as_far_as_they_are_about_what_was_asked(engi
         assert await adapter.inspect(pod) is None
 
 
+@pytest.mark.slow
 @BOTH
 async def test_container_that_cannot_be_read_is_unresolved_and_like_hostile_text_hides_nobody_else(
     engine: FakeCRI, source: str
@@ -561,6 +565,7 @@ async def test_task_without_a_pid_is_as_with_the_other_sources(
     assert len(logged(caplog, "no PID")) == 1
 
 
+@pytest.mark.slow
 async def test_state_that_the_cri_shows_does_not_decide_about_life(
     containerd: Containerd, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,7 +31,7 @@ ADAPTERS = {
 }
 """The recordings by adapter."""
 
-MAX_STALL = 1.0  # seconds for which the event loop may stand still
+MAX_STALL = 3.0  # seconds for which the event loop may stand still: a slow machine needs 1.5 for the largest listings
 MAX_GROWTH = 150  # MB by which the process may grow
 MAX_TEXT = 10_000  # characters of a log record or an error
 MAX_PID, MAX_PORT = 2**31 - 1, 65535

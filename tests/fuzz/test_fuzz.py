@@ -11,6 +11,8 @@ from tests.fuzz.__main__ import Case, cases
 from tests.fuzz.run import ADAPTERS, Fuzzer
 from tests.fuzz.seeds import SEEDS
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = 8
 """Rounds at each recording: a taste, as `python -m tests.fuzz` has the time."""
 

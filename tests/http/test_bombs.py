@@ -185,6 +185,7 @@ def test_item_is_tried_a_few_times_only_and_refused_as_soon_as_it_is_too_large()
 # ---- turns of other tasks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", [b"\n", b"{}", b'}{"', b"x\n", b'{"Type":"volume"}\n', b'"', b"{"])
 async def test_other_tasks_have_their_turn_however_much_has_arrived(line: bytes) -> None:
     body = line * (MiB // len(line))

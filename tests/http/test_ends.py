@@ -139,6 +139,7 @@ async def test_body_in_another_coding_is_refused(codings: list[str], expected: o
 # ---- programs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello"], ids=["none", "half"])
 @pytest.mark.parametrize("ignored", ["pass", "signal.signal(15, signal.SIG_IGN)"], ids=["SIGTERM", "SIGKILL"])
 async def test_program_that_closes_its_output_and_lingers_is_ended(answer: bytes, ignored: str) -> None:

@@ -88,6 +88,7 @@ async def get(socket: Path) -> tuple[int, Any]:
     return int(head.split()[1]), json.loads(body)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "watching", "status", "told"),
     [({}, 2, 200, "{'web': 4001}"), ({"api_version": "1.40"}, 0, 503, "API version 1.40 is too old")],
@@ -112,6 +113,7 @@ async def test_web_application_watches_in_each_worker_of_gunicorn(
         assert (ended, fake.subscribers, "Traceback" in log) == (0, 0, False)
 
 
+@pytest.mark.slow
 async def test_demo_shows_the_engine_that_answers() -> None:
     async with FakeDocker() as fake:
         fake.run("web", project="shop")

@@ -192,6 +192,7 @@ async def test_containerd(containerd: ContainerdUnderTest, removed: bool) -> Non
     await thirty_are_told(of_containerd(containerd, removed=removed))
 
 
+@pytest.mark.slow
 async def test_burst_of_containerd(containerd: ContainerdUnderTest) -> None:
     await burst_is_told(of_containerd(containerd, removed=False))
 

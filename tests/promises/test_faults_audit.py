@@ -36,6 +36,7 @@ each_change = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late", [False, True], ids=["while it reads", "just after it has read"])
 @each_change
 async def test_what_the_engine_tells_about_when_the_audit_reads_is_no_drift(
@@ -82,6 +83,7 @@ class Recording(ScriptedEngine):
         return await super().inspect(id)
 
 
+@pytest.mark.slow
 async def test_audit_reads_anew_only_what_its_listing_leaves_open() -> None:
     told, open_ = box("told"), box("open")
 
@@ -139,6 +141,7 @@ async def test_containers_that_keep_failing_do_not_keep_others_from_being_read_a
         await follow.until(lambda: follow.types(ids[-1]) == ["exited", "started"])
 
 
+@pytest.mark.slow
 async def test_audits_read_all_containers_anew_in_turn() -> None:
     engine = Recording(*(box(f"c{number}") for number in range(50)))
     async with Watcher(engine, audit=0.05) as watcher:
@@ -147,6 +150,7 @@ async def test_audits_read_all_containers_anew_in_turn() -> None:
         assert set(engine.inspected[50 : 50 + 3 * 20]) == engine.alive.keys(), "by three audits, 20 by each"
 
 
+@pytest.mark.slow
 async def test_lost_start_is_found_though_the_container_keeps_telling_of_changes() -> None:
     engine = ScriptedEngine()
     async with followed(Watcher(engine, audit=0.1)) as follow:

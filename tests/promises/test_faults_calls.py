@@ -56,6 +56,7 @@ def fault(fake: FakeDocker, kind: str, how: str, id: str | None = None) -> Fault
 # ---- inspects
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["fail", "hang", "halve", *GARBAGE])
 async def test_containers_that_cannot_be_read_keep_their_last_known_state_and_delay_nobody_else(how: str) -> None:
     """One cannot be read at first, some that change, and some that start; "doomed" and "brief" are killed before.
@@ -130,6 +131,7 @@ UNREADABLE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["fail", "hang", "halve", "nothing", "null", "no JSON", "half", "deep", "no state"])
 @pytest.mark.parametrize("when", ["at first", "after an outage", "in an audit"])
 async def test_listing_that_fails_is_made_again_and_proves_no_death(how: str, when: str) -> None:

@@ -66,6 +66,7 @@ async def all_taken(fake: FakeDocker, follow: Followed) -> None:
     await eventually(lambda: follow.shows(fake))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [*CHANGES.values(), Change("restart", lambda fake: fake.run("box"), FakeDocker.restart, ["exited", "started"])],

@@ -153,6 +153,7 @@ async def test_garbage_among_events_without_newlines_hides_at_most_the_next_one(
         assert (follow.stats.lost > 0) is (garbage != b"")
 
 
+@pytest.mark.slow
 async def test_line_without_end_takes_no_memory_and_then_events_go_on() -> None:
     piece = b"x" * (1 << 20)
     async with FakeDocker() as fake, followed(moby.watch(fake.address)) as follow:

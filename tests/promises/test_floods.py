@@ -26,6 +26,7 @@ async def flooded(*arguments: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hang", "fail"])
 async def test_starts_that_cannot_be_read_take_bounded_memory_and_hide_nothing_for_long(kind: str) -> None:
     found = await flooded(kind, "100000", "50")
@@ -35,6 +36,7 @@ async def test_starts_that_cannot_be_read_take_bounded_memory_and_hide_nothing_f
     assert found["outages"] == 0
 
 
+@pytest.mark.slow
 async def test_flood_of_valid_signals_about_many_containers_stops_no_loop_and_fills_no_subscription() -> None:
     found = await flooded("valid", "500", "20000")
     assert found["stall"] < 0.2, "seconds of computing"

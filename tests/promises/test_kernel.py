@@ -23,12 +23,19 @@ from tests.support.followed import eventually
 from tests.support.processes import TELLS_CODES, ContainerProcesses
 from tests.support.programs import Child, child
 from whalewatch import ContainerEvent, Origin, moby
+from whalewatch._core import kernel
 from whalewatch.testing import FakeDocker
 
 pytestmark = [pytest.mark.live, pytest.mark.promise(2), pytest.mark.promise(3)]
 
 on_docker = pytest.mark.parametrize("docker", ["20.10", "26.1"], indirect=True)
 CODE = 137 if TELLS_CODES else None
+
+
+@pytest.fixture(autouse=TELLS_CODES)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for a code until the process is reaped, which takes more than a second on a machine that is busy."""
+    monkeypatch.setattr(kernel, "CODE_DELAY", PATIENCE)
 
 
 def told(event: ContainerEvent) -> tuple[str, Origin, int | None]:

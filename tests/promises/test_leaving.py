@@ -75,6 +75,7 @@ async def test_leaving_although_the_adapter_fails_because_of_it(kind: str) -> No
         assert engine.rude == "", "it was asked to stop, and was rude"
 
 
+@pytest.mark.slow
 async def test_leaving_although_the_adapter_does_not_close() -> None:
     engine = ScriptedEngine()
     with engine.hold("close"):
@@ -122,6 +123,7 @@ async def test_streams_that_swallow_their_cancellation_are_ended_all_the_same() 
     await leave(watcher)
 
 
+@pytest.mark.slow
 async def test_relisting_of_a_part_that_fails_ends_with_the_watch() -> None:
     class Partly(ScriptedEngine):
         async def listing(self) -> Listing:

@@ -40,16 +40,16 @@ class Size:
             does not tell when a subscription exists, but that has not been seen in 10,000 watchers.
     """
 
-    rounds: int = 10
+    rounds: int = 5
     at_once: int = 50
     spread: float = 0.2
-    attempts: int = 4
+    attempts: int = 8
     patience: float = 60.0
     call_timeout: float = 60.0
     repairs: int = 0
 
 
-OF_CRI = Size(rounds=20, at_once=25, spread=0.1, attempts=1, patience=10.0, call_timeout=5.0, repairs=2)
+OF_CRI = Size(rounds=10, at_once=25, spread=0.1, attempts=2, patience=10.0, call_timeout=5.0, repairs=2)
 
 SIZES = {
     "docker": Size(),

@@ -53,6 +53,7 @@ def told(follow: Followed, name: str) -> list[str]:
     return [event.type.value for event in follow.news() if event.container.name == name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["cut", "ended"])
 @pytest.mark.parametrize("clock", [0, 3600], ids=["steady", "set forward"])
 @pytest.mark.parametrize("when", ["before", "asked", "subscribed", "identity", "listing", "listed"])
@@ -102,6 +103,7 @@ async def test_listing_finds_what_containerd_does_not_replay(status: str, monkey
             assert follow.news("starts")[-1].origin is Origin.ENGINE
 
 
+@pytest.mark.slow
 async def test_clock_that_was_set_back_costs_what_is_told_at_the_first_cut_at_most() -> None:
     async with docker_followed("early", audit=None, heartbeat=0.1) as (fake, follow, _):
         await follow.until_taken(fake.run("newest"))

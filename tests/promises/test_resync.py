@@ -16,6 +16,7 @@ from whalewatch.testing import FakeDocker
 pytestmark = pytest.mark.promise(3)
 
 
+@pytest.mark.slow
 async def test_engine_that_hangs_is_noticed_told_and_forgiven() -> None:
     options: dict[str, Any] = {"heartbeat": 0.8, "call_timeout": 1.2, "retry": AT_ONCE}
     async with docker_followed("kept", "doomed", **options) as (fake, follow, (kept, doomed)):

@@ -118,6 +118,7 @@ async def test_container_that_keeps_failing_delays_ready_by_one_time_out_at_most
             assert watcher.stats.unresolved == 1
 
 
+@pytest.mark.slow
 async def test_part_of_an_engine_that_cannot_be_listed_concludes_nothing_and_is_tried_again() -> None:
     engine = ScriptedEngine(box("ns1/a"), box("ns2/b"), complete=True)
     async with followed(Watcher(engine, retry=AT_ONCE, random=Random(1))) as follow:
@@ -234,6 +235,7 @@ async def test_container_that_keeps_failing_is_tried_less_and_less_often(caplog:
     assert [record.levelname for record in told if record.levelname != "DEBUG"] == ["WARNING"], "it is told once"
 
 
+@pytest.mark.slow
 @in_no_time
 async def test_few_of_many_containers_that_cannot_be_read_are_warned_about_and_once_each(
     caplog: pytest.LogCaptureFixture,

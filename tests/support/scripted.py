@@ -32,7 +32,7 @@ from whalewatch._core.tracker import Tracker
 T = TypeVar("T")
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
-PATIENCE = 10.0  # seconds after which something that should have come is missing
+PATIENCE = 20.0  # seconds after which something that should have come is missing
 
 
 def at(seconds: float) -> datetime:

@@ -202,6 +202,7 @@ async def test_nothing_is_left_where_it_served_and_it_is_entered_once(kind: str,
         _ = KINDS[kind].make().path
 
 
+@pytest.mark.slow
 def test_a_fake_is_loaded_when_it_is_used_with_its_protocol_and_no_other() -> None:
     program = "import sys; from whalewatch.testing import {}; print({{'aiohttp', 'grpc'}} & sys.modules.keys())"
     for name, loaded in {
