@@ -89,7 +89,7 @@ async def test_listings_show_the_state_and_can_be_filtered(docker: Docker) -> No
     paused = await control.run("paused", labels={"tier": "front"})
     await control.pause(paused)
     await docker.run_and_exit("exited", 4)
-    while len(await control.list()) > 2:  # a listing may still show what waiting has seen exit
+    while len(await control.list()) > 2:  # noqa: ASYNC110 - a listing may still show what waiting has seen exit
         await asyncio.sleep(0.01)
 
     async def names(**filters: Any) -> list[str]:
