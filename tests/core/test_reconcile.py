@@ -279,6 +279,17 @@ def test_what_the_engine_tells_while_an_audit_reads_is_the_engines(
     assert (changes[0].before, changes[len(steps) - 1].after) == (known, box("a", **reading))
 
 
+@pytest.mark.parametrize("reading", [SECOND, THIRD, Dead(THIRD, exit_code=9)])
+def test_during_a_synchronisation_an_exit_told_meanwhile_ends_no_run_but_asks_for_another_inspect(
+    reading: Container | Dead,
+) -> None:
+    state, _ = taken(inspecting(FIRST), told(EXITED, 35, exit_code=7))
+    state, changes = inspect_finished(state, reading, synced=False)
+    after = reading if isinstance(reading, Container) else None
+    assert (state.container, state.wanted) == (after, DECIDES)
+    assert [change.exit_code for change in changes] == [None]
+
+
 def test_start_told_while_an_inspect_is_under_way_asks_for_another() -> None:
     state, changes = inspect_finished(taken(inspecting(), told(STARTED, 5))[0], None)
     assert (changes, state.wanted) == ((), DECIDES)

@@ -53,6 +53,8 @@ __all__ = [
     "process_exited",
 ]
 
+NOTHING_TOLD = Found((), None, ahead=False)
+
 
 def inspect_started(state: ContainerState) -> ContainerState:
     """Record that an inspect begins; its reading will contain everything that was reported before."""
@@ -218,12 +220,15 @@ def is_ahead(state: ContainerState, reading: Reading, *, since: datetime | None 
 def inspect_finished(
     state: ContainerState, reading: Reading, *, synced: bool = True, since: datetime | None = None
 ) -> tuple[ContainerState, tuple[Change, ...]]:
-    """Apply the reading of an inspect, then the signals that came while it was under way."""
+    """Apply the reading of an inspect, then the signals that came while it was under way.
+
+    During a synchronisation these may tell of the run that was read, of the one in the picture, or of any in between.
+    So none of them is taken for the end of a run: each asks for another inspect.
+    """
     asked = state.inspecting
     assert asked is not None
     before, after = state.container, reading if isinstance(reading, Container) else None
-    state = state if synced else attrs.evolve(state, told=())  # those matter only if nothing is read until it is synced
-    runs = _found(state, reading, since)
+    runs = _found(state, reading, since) if synced else NOTHING_TOLD
     exit_code, oom = None, None
     if before is not None and isinstance(reading, Dead) and is_last_run(before, reading.container):
         exit_code, oom = reading.exit_code, reading.oom
@@ -241,7 +246,7 @@ def inspect_finished(
             before = None
     restarted = before is None and bool(changes)
     due = None
-    if synced and runs.alive is None and runs.over and runs.over[-1].exit is None:
+    if runs.alive is None and runs.over and runs.over[-1].exit is None:
         due = state.container if runs.over[-1].start is None else changes[-1].before if changes else None
     start = runs.alive.start if runs.alive is not None else None
     for former, latter, type_ in steps(before, after):
