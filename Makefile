@@ -38,14 +38,14 @@ demo: $(VENV)/installed ## the live picture of your Docker engine, or of a simul
 unit: $(VENV)/installed-dev ## the tests that need no engine, one minute
 	WHALEWATCH_LIVE=off $(BIN)/python $(PYTEST) $(UNIT)
 
-test: plan engines lint ## everything, with real engines: twelve minutes
+test: plan engines lint ## everything, with real engines: thirteen minutes
 	$(BIN)/python $(PYTEST)
 
 cover: engines ## everything, and which lines of the library it runs
 	$(BIN)/python $(PYTEST) --cov --cov-report=term
 
 plan:
-	@echo "make test: style, types, and all tests: about twelve minutes on two quiet cores, after one or two to install."
+	@echo "make test: style, types, and all tests: about thirteen minutes on two quiet cores, after one or two to install."
 	@echo "It installs into $(VENV) (300 MB) and, as root on Debian 12, real engines into a cache; 'make unit' needs none."
 
 lint: $(VENV)/installed-dev ## style, types and layers

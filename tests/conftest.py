@@ -54,7 +54,7 @@ grpc.aio.init_grpc_aio()
 _KEPT = grpc.insecure_channel("unix:///nonexistent")
 
 # The same examples each time, so that whoever changes something else is not told of what nobody has met before.
-hypothesis.settings.register_profile("all", max_examples=300, deadline=None, derandomize=True)
+hypothesis.settings.register_profile("all", max_examples=100, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("unit", max_examples=20, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("explore", max_examples=3000, deadline=None)
 hypothesis.settings.load_profile("all")
