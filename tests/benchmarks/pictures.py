@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 
 from tests.benchmarks.figures import Measure, Row, by_turns, rows
+from tests.support.scripted import whole
 from whalewatch import Container, ListedContainer, Listing, Portfolio, Signal, SignalType
 from whalewatch._core.feed import Feed
 from whalewatch._core.status import Counters
@@ -29,13 +30,16 @@ class Picture:
             for number in range(size)
         ]
         feed = Feed()
+        feed.begin()
         self.portfolio = Portfolio(feed)
         self.some = containers[:: max(1, size // 100)]
         self.tracker = Tracker(feed, lambda: datetime.now(UTC), Counters())
-        self.tracker.open(lambda _id, _reason: None)
         listed = {one.id: ListedContainer(container=one) for one in containers}
-        self.tracker.apply_listing(Listing(containers=listed, absence_is_death=True))
-        self.tracker.finish_sync()
+        whole(
+            self.tracker.open(lambda _id, _reason: None),
+            self.tracker.apply_listing(Listing(containers=listed, absence_is_death=True)),
+            self.tracker.finish_sync(),
+        )
 
 
 def lookups(options: argparse.Namespace) -> Iterator[Row]:

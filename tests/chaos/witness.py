@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from whalewatch import EventType, Origin, WatchState
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Sequence
 
     from tests.chaos.world import World
     from whalewatch import ContainerEvent, Snapshot, Watcher
@@ -105,7 +105,7 @@ class Witness:
     def _wake(self) -> None:
         """Do nothing: all is done in the moment itself."""
 
-    def _push(self, snapshot: Snapshot, events: tuple[ContainerEvent, ...]) -> None:
+    def _push(self, snapshot: Snapshot, events: Sequence[ContainerEvent]) -> None:
         """Look at one revision."""
         self._look_at_origins(events)
         for event in events:
@@ -125,7 +125,7 @@ class Witness:
                     self._object("the engine did tell when", event)
             self._exited = (event.container.id if event.type is EventType.EXITED else "", event.revision)
 
-    def _look_at_origins(self, events: tuple[ContainerEvent, ...]) -> None:
+    def _look_at_origins(self, events: Sequence[ContainerEvent]) -> None:
         state, stats = self._watcher.status.state, self._watcher.stats
         first, origins = events[0], {event.origin for event in events}
         if origins == {Origin.KERNEL}:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -44,7 +45,7 @@ class Published(History):
         self._events: dict[str, list[ContainerEvent]] = defaultdict(list)
         super().__init__(feed)
 
-    def _push(self, snapshot: Snapshot, events: tuple[ContainerEvent, ...]) -> None:
+    def _push(self, snapshot: Snapshot, events: Sequence[ContainerEvent]) -> None:
         super()._push(snapshot, events)
         for event in events:
             self._events[event.container.id].append(event)
@@ -77,7 +78,7 @@ class Reader(NetFold):
         if not self._replay:
             self.revision, self.alive = snapshot.revision, alive(snapshot)
 
-    def _push(self, snapshot: Snapshot, events: tuple[ContainerEvent, ...]) -> None:
+    def _push(self, snapshot: Snapshot, events: Sequence[ContainerEvent]) -> None:
         if not self._collapsed and self._waiting and self._waiting + len(events) > self.buffer:
             self._collapsed, self._waiting, self.collapses = True, 0, self.collapses + 1
         self._waiting += 0 if self._collapsed else len(events)

@@ -674,9 +674,9 @@ def _agrees(snapshot: Snapshot, model: dict[str, Container]) -> None:
         named = [c for c in everything if c.name == name]
         named.sort(key=lambda c: (c.started_at is None, c.started_at or datetime.min.replace(tzinfo=UTC), c.id))
         assert snapshot.container(name) == (named[0] if named else None)
-    assert set(snapshot._by_name) == {c.name for c in everything}, "nothing is kept of what has gone"
-    assert set(snapshot._projects) == {c.project for c in everything}
-    assert set(snapshot._pods) == {c.project for c in everything} - {""}
+    assert set(snapshot._by_name.groups) == {c.name for c in everything}, "nothing is kept of what has gone"
+    assert set(snapshot._projects.groups) == {c.project for c in everything}
+    assert set(snapshot._pods.groups) == {c.project for c in everything} - {""}
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import pytest
 
-from tests.support.scripted import at, box
+from tests.support.scripted import at, box, whole
 from whalewatch import Container, Dead, EventType, Health, ListedContainer, Listing, Origin, Signal, SignalType
 from whalewatch._core.diff import Change, differences
 from whalewatch._core.feed import Feed
@@ -457,8 +457,7 @@ def in_sync(*containers: Container) -> tuple[Feed, Tracker]:
     feed = Feed()
     tracker = Tracker(feed, lambda: at(0), Counters())
     listed = {container.id: ListedContainer(container) for container in containers}
-    tracker.apply_listing(Listing(containers=listed, absence_is_death=False))
-    tracker.finish_sync()
+    whole(tracker.apply_listing(Listing(containers=listed, absence_is_death=False)), tracker.finish_sync())
     return feed, tracker
 
 

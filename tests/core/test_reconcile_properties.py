@@ -9,6 +9,7 @@ revision.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -19,10 +20,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.support.fold import Fold
-from tests.support.scripted import at, box
+from tests.support.scripted import at, box, whole
 from whalewatch import Container, Dead, EventType, ListedContainer, Listing, Signal, SignalType
+from whalewatch._core import turns
 from whalewatch._core.feed import Feed
 from whalewatch._core.kernel import Kernel
+from whalewatch._core.state import InspectReason
 from whalewatch._core.status import Counters
 from whalewatch._core.tracker import Tracker
 
@@ -90,6 +93,7 @@ class Interleavings(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.seconds, turns.SECONDS = turns.SECONDS, -1.0  # each container takes a turn
         self.ticks = 0
         self.truth: dict[str, Container] = {}
         self.dead: dict[str, Dead] = {}
@@ -99,8 +103,9 @@ class Interleavings(RuleBasedStateMachine):
         self.wanted: set[str] = set()
         self.inspects: list[Inspect] = []
         self.listing: Listing | None = None
+        self.work: Iterator[None] = iter(())  # on a listing or a picture, between two of its turns
         self.awaited: set[str] | None = None
-        self.synced = False
+        self.applying = self.finishing = self.synced = False
         self.feed = Feed()
         self.fold = Fold()
         self.checked = 0
@@ -138,9 +143,11 @@ class Interleavings(RuleBasedStateMachine):
             self.undelivered.clear()
         self.open()
 
-    def open(self) -> None:
+    def open(self, data: Any = None) -> None:
+        for _ in self.tracker.open(lambda wanted, _: self.wanted.add(wanted)):
+            while data is not None and self.kernel.dead() and data.draw(st.booleans()):
+                self.notice_end(data, tells=True, tells_code=True)
         self.opened_at = self.now()
-        self.tracker.open(lambda wanted, _: self.wanted.add(wanted))
         self.tracker.stream_opened(self.opened_at)
 
     def start(self, id: str) -> None:
@@ -316,29 +323,43 @@ class Interleavings(RuleBasedStateMachine):
             absence_is_death=self.absence_is_death,
         )
 
-    @precondition(lambda self: self.listing is not None and self.awaited is None)
+    @precondition(lambda self: self.listing is not None and self.awaited is None and not self.applying)
     @rule()
     def take_listing(self) -> None:
         assert self.listing is not None
-        self.awaited = self.tracker.apply_listing(self.listing)
-        self.tried("")
+        self.applying, self.work = True, self.tracker.apply_listing(self.listing)
+
+    @precondition(lambda self: self.applying or self.finishing)
+    @rule()
+    def work_on(self) -> None:
+        """Take one more turn; others have theirs in between."""
+        if next(self.work, self) is None:
+            return
+        if self.applying:
+            self.applying, self.awaited = False, self.tracker.unread
+            self.tried("")
+            return
+        self.finishing, self.synced = False, True
+        if self.tells_all_in_signals:  # each is believed, also one that is older than the listing
+            self.disordered |= {signal.id for signal in self.undelivered}
 
     def tried(self, id: str) -> None:
         if self.awaited is not None and not self.synced:
             self.awaited.discard(id)
-            if not self.awaited:
-                self.synced = True
-                self.tracker.finish_sync()
-                if self.tells_all_in_signals:  # each is believed, also one that is older than the listing
-                    self.disordered |= {signal.id for signal in self.undelivered}
+            if not self.awaited and not self.finishing:
+                self.finishing, self.work = True, self.tracker.finish_sync()
 
     @rule()
     def catch_up(self) -> None:
         """Nothing is slow for a while; without this, few runs would get past their synchronisation."""
         if self.listing is None:
             self.make_listing()
-        if self.awaited is None:
+        if self.awaited is None and not self.applying:
             self.take_listing()
+        while not self.synced:
+            self.finish_inspects()
+            while self.applying or self.finishing:
+                self.work_on()
         self.finish_inspects()
 
     @precondition(lambda self: self.synced)
@@ -355,6 +376,7 @@ class Interleavings(RuleBasedStateMachine):
         self.inspects.clear()
         self.wanted.clear()
         self.listing, self.awaited, self.synced, self.lossy = None, None, False, False
+        self.applying = self.finishing = False
         # What was told to have started and exited is told; of what else was not read yet, it is not known if it exited.
         self.due[SignalType.STARTED] &= self.due[SignalType.EXITED]
         for due in self.due.values():
@@ -364,7 +386,7 @@ class Interleavings(RuleBasedStateMachine):
         self.disordered.clear()
         while self.kernel.dead() and data.draw(st.booleans()):
             self.notice_end(data, tells=True, tells_code=True)
-        self.open()
+        self.open(data)
 
     # What must hold
 
@@ -411,7 +433,10 @@ class Interleavings(RuleBasedStateMachine):
                 assert all(self.exited[run] == 1 for run in ended)
 
     def teardown(self) -> None:
-        self.stand_still()
+        try:
+            self.stand_still()
+        finally:
+            turns.SECONDS = self.seconds
 
     def finish_inspects(self) -> None:
         for _ in range(1000):
@@ -433,9 +458,10 @@ class Interleavings(RuleBasedStateMachine):
             containers={id: ListedContainer() for id in self.truth}, absence_is_death=self.absence_is_death
         )
         self.tracker.audit.begin()
-        self.tracker.suspect(self.tracker.audit.differing(listing))
+        whole(self.tracker.audit.compare(listing))
+        self.tracker.suspect(self.tracker.audit.differing)
         self.tracker.audit.end()
-        self.tracker.reread(IDS)
+        self.tracker.suspect(self.tracker.longest_unread(IDS), InspectReason.CHANGED)
         self.finish_inspects()
 
 

@@ -206,7 +206,7 @@ class Intruder:
         feed.join(self)
 
     def _join(self, snapshot: Snapshot) -> None: ...
-    def _push(self, snapshot: Snapshot, events: tuple[Any, ...]) -> None: ...
+    def _push(self, snapshot: Snapshot, events: Sequence[Any]) -> None: ...
 
     def _wake(self) -> None:
         if self._thread.ident is None:
@@ -223,7 +223,7 @@ def test_revision_in_between_has_the_container_but_no_subscription_begins_there(
     pictures: list[list[str]] = []
 
     class Pictures(Intruder):
-        def _push(self, snapshot: Snapshot, events: tuple[Any, ...]) -> None:
+        def _push(self, snapshot: Snapshot, events: Sequence[Any]) -> None:
             pictures.append([c.name for c in snapshot.containers("")])
 
     intruder = Pictures(feed)

@@ -31,8 +31,8 @@ async def read(events: Subscription, count: int) -> list[ContainerEvent]:
 async def drain(events: Subscription) -> list[ContainerEvent]:
     """Read what is there, and do not wait for more."""
     found = []
-    with suppress(TimeoutError):
-        while True:
+    while events.stats.pending:
+        with suppress(TimeoutError):  # what is left may not pass the filters, or others have their turn
             found.append(await within(anext(events), 0))
     return found
 

@@ -12,8 +12,9 @@ from tests.conftest import Docker
 from tests.support.checker import checked
 from tests.support.followed import AT_ONCE, Followed, eventually, followed
 from tests.support.scripted import ScriptedEngine, box
-from whalewatch import Container, ContainerEvent, Dead, EventType, SignalType, Watcher, containerd, moby
+from whalewatch import Container, ContainerEvent, Dead, EventType, Signal, SignalType, Watcher, containerd, moby
 from whalewatch._core.endings import MAX_REMEMBERED, Ending, Endings
+from whalewatch._core.state import ContainerState
 from whalewatch.moby.reading import signal
 from whalewatch.testing import FakeContainerd, FakeDocker
 from whalewatch.testing.shared.protobuf import message
@@ -197,10 +198,9 @@ async def test_inspect_of_a_dead_container_tells_that_memory_ran_out() -> None:
 def test_what_is_told_and_never_happens_takes_bounded_memory() -> None:
     endings = Endings()
     for number in range(MAX_REMEMBERED + 1):
-        endings.tell(str(number), requested=True)
-    endings.tell("1", oom=False)
-    endings.tell("1", oom=True, requested=False)
-    endings.tell("1", oom=False)
+        endings.hear(ContainerState(), Signal(SignalType.STOPPING, str(number)))
+    for _ in range(2):
+        endings.hear(ContainerState(), Signal(SignalType.OOM, "1"))
     assert [endings.take(id) for id in ("0", "1", "1", "2")] == [
         *(Ending(), Ending(oom=True, requested=True), Ending(), Ending(requested=True))
     ]

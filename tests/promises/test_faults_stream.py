@@ -113,6 +113,7 @@ async def test_garbage_changes_nothing_and_is_told_in_one_clean_line(
 ) -> None:
     caplog.set_level(logging.DEBUG, "whalewatch")
     async with docker_followed("old") as (fake, follow, (old,)):
+        fake.faults.stale_list()  # only events tell, however long they take
         with at_most(50_000_000):
             fake.emit_raw(line)
             fake.kill(old)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Self
 
 from whalewatch import Container, ContainerEvent, EventType, Snapshot, Subscription
@@ -73,7 +74,7 @@ class Fold:
         self.revision = snapshot.revision
         self.alive = {c.id: c for c in snapshot}
 
-    def _push(self, snapshot: Snapshot, events: tuple[ContainerEvent, ...]) -> None:
+    def _push(self, snapshot: Snapshot, events: Sequence[ContainerEvent]) -> None:
         assert events[-1].last
         assert sum(event.last for event in events) == 1
         assert {event.revision for event in events} == {snapshot.revision}
@@ -109,7 +110,7 @@ class History:
     def _join(self, snapshot: Snapshot) -> None:
         self.pictures[snapshot.revision] = snapshot
 
-    def _push(self, snapshot: Snapshot, events: tuple[ContainerEvent, ...]) -> None:
+    def _push(self, snapshot: Snapshot, events: Sequence[ContainerEvent]) -> None:
         self.pictures[snapshot.revision] = snapshot
 
     def _wake(self) -> None:

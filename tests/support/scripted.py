@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Any, TypeVar
 
 import attrs
@@ -24,7 +25,7 @@ from whalewatch import (
     Snapshot,
     Subscription,
 )
-from whalewatch._core.diff import Change
+from whalewatch._core.diff import Change, differences_of
 from whalewatch._core.feed import Feed
 from whalewatch._core.status import Counters
 from whalewatch._core.tracker import Tracker
@@ -240,6 +241,11 @@ def lost_engine() -> EngineUnavailable:
     return EngineUnavailable("scripted engine at scripted://engine: gone for a walk")
 
 
+def whole(*work: Iterator[None]) -> None:
+    """Do pieces of work one after another, without giving anybody else a turn."""
+    deque(chain.from_iterable(work), maxlen=0)
+
+
 class Publisher:
     """Publishes pictures in a feed as a watcher does, one revision at a time, with no engine, task or loop."""
 
@@ -248,7 +254,7 @@ class Publisher:
         self.feed.begin()
         self.seconds = 0
         self._tracker = Tracker(self.feed, lambda: at(self.seconds), Counters())
-        self._tracker.finish_sync()  # the first synchronisation finds nothing
+        whole(self._tracker.finish_sync())  # the first synchronisation finds nothing
         if containers:
             self.publish({container.id: container for container in containers}, origin=Origin.SYNC)
 
@@ -265,7 +271,10 @@ class Publisher:
         self.seconds += 1
         before = self.feed.snapshot
         self._tracker._synced = True  # also if it was lost: this is the end of a synchronisation then
-        self._tracker._commit([Change(before._get(id), after, origin, **more) for id, after in changes.items()])
+        found = [Change(before._get(id), after, origin, **more) for id, after in changes.items()]
+        pairs = [(change.before, change.after) for change in found]
+        after = before._changed(pairs, revision=before.revision, as_of=before.as_of, synced=True)
+        self._tracker._commit(after, chain.from_iterable(map(differences_of, found)))
 
     def lose(self) -> None:
         self._tracker.close()

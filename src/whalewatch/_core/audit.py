@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from random import Random
 
 from whalewatch._core.engine import Listing
 from whalewatch._core.feed import Feed
+from whalewatch._core.turns import Turn
 
 __all__ = ["REPORT_DELAY", "Audit", "AuditTimer", "log_level"]
 
@@ -44,6 +45,7 @@ class Audit:
         self._feed = feed
         self.touched: set[str] = set()
         self.suspects: set[str] = set()
+        self._differing: set[str] = set()
         self._recording = True
         self._unverified: dict[str, None] = {}  # all containers that are alive; the one read longest ago comes first
 
@@ -84,23 +86,25 @@ class Audit:
         self.remove(id)
         return suspect
 
-    def differing(self, listing: Listing) -> set[str]:
-        """Return the containers about which a listing and the picture differ.
+    def compare(self, listing: Listing) -> Iterator[None]:
+        """Find out about which containers a listing and the picture differ, for `differing`; yield between turns."""
+        picture, known, turn = self._feed.snapshot, listing.containers, Turn()
+        self._differing = {id for id in picture._by_id if id not in known and listing.scope(id) not in listing.failed}
+        for id, listed in known.items():
+            container = picture._get(id)
+            if container is None or listed.contradicts(container):
+                self._differing.add(id)
+            if turn.is_over:
+                yield
+                turn = Turn()
+
+    @property
+    def differing(self) -> set[str]:
+        """The containers about which the last listing and the picture differ.
 
         Touched containers are left out: the stream has reported them since the listing began, and is newer.
         """
-        picture = self._feed.snapshot
-        differing = {
-            id
-            for id, listed in listing.containers.items()
-            if (known := picture._get(id)) is None or listed.contradicts(known)
-        }
-        differing |= {
-            known.id
-            for known in picture
-            if known.id not in listing.containers and listing.scope(known.id) not in listing.failed
-        }
-        return differing - self.touched
+        return self._differing - self.touched
 
     def longest_unread(self, among: set[str]) -> list[str]:
         """Return a tenth of these containers, at least `MIN_REREAD`: those that were read longest ago."""

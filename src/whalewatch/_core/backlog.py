@@ -6,7 +6,7 @@ Pure: no lock, no event loop.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import chain
 from typing import ClassVar
@@ -17,8 +17,14 @@ from whalewatch._core.diff import differences
 from whalewatch._core.document import Document
 from whalewatch._core.model import Container, ContainerEvent, EventType, Origin
 from whalewatch._core.snapshot import Snapshot
+from whalewatch._core.table import Table
 
 __all__ = ["Backlog", "SubscriptionStats"]
+
+MERGED_AT_ONCE, MERGED_PER_TURN = 64, 512
+"""Most events that are merged for a slow reader with each event that is pushed, and when it asks for the next."""
+
+NOBODY: Table[Container] = Table()
 
 
 @attrs.frozen
@@ -30,7 +36,8 @@ class SubscriptionStats(Document):
     delivered: int
     """Events given to the reader, including those that its filters left out."""
     pending: int
-    """Events that wait for the reader. Of a net difference, the number of containers that have changed."""
+    """Events that wait for the reader. Of a net difference, the number of containers that have changed, once all events
+    are merged into it: those of thousands of containers are merged in parts."""
     collapses: int
     """How often the buffer overflowed, so that the waiting events collapsed to a net difference."""
     merged: int
@@ -62,8 +69,8 @@ class _Net:
 
 def _net_events(
     net: Mapping[str, _Net],
-    replay: Mapping[str, Container],
-    received: Mapping[str, Container],
+    replay: Table[Container],
+    received: Table[Container],
     revision: int,
     now: datetime,
 ) -> Iterator[ContainerEvent]:
@@ -75,7 +82,7 @@ def _net_events(
     for id, entry in net.items():
         if entry.exited is not None:
             yield attrs.evolve(entry.exited, container=received[id], revision=revision, last=False)
-    new = (id for id in replay if id not in received)
+    new = (container.id for container in replay.values() if container.id not in received)
     for id in chain(new, (id for id in net if id in received or id not in replay)):
         entry = net.get(id) or _Net(replay[id], now, Origin.SYNC)
         for type_, container, previous in differences(None if entry.exited else received.get(id), entry.current):
@@ -123,15 +130,16 @@ class Backlog:
         self.revision = 0
         self._now = now
         self._buffer = buffer
-        self._received: dict[str, Container] = {}  # by id: what the reader has received, without `_unfolded`
-        self._owned = False  # whether `_received` is a dictionary of this object, not the one of the current picture
+        self._received: Table[Container] = NOBODY  # by id: what the reader has received, without `_unfolded`
         self._unfolded: list[ContainerEvent] = []  # the events that were taken from the current batch
         self._batches: deque[_Batch] = deque()
         self._pending = 0
         self._collapsed = False
         """True after an overflow: `_net` replaces the batches until the reader takes it."""
         self._net: dict[str, _Net] = {}  # by id: the net difference from `_received` to a picture
-        self._replayed: Mapping[str, Container] = {}
+        self._unmerged: deque[Iterator[ContainerEvent]] = deque()  # what is still to be merged into it
+        self._left = 0  # number of these events
+        self._replayed: Table[Container] = NOBODY
         """Picture still being replayed; empty when no replay is pending."""
         self._delivered = self._collapses = self._merged = 0
         if replay and snapshot:
@@ -147,15 +155,20 @@ class Backlog:
     @property
     def stats(self) -> SubscriptionStats:
         """Counters as of now."""
-        pending = self._pending + len(self._undelivered())
-        return SubscriptionStats(self._delivered, pending, self._collapses, self._merged)
+        pending = self._pending + self._left + len(self._undelivered())
+        return SubscriptionStats(self._delivered, pending, self._collapses, self._merged + self._left)
 
-    def push(self, snapshot: Snapshot, events: tuple[ContainerEvent, ...]) -> None:
+    def push(self, snapshot: Snapshot, events: Sequence[ContainerEvent]) -> None:
         """Add a new picture and the events that lead to it."""
         if not self._collapsed and self._pending and self._pending + len(events) > self._buffer:
             self._collapse()
         if self._collapsed:
-            self._merge(events)
+            self._unmerged.append(iter(events))
+            self._left += len(events)
+            # Those of a picture that changes by thousands are left for later, but not those of several such pictures.
+            most = max(len(snapshot), len(self._received), len(self._replayed))
+            excess = self._left - 4 * (most + self._buffer)
+            self._merge(max(excess, min(2 * len(events), MERGED_AT_ONCE) + MERGED_AT_ONCE))
             if self._replayed:
                 self._replayed = snapshot._by_id
             return
@@ -163,12 +176,15 @@ class Backlog:
         self._pending += len(events)
 
     def take(self, current: Snapshot) -> ContainerEvent | None:
-        """Take the next event, or None if there is none.
+        """Take the next event; None if there is none, or so many are still to be merged that others get their turn.
 
         Args:
             current: the picture that was pushed last, or a later picture of the same revision.
         """
         if self._collapsed:
+            self._merge(MERGED_PER_TURN)
+            if self._unmerged:
+                return None
             self._collapsed = False
             self._begin_net(current)
         while self._batches:
@@ -180,9 +196,9 @@ class Backlog:
                 self._unfolded.append(event)
             if event is None or event.last:
                 self._batches.popleft()
-                self._net, self._replayed, self.revision = {}, {}, batch.revision
-                if batch.revision == current.revision:  # readers that keep up share one dictionary
-                    self._received, self._owned, self._unfolded = current._by_id, False, []
+                self._net, self._replayed, self.revision = {}, NOBODY, batch.revision
+                if batch.revision == current.revision:  # readers that keep up share it
+                    self._received, self._unfolded = current._by_id, []
                 else:
                     self._fold()
             if event is not None:
@@ -192,8 +208,10 @@ class Backlog:
     def clear(self) -> None:
         """Drop everything that waits."""
         self._batches.clear()
-        self._collapsed, self._net, self._replayed = False, {}, {}
-        self._pending = 0
+        self._unmerged.clear()
+        self._merged += self._left
+        self._collapsed, self._net, self._replayed = False, {}, NOBODY
+        self._pending = self._left = 0
 
     def _begin_net(self, current: Snapshot) -> None:
         """Queue the events that lead from `_received` to the current picture."""
@@ -219,26 +237,29 @@ class Backlog:
             if event.type is EventType.EXITED and (entry := self._net.get(event.container.id)) is not None:
                 entry.exited = None  # the reader has taken EXITED, but not the STARTED that follows
         self._fold()
-        for batch in self._batches:
-            if batch.counts:
-                self._merge(batch.events)
+        self._unmerged.extend(batch.events for batch in self._batches if batch.counts)
+        self._left += self._pending
         self._batches.clear()
         self._pending = 0
         self._collapsed = True
 
     def _fold(self) -> None:
         """Apply the taken events of a batch to `_received`."""
-        if not self._owned:
-            self._received, self._owned = dict(self._received), True
-        for event in self._unfolded:
-            if event.type is EventType.EXITED:
-                del self._received[event.container.id]
-            else:
-                self._received[event.container.id] = event.container
+        self._received = self._received.changed(
+            (event.container.id, None if event.type is EventType.EXITED else event.container)
+            for event in self._unfolded
+        )
         self._unfolded = []
 
-    def _merge(self, events: Iterable[ContainerEvent]) -> None:
-        for event in events:
+    def _merge(self, most: int) -> None:
+        """Merge so many of the events that are still to be merged."""
+        while self._unmerged and most > 0:
+            event = next(self._unmerged[0], None)
+            if event is None:
+                self._unmerged.popleft()
+                continue
+            most -= 1
+            self._left -= 1
             self._merged += 1
             id = event.container.id
             received = self._received.get(id)
@@ -253,3 +274,5 @@ class Backlog:
             else:
                 entry.current = None
                 entry.exited = entry.exited or event
+        while self._unmerged and not self._left:
+            self._unmerged.popleft()

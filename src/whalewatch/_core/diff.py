@@ -9,7 +9,7 @@ import attrs
 
 from whalewatch._core.model import Container, EventType, Origin, same_run
 
-__all__ = ["Change", "differences", "without_pause"]
+__all__ = ["Change", "Difference", "differences", "differences_of", "without_pause"]
 
 
 @attrs.frozen
@@ -36,6 +36,10 @@ class Change:
     requested: bool | None = None
 
 
+Difference = tuple[Change, EventType, Container, Container | None]
+"""A change, and one of the events that it consists of: its type, the container, and for UPDATED the previous one."""
+
+
 def differences(
     before: Container | None, after: Container | None
 ) -> Iterator[tuple[EventType, Container, Container | None]]:
@@ -56,6 +60,11 @@ def differences(
         yield EventType.UPDATED, unpaused, before
     if before.paused is not after.paused:
         yield EventType.PAUSED if after.paused else EventType.UNPAUSED, after, None
+
+
+def differences_of(change: Change) -> list[Difference]:
+    """Return the events that a change consists of, each with the change."""
+    return [(change, *event) for event in differences(change.before, change.after)]
 
 
 def without_pause(before: Container, after: Container) -> Container:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NoReturn, Protocol
 
@@ -16,13 +17,25 @@ from whalewatch._core.wakeup import Wakeup
 __all__ = ["Feed", "Subscriber"]
 
 
+forks = 0  # between the first process that imported this and this one: cheaper to compare than process ids
+
+
+def _count_fork() -> None:
+    global forks  # noqa: PLW0603 - it is one of the process
+    forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_count_fork)
+
+
 class Subscriber(Protocol):
     """Receives every new picture."""
 
     def _join(self, snapshot: Snapshot) -> None:
         """Start with this picture. Called under the feed's lock, before any `_push`."""
 
-    def _push(self, snapshot: Snapshot, events: tuple[ContainerEvent, ...]) -> None:
+    def _push(self, snapshot: Snapshot, events: Sequence[ContainerEvent]) -> None:
         """Receive a new picture and the events that lead to it. Called under the feed's lock; must not block."""
 
     def _wake(self) -> None:
@@ -56,20 +69,21 @@ class Feed:
         self.changed: Wakeup = Wakeup()
         self._subscribers: list[weakref.ref[Subscriber]] = []
         self._waiting: set[Subscriber] = set()
-        self._process: int | None = None
+        self._process = 0
+        self._forks: int | None = None
 
     def begin(self) -> None:
         """Record that this process publishes."""
-        self._process = os.getpid()
+        self._process, self._forks = os.getpid(), forks
 
     @property
     def forked(self) -> bool:
         """Whether this is a copy in a forked child, in which nothing changes any more."""
-        return self._process not in (None, os.getpid())
+        return self._forks not in (None, forks)
 
     def check_begun(self) -> None:
         """Raise `RuntimeError` if nobody has begun to publish, or this is a forked child."""
-        if self._process is None:
+        if self._forks is None:
             msg = "this watcher does not watch yet: enter it first, with `async with watcher:`, or run() it"
             raise RuntimeError(msg)
         self.check_process()
@@ -80,7 +94,7 @@ class Feed:
             msg = f"this watcher runs in process {self._process}, of which this one is a fork: make a new one here"
             raise RuntimeError(msg)
 
-    def publish(self, snapshot: Snapshot, events: tuple[ContainerEvent, ...] = ()) -> None:
+    def publish(self, snapshot: Snapshot, events: Sequence[ContainerEvent] = ()) -> None:
         """Replace the picture; `events` lead from the previous picture to the new one."""
         with self.lock:
             self.snapshot = snapshot

@@ -73,6 +73,10 @@ class FrozenMapping(Mapping[str, V]):
     def __contains__(self, key: object) -> bool:
         return key in self._items
 
+    def get(self, key: str, default: Any = None) -> V | Any:  # `Mapping` has it, but slower
+        """Return the value of a key."""
+        return self._items.get(key, default)
+
     def __eq__(self, other: object) -> bool:
         if isinstance(other, FrozenMapping):
             return self._items == other._items
@@ -298,8 +302,8 @@ class Pod(_Group):
 
     @classmethod
     def _of(cls, uid: str, members: Iterable[Container]) -> Self:
-        """Make a pod of the containers with its uid; there must be at least one."""
-        containers = sorted(members, key=by_name)
+        """Make a pod of the containers with its uid, which are sorted by name; there must be at least one."""
+        containers = tuple(members)
         sandbox = next((container for container in containers if SANDBOX in container.labels), None)
         labels = (sandbox or containers[0]).labels
         others = tuple(container for container in containers if container is not sandbox)

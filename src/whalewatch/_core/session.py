@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from asyncio import TaskGroup
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from random import Random
 from typing import NoReturn
@@ -28,10 +28,12 @@ from whalewatch._core.cancellation import cancel_requests, raise_if_cancelled
 from whalewatch._core.engine import Engine, Listing, ReportsProgress
 from whalewatch._core.errors import EngineError, EngineUnavailable, WhalewatchError
 from whalewatch._core.inspections import MAX_WARNED, Inspections, backoff
+from whalewatch._core.state import InspectReason
 from whalewatch._core.status import Counters, WatchState
 from whalewatch._core.stream import EventStream
 from whalewatch._core.text import logger
-from whalewatch._core.tracker import Tracker
+from whalewatch._core.tracker import PART, Tracker
+from whalewatch._core.turns import in_turns
 
 __all__ = ["Session", "Settings", "Warned"]
 
@@ -155,8 +157,8 @@ class Session:
         self.connected = True
         self._progress(WatchState.SYNCING)
         async with TaskGroup() as tasks:
-            self._tracker.open(self._inspections.request)
             try:
+                await in_turns(self._tracker.open(self._inspections.request))
                 tasks.create_task(self._heartbeat(), name="whalewatch heartbeat")
                 await self._stream.open(tasks)
                 tasks.create_task(self._stream.confirm(self._settings.heartbeat), name="whalewatch confirmations")
@@ -195,13 +197,13 @@ class Session:
         more, or refuses inspects, must not look like one without containers: so most of them have to be read.
         """
         listing = await self._list()
-        awaited = self._tracker.apply_listing(listing)
+        await in_turns(self._tracker.apply_listing(listing))
+        awaited = self._tracker.unread
         self._warned.containers.intersection_update(awaited)  # the others do not exist any more
         await self._inspections.wait_until_tried(awaited)
         self._inspections.check_readable(listing.containers.keys())
+        await in_turns(self._tracker.finish_sync())
         self.synced_at = asyncio.get_running_loop().time()
-        self._counters.syncs += 1
-        self._tracker.finish_sync()
 
     async def _list(self) -> Listing:
         engine, settings = self._engine, self._settings
@@ -264,16 +266,29 @@ class Session:
         if not same:
             raise self._call.other_engine()
         self._audits_failed = 0
-        differing = audit.differing(listing)
+        await in_turns(audit.compare(listing))
+        differing = audit.differing
         if differing:
             await asyncio.sleep(REPORT_DELAY)
-            if not self._tracker.suspect(differing - audit.touched):
+            if not await self._suspect(differing, InspectReason.DECIDES):
                 self._audits.request_for_loss()
         incomplete = {id for id, listed in listing.containers.items() if listed.container is None} - audit.touched
         audit.end()
         if reread:
             # If the events of a restart were lost, a listing without PIDs does not show it: inspect some each time.
-            self._tracker.reread(incomplete)
+            await self._suspect(self._tracker.longest_unread(incomplete), InspectReason.CHANGED)
+
+    async def _suspect(self, ids: Iterable[str], reason: InspectReason) -> bool:
+        """Inspect containers for an audit, some at a time, but for those that are reported meanwhile.
+
+        Return False if there was no room for some, as others cannot be read.
+        """
+        left, room = [*ids], True
+        while left:
+            part, left = left[:PART], left[PART:]
+            room = self._tracker.suspect([id for id in part if id not in self._tracker.audit.touched], reason) and room
+            await asyncio.sleep(0)
+        return room
 
     def _audit_failed(self, error: EngineError) -> None:
         self._counters.audits_failed += 1

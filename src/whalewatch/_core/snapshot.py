@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
-from typing import Any, ClassVar, Self, TypeVar
+from itertools import chain
+from typing import Any, ClassVar, Self
 
 import attrs
 
 from whalewatch._core.document import ReadableDocument, plain, read
+from whalewatch._core.groups import Index
 from whalewatch._core.model import (
     ID_DIGITS,
     LEAST_DIGITS,
@@ -21,13 +22,21 @@ from whalewatch._core.model import (
     earliest,
     is_called,
 )
+from whalewatch._core.table import Table
 
 __all__ = ["Snapshot"]
 
-
-T = TypeVar("T")
-
 NO_PROJECT = Project("")
+
+
+def _digits(container: Container) -> str | None:
+    return container.id[:LEAST_DIGITS] if len(container.id) == ID_DIGITS else None
+
+
+BY_NAME = Index(lambda container: container.name, earliest)
+BY_DIGITS = Index(_digits, earliest)
+PROJECTS = Index(lambda container: container.project, by_name)
+PODS = Index(lambda container: container.labels.get(POD_UID) or None, by_name)
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -51,32 +60,38 @@ class Snapshot(ReadableDocument):
     """When this picture was last known to be true, in UTC."""
     synced: bool = False
     """Whether the watcher was in sync with the engine at that time. If not, this is the last known picture."""
-    _by_id: dict[str, Container] = attrs.field(factory=dict, repr=False, alias="by_id")
-    # Engines other than Docker allow several containers with the same name. The earliest started comes first.
-    _by_name: dict[str, tuple[Container, ...]] = attrs.field(factory=dict, repr=False, alias="by_name")
+    _by_id: Table[Container] = attrs.field(factory=Table, repr=False, alias="by_id")
+    # Engines other than Docker allow several containers with the same name. The earliest started is found.
+    _by_name: Index = attrs.field(default=BY_NAME, repr=False, alias="by_name")
     # For ids of 64 digits, by their beginning.
-    _by_digits: dict[str, tuple[Container, ...]] = attrs.field(factory=dict, repr=False, alias="by_digits")
-    _projects: dict[str, Project] = attrs.field(factory=dict, repr=False, alias="projects")
-    _pods: dict[str, Pod] = attrs.field(factory=dict, repr=False, alias="pods")
+    _by_digits: Index = attrs.field(default=BY_DIGITS, repr=False, alias="by_digits")
+    _projects: Index = attrs.field(default=PROJECTS, repr=False, alias="projects")
+    _pods: Index = attrs.field(default=PODS, repr=False, alias="pods")
 
     def names(self) -> tuple[str, ...]:
         """Return the sorted names of the projects, without ""."""
-        return tuple(sorted(name for name in self._projects if name))
+        return tuple(sorted(name for name in self._projects.groups if name))
 
     def projects(self) -> tuple[Project, ...]:
         """Return all projects, sorted by name; the first is "", even if it has no containers."""
-        return (self._projects.get("", NO_PROJECT), *(self._projects[name] for name in self.names()))
+        return tuple(project for name in ("", *self.names()) if (project := self.project(name)) is not None)
 
     def project(self, name: str) -> Project | None:
         """Return one project; None if none of its containers is alive. The project "" is never None."""
-        return self._projects.get(name) if name else self._projects.get("", NO_PROJECT)
+        group = self._projects.groups.get(name)
+        if group is None:
+            return None if name else NO_PROJECT
+        if group.shown is None:
+            group.shown = Project(name, tuple(chain(*group.chunks)))
+        found: Project = group.shown
+        return found
 
     def containers(self, project: str | None = None) -> tuple[Container, ...]:
         """Return all containers in the order in which they were first seen, or those of one project by name."""
         if project is None:
             return tuple(self._by_id.values())
-        found = self._projects.get(project)
-        return found.containers if found else ()
+        found = self.project(project)
+        return () if found is None else found.containers
 
     def container(self, name_or_id: str) -> Container | None:
         """Find a container by its id, the first 12 or more digits of an id of 64, or its name; None if there is none.
@@ -87,19 +102,28 @@ class Snapshot(ReadableDocument):
         found = self._by_id.get(name_or_id)
         if found is not None:
             return found
-        named = self._by_name.get(name_or_id)
-        if named:
-            return named[0]
-        alike = self._by_digits.get(name_or_id[:LEAST_DIGITS], ())
-        return next((container for container in alike if is_called(container, name_or_id)), None)
+        named = self._by_name.groups.get(name_or_id)
+        if named is not None:
+            return named.chunks[0][0]
+        alike = self._by_digits.groups.get(name_or_id[:LEAST_DIGITS])
+        if alike is None:
+            return None
+        return next((container for container in chain(*alike.chunks) if is_called(container, name_or_id)), None)
 
     def pods(self) -> tuple[Pod, ...]:
         """Return all Kubernetes pods that have a container alive, sorted by namespace and name."""
-        return tuple(sorted(self._pods.values(), key=lambda pod: (pod.namespace, pod.name, pod.uid)))
+        pods = [pod for uid in self._pods.groups if (pod := self.pod(uid)) is not None]
+        return tuple(sorted(pods, key=lambda pod: (pod.namespace, pod.name, pod.uid)))
 
     def pod(self, uid: str) -> Pod | None:
         """Return one Kubernetes pod; None if none of its containers is alive."""
-        return self._pods.get(uid)
+        group = self._pods.groups.get(uid)
+        if group is None:
+            return None
+        if group.shown is None:
+            group.shown = Pod._of(uid, chain(*group.chunks))
+        found: Pod = group.shown
+        return found
 
     def total(self) -> int:
         """Return the number of containers that are alive."""
@@ -127,11 +151,22 @@ class Snapshot(ReadableDocument):
         found = read(tuple[Container, ...], document.get("containers"), "containers")
         if len({container.id for container in found}) < len(found):
             raise ValueError("containers has several with the same id")
-        news = [(None, container) for container in found]
-        return empty._changed(news, revision=empty.revision, as_of=empty.as_of, synced=empty.synced)
+        return empty._of(found, empty.revision, empty.as_of, empty.synced)
+
+    @classmethod
+    def _of(cls, containers: Iterable[Container], revision: int, as_of: datetime, synced: bool) -> Self:  # noqa: FBT001
+        news = [(None, container) for container in containers]
+        return cls(revision=0, as_of=as_of)._changed(news, revision=revision, as_of=as_of, synced=synced)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # where a key belongs in a table differs between processes
+        return (type(self)._of, (tuple(self), self.revision, self.as_of, self.synced))
 
     def _get(self, id: str) -> Container | None:
         return self._by_id.get(id)
+
+    def _with(self, before: Container | None, after: Container | None) -> Self:
+        """Make a picture with `after` instead of `before`; None is no container."""
+        return self._changed([(before, after)], revision=self.revision, as_of=self.as_of, synced=self.synced)
 
     def _changed(
         self,
@@ -143,79 +178,22 @@ class Snapshot(ReadableDocument):
     ) -> Self:
         """Make the next picture. Each pair is one container in this picture and in the next one.
 
-        Copying five dictionaries costs some 10 ns for each container that is alive; in return, readers need no lock.
+        Readers need no lock, as no picture is ever changed. It shares with the one before what is the same in both.
         """
-        by_id, named, digits, projects, pods = (
-            self._by_id.copy(),
-            self._by_name.copy(),
-            self._by_digits.copy(),
-            self._projects.copy(),
-            self._pods.copy(),
-        )
-        of_name: _Touched = {}
-        of_digits: _Touched = {}
-        of_project: _Touched = {}
-        of_pod: dict[str, dict[str, Container]] = {}
-
-        def pod_of(container: Container) -> dict[str, Container]:
-            uid = container.labels.get(POD_UID)
-            if not uid:
-                return {}
-            if uid not in of_pod:
-                pod = pods.get(uid)
-                of_pod[uid] = {} if pod is None else {c.id: c for c in (pod.sandbox, *pod) if c is not None}
-            return of_pod[uid]
-
-        for before, after in changes:
-            if before is not None:
-                _remove(before, _touch(of_name, before.name, named), earliest)
-                if len(before.id) == ID_DIGITS:
-                    _remove(before, _touch(of_digits, before.id[:LEAST_DIGITS], digits), earliest)
-                _remove(before, _touch(of_project, before.project, projects), by_name)
-                pod_of(before).pop(before.id, None)
-                if after is None:
-                    del by_id[before.id]
+        pairs = [*changes]
+        alive: list[tuple[str, Container | None]] = []
+        for before, after in pairs:
             if after is not None:
-                insort(_touch(of_name, after.name, named), after, key=earliest)
-                if len(after.id) == ID_DIGITS:
-                    insort(_touch(of_digits, after.id[:LEAST_DIGITS], digits), after, key=earliest)
-                insort(_touch(of_project, after.project, projects), after, key=by_name)
-                pod_of(after)[after.id] = after
-                by_id[after.id] = after
-        _replace(named, {name: tuple(members) for name, members in of_name.items() if members}, of_name)
-        _replace(digits, {begin: tuple(members) for begin, members in of_digits.items() if members}, of_digits)
-        _replace(projects, {name: Project(name, tuple(m)) for name, m in of_project.items() if m}, of_project)
-        _replace(pods, {uid: Pod._of(uid, members.values()) for uid, members in of_pod.items() if members}, of_pod)
+                alive.append((after.id, after))
+            elif before is not None:
+                alive.append((before.id, None))
         return type(self)(
             revision=revision,
             as_of=as_of,
             synced=synced,
-            by_id=by_id,
-            by_name=named,
-            by_digits=digits,
-            projects=projects,
-            pods=pods,
+            by_id=self._by_id.changed(alive),
+            by_name=self._by_name.changed(pairs),
+            by_digits=self._by_digits.changed(pairs),
+            projects=self._projects.changed(pairs),
+            pods=self._pods.changed(pairs),
         )
-
-
-_Touched = dict[str, list[Container]]
-"""The sorted members of the groups that a change affects."""
-
-
-def _touch(touched: _Touched, name: str, groups: Mapping[str, Iterable[Container]]) -> list[Container]:
-    if name not in touched:
-        touched[name] = list(groups.get(name, ()))
-    return touched[name]
-
-
-def _remove(container: Container, members: list[Container], key: Callable[[Container], Any]) -> None:
-    del members[bisect_left(members, key(container), key=key)]
-
-
-def _replace(groups: dict[str, T], remaining: dict[str, T], touched: Iterable[str]) -> None:
-    """Replace the groups that were touched; remove those that are empty now."""
-    for name in touched:
-        if name in remaining:
-            groups[name] = remaining[name]
-        else:
-            groups.pop(name, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
@@ -15,6 +15,9 @@ from whalewatch._core.snapshot import Snapshot
 from whalewatch._core.wakeup import wake
 
 __all__ = ["Subscription", "SubscriptionStats"]
+
+MAX_IN_A_ROW = 512
+"""Events after which a reader that has not waited for any gives other tasks their turn; filtered ones count, too."""
 
 
 class Subscription(AsyncIterator[ContainerEvent]):
@@ -61,6 +64,7 @@ class Subscription(AsyncIterator[ContainerEvent]):
         self._brief = brief
         self._loop: asyncio.AbstractEventLoop | None = None
         self._reading = False
+        self._in_a_row = 0  # events that were taken since the reader has last waited
         self._sleeper: asyncio.Future[None] | None = None
         self._woken: asyncio.Future[None] | None = None
         # The following attributes are shared with the watcher's thread, and protected by the feed's lock.
@@ -87,7 +91,7 @@ class Subscription(AsyncIterator[ContainerEvent]):
         self._start = snapshot
         self._backlog = Backlog(snapshot, replay=self._replay, now=datetime.now(UTC), buffer=self._buffer)
 
-    def _push(self, snapshot: Snapshot, events: tuple[ContainerEvent, ...]) -> None:
+    def _push(self, snapshot: Snapshot, events: Sequence[ContainerEvent]) -> None:
         """Receive a new picture. The feed calls it under its lock."""
         if not self._closed:
             self._backlog.push(snapshot, events)
@@ -137,17 +141,19 @@ class Subscription(AsyncIterator[ContainerEvent]):
         return self._where is None or self._where(event)
 
     def _next(self) -> ContainerEvent | None:
-        """Take the next event that passes the filters, or None if there is none yet."""
-        while (event := self._take()) is not None:
-            if self._passes(event):
-                break
-        return event
+        """Take the next event that passes the filters; None if there is none yet, or others should have their turn."""
+        while self._in_a_row < MAX_IN_A_ROW:
+            self._in_a_row += 1
+            event = self._take()
+            if event is None or self._passes(event):
+                return event
+        return None
 
     def _take(self) -> ContainerEvent | None:
         feed = self._feed
         with feed.lock:
             event = self._backlog.take(feed.snapshot)
-            if event is not None:
+            if event is not None or self._backlog:
                 return event
             if self._closed or (feed.ended and feed.error is None):
                 raise StopAsyncIteration
@@ -166,7 +172,10 @@ class Subscription(AsyncIterator[ContainerEvent]):
         try:
             if not (self._backlog or self._closed or self._feed.ended):
                 await sleeper
+            else:
+                await asyncio.sleep(0)  # so many events are still to be merged that others get their turn
         finally:
+            self._in_a_row = 0
             self._sleeper = None
             self._feed.keep(self, waiting=False)
 

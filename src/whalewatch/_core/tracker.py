@@ -7,18 +7,19 @@ as one revision.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from itertools import chain, islice
 
 import attrs
 
 from whalewatch._core.audit import Audit
-from whalewatch._core.diff import Change
-from whalewatch._core.endings import Ending, Endings, LastEndings, either, events_of
+from whalewatch._core.diff import Change, Difference, differences_of
+from whalewatch._core.endings import Endings, Events
 from whalewatch._core.engine import MAX_CONTAINERS, Dead, Listing, Signal, SignalType
 from whalewatch._core.feed import Feed
 from whalewatch._core.kernel import Kernel
-from whalewatch._core.model import Container, EventType, Origin, same_process, same_run
+from whalewatch._core.model import Container, Origin, same_process, same_run
 from whalewatch._core.reconcile import (
     abandoned,
     apply_signal,
@@ -28,9 +29,11 @@ from whalewatch._core.reconcile import (
     is_ahead,
     process_exited,
 )
-from whalewatch._core.runs import Reading, is_exit_of
+from whalewatch._core.runs import Reading
+from whalewatch._core.snapshot import Snapshot
 from whalewatch._core.state import ContainerState, InspectReason, request_inspect
 from whalewatch._core.status import Counters
+from whalewatch._core.turns import Turn
 
 __all__ = ["MAX_UNRESOLVED", "Tracker"]
 
@@ -40,6 +43,9 @@ MAX_EXITED = 1024
 """Exited containers of which it is remembered what was told last: a later signal that is older than that is not about
 the next run of the container."""
 
+PART = 128
+"""Containers that are added to the next picture at a time."""
+
 MAX_UNRESOLVED = 10_000
 """Most containers that only signals have named, and that are still to be inspected. Signals about more of them count as
 lost: audits find what is alive. An engine that starts so many within moments, or answers no inspect, is at fault."""
@@ -47,6 +53,8 @@ lost: audits find what is alive. An engine that starts so many within moments, o
 
 class Tracker:
     """The states of all containers. There is one for a watcher; each connection opens and closes it.
+
+    What may be work on thousands of containers yields where other tasks should have their turn.
 
     Why a synchronisation is complete: the engine's stream is open before the listing begins, so everything that happens
     after the listing was made is reported. An inspect contains what is reported *before* it begins; what is reported
@@ -82,7 +90,6 @@ class Tracker:
         kernel: Kernel | None = None,
     ) -> None:
         self.audit = Audit(feed)
-        self.endings = LastEndings()
         self.max_containers = max_containers
         self._feed = feed
         self._now = now
@@ -95,18 +102,27 @@ class Tracker:
         self._reported: set[str] = set()  # those of the states that only signals have named: nothing was read yet
         self._exited: dict[str, ContainerState] = {}
         self._endings = Endings()
-        self._unobserved: set[str] = set()  # containers of which something may have been told before this connection
+        self.endings = self._endings.last
         self._exit_codes: dict[str, int | None] = {}  # read during a synchronisation, and published at its end
         self._synced = False
+        self._stored: dict[str, None] = {}  # during a synchronisation: whose state may differ from the picture
         self._since: datetime | None = None
 
-    def open(self, request: Callable[[str, InspectReason], None]) -> None:
+    def open(self, request: Callable[[str, InspectReason], None]) -> Iterator[None]:
         """Open the tracker for a new connection: nothing is certain until a synchronisation has ended.
 
         Args:
             request: called when a container is to be inspected; before the inspect, call `start_inspect`.
         """
-        self._request = request
+        picture, states, turn = self._feed.snapshot, dict[str, ContainerState](), Turn()
+        for container in picture:
+            states[container.id] = ContainerState(container)
+            if turn.is_over:
+                yield
+                turn = Turn()
+        for id in states.keys() - self._feed.snapshot._by_id.keys():  # the kernel has told their exits meanwhile
+            del states[id]
+        self._states, self._request = states, request
         if self._kernel is not None:
             self._kernel.open()
         self.audit.reset(self._states)
@@ -114,24 +130,20 @@ class Tracker:
     def close(self) -> None:
         """Close the tracker at the end of a connection: the picture stays, but is marked as not synced."""
         for state in self._states.values():
-            self._publish(abandoned(state, since=self._since))
-        self._request = None
-        self._exited.clear()
-        self._exit_codes.clear()
-        self._reported.clear()
-        self._unobserved.clear()
+            if state.container is None:
+                self._publish(abandoned(state, since=self._since))
+        self._states, self._request = {}, None
+        for kept in (self._stored, self._exited, self._exit_codes, self._reported, self._endings.unobserved):
+            kept.clear()
         self._synced, self._since = False, None
-        picture = self._feed.snapshot
-        self._states = {container.id: ContainerState(container) for container in picture}
-        if picture.synced:
+        if (picture := self._feed.snapshot).synced:
             self._feed.publish(attrs.evolve(picture, synced=False, as_of=self._now()))
 
     def stream_opened(self, since: datetime | None) -> None:
         """Record that a stream is open.
 
         Args:
-            since: engine time; the stream reports everything that happens after it. What it replays from before may be
-                out of date.
+            since: engine time; all that happens after it is reported. What is replayed from before may be out of date.
         """
         if not self._synced:
             self._since = since
@@ -146,14 +158,9 @@ class Tracker:
         """Apply one signal from the engine's stream; return False if there is no room for another container."""
         id = signal.id
         known = self._state(id)
-        if signal.type in {SignalType.OOM, SignalType.STOPPING}:
-            self._tell_ending(known, signal)
+        if (heard := self._endings.hear(known, signal)) is None:
             return True
-        if signal.type is SignalType.STARTED and known.container is None:
-            self._endings.take(id)  # of a former run, told late
-            self._unobserved.discard(id)
-        elif signal.type is SignalType.EXITED:
-            signal = self._explained(known, signal)
+        signal = heard
         state, change = apply_signal(known, signal, synced=self._synced, since=self._since)
         if state is known and not self._synced:
             return True  # replayed, and no reason to doubt the listing
@@ -178,27 +185,6 @@ class Tracker:
             and len(self._states) < self.max_containers
             and len(self.audit.touched) < self.max_containers + MAX_UNRESOLVED
         )
-
-    def _tell_ending(self, known: ContainerState, signal: Signal) -> None:
-        told = Ending(oom=True) if signal.type is SignalType.OOM else Ending(requested=True)
-        is_late = known.idle and (known.exit_due is not None or self.endings.is_recent(signal))
-        if not (is_late and self.endings.amend(signal.id, told)):
-            self._endings.tell(signal.id, oom=told.oom, requested=told.requested)
-
-    def _explained(self, known: ContainerState, signal: Signal) -> Signal:
-        """Return the signal of an exit with what was told before it.
-
-        That a stop was not asked for is known only of a run that was observed from its start on.
-        """
-        told = self._endings.take(signal.id)
-        not_asked = signal.requested is False and signal.id not in self._unobserved
-        asked = either(told.requested, False if not_asked else signal.requested or None)
-        self._unobserved.discard(signal.id)
-        signal = attrs.evolve(signal, oom=either(signal.oom, told.oom), requested=asked)
-        due = known.exit_due is not None and is_exit_of(known.exit_due, signal)
-        if known.idle or (due and not (known.container and is_exit_of(known.container, signal))):
-            self.endings.amend(signal.id, signal)  # its exit was told before: by the kernel, or found by a reading
-        return signal
 
     def start_inspect(self, id: str) -> bool:
         """Begin an inspect of a container; return False if none is wanted any more, or one is under way already."""
@@ -258,13 +244,14 @@ class Tracker:
         change = Change(published, None, Origin.KERNEL, noticed, code)
         if ends := state.container is not None and same_process(state.container, run):
             state, change = process_exited(state, code, noticed, synced=self._synced)
-        if news := published is not None and same_process(published, run):
-            read = self._exit_codes.pop(id, None) if change.exit_code is None else change.exit_code
-            self._commit([attrs.evolve(change, before=published, exit_code=read)])
         if not self._synced:
-            self._unobserved.add(id)  # and the listing of a synchronisation may contain the next run
+            self._stored[id] = None
+            self._endings.unobserved.add(id)  # and the listing of a synchronisation may contain the next run
         elif ends:
             self.audit.touch(id)
+        if news := published is not None and same_process(published, run):
+            read = self._exit_codes.pop(id, None) if change.exit_code is None else change.exit_code
+            self._publish_one(attrs.evolve(change, before=published, exit_code=read))
         if ends:
             self._store(id, state if self._request is not None else IDLE)
         return news
@@ -278,47 +265,61 @@ class Tracker:
     def _is_stale(self, reading: Container) -> bool:
         return self._kernel is not None and self._kernel.has_ended(reading)
 
-    # Synchronisation and audit
+    @property
+    def unread(self) -> set[str]:
+        """The containers that are to be inspected; after a listing, a synchronisation must wait for these."""
+        return {id for id, state in self._states.items() if not state.at_rest}
 
-    def apply_listing(self, listing: Listing) -> set[str]:
-        """Apply the listing of a synchronisation; return the containers that must be inspected before its end.
+    def apply_listing(self, listing: Listing) -> Iterator[None]:
+        """Apply the listing of a synchronisation.
 
         A container that the stream has reported meanwhile is inspected, whatever the listing says.
         """
-        awaited = {id for id, state in self._states.items() if not state.at_rest}
-        reported = self.audit.touched | awaited
-        for id, listed in listing.containers.items():
-            if id in reported:
-                continue
-            if listed.container is not None and not self._is_stale(listed.container):
+        known, turn = listing.containers, Turn()
+        gone = (id for id in [id for id, state in self._states.items() if state.container] if id not in known)
+        for id in chain(known, gone):
+            listed = known.get(id)
+            if self._may_be_newer(id) or (listed is None and listing.scope(id) in listing.failed):
+                pass
+            elif listed is None and listing.absence_is_death:
+                self._store(id, IDLE)
+            elif listed is not None and listed.container is not None and not self._is_stale(listed.container):
                 self._store(id, ContainerState.of(listed.container))
             else:
-                awaited.add(id)
                 self._inspect(id, InspectReason.DECIDES, self._sync_origin)
-        for id in [id for id, state in self._states.items() if state.container and id not in listing.containers]:
-            if id in reported or listing.scope(id) in listing.failed:
-                continue
-            if listing.absence_is_death:
-                self._store(id, IDLE)
-            else:
-                awaited.add(id)
-                self._inspect(id, InspectReason.DECIDES, self._sync_origin)
-        return awaited
+            if turn.is_over:
+                yield
+                turn = Turn()
 
-    def finish_sync(self) -> None:
-        """End a synchronisation: publish all its changes as one revision."""
-        before, self._synced = self._feed.snapshot, True
-        self._unobserved.update(id for id, state in self._states.items() if state.container is not None)
-        codes, self._exit_codes = self._exit_codes, {}
-        changes = [
-            Change(before._get(id), state.container, self._sync_origin, None, codes.get(id))
-            for id, state in self._states.items()
-            if state.container is not before._get(id)
-        ]
-        changes += [
-            Change(c, None, self._sync_origin, None, codes.get(c.id)) for c in before if c.id not in self._states
-        ]
-        self._commit(changes)
+    def _may_be_newer(self, id: str) -> bool:
+        """Return whether a container was reported or read since the listing began."""
+        return id in self.audit.touched or not self._at_rest(id)
+
+    def finish_sync(self) -> Iterator[None]:
+        """End a synchronisation: publish all its changes as one revision.
+
+        The next picture is made aside, while signals and the kernel may change states, and the kernel the picture.
+        Those are looked at again, until no state is left that may differ.
+        """
+        picture, found, turn = self._feed.snapshot, dict[str, list[Difference]](), Turn()
+        while self._stored:
+            pairs = []
+            for id in [*islice(self._stored, PART)]:
+                del self._stored[id]
+                before, drafted, after = self._feed.snapshot._get(id), picture._get(id), self._state(id).container
+                if before is None and drafted and after:  # the kernel has told its exit: it comes last now
+                    pairs += [(drafted, None), (None, after)]
+                elif drafted is not after:
+                    pairs.append((drafted, after))
+                found[id] = differences_of(Change(before, after, self._sync_origin, None, self._exit_codes.get(id)))
+            picture = picture._changed(pairs, revision=0, as_of=self._now(), synced=False)
+            if self._stored and turn.is_over:
+                yield
+                turn = Turn()
+        self._exit_codes.clear()
+        self._synced, self._counters.syncs = True, self._counters.syncs + 1
+        self._endings.unobserved.update(picture._by_id)
+        self._commit(picture, chain.from_iterable(found.values()))
 
     def suspect(self, ids: Iterable[str], reason: InspectReason = InspectReason.DECIDES) -> bool:
         """Inspect containers for an audit; return False if there was no room for some, as others cannot be read."""
@@ -331,9 +332,9 @@ class Tracker:
                 self._inspect(id, reason, Origin.RESYNC)
         return room
 
-    def reread(self, among: Iterable[str]) -> None:
-        """Inspect some of these containers: those that were read longest ago and are not about to be read."""
-        self.suspect(self.audit.longest_unread({id for id in among if self._at_rest(id)}), InspectReason.CHANGED)
+    def longest_unread(self, among: Iterable[str]) -> list[str]:
+        """Return some of these containers: those that were read longest ago and are not about to be read."""
+        return self.audit.longest_unread({id for id in among if self._at_rest(id)})
 
     @property
     def _sync_origin(self) -> Origin:
@@ -351,6 +352,8 @@ class Tracker:
 
     def _store(self, id: str, state: ContainerState, *, request: bool = True) -> None:
         self._counters.lost += max(0, state.dropped - self._state(id).dropped)
+        if not self._synced:
+            self._stored[id] = None
         if state.idle:
             self._states.pop(id, None)
             self._reported.discard(id)
@@ -377,24 +380,21 @@ class Tracker:
             return
         with self._feed.lock:
             for change in changes:
-                self._commit([change])
+                self._publish_one(change)
 
-    def _commit(self, changes: list[Change]) -> None:
-        """Publish changes as one revision: their events, EXITED first, and the picture that results."""
+    def _publish_one(self, change: Change) -> None:
+        self._commit(self._feed.snapshot._with(change.before, change.after), differences_of(change))
+
+    def _commit(self, picture: Snapshot, found: Iterable[Difference]) -> None:
+        """Publish a picture as one revision, with the events that lead to it."""
         former, now = self._feed.snapshot, self._now()
-        events = events_of(changes, former.revision + 1, now, self._endings.take)
-        for event in events:
-            if event.type is EventType.EXITED:
-                self.endings.add(event)
-        pairs = [(change.before, change.after) for change in changes]
-        as_of = now if self._synced else former.as_of
-        revision = former.revision + bool(events)
-        self._feed.publish(former._changed(pairs, revision=revision, as_of=as_of, synced=self._synced), events)
+        events = Events(found, former.revision + 1, now, self._endings.take)
+        self.endings.add(events)
+        revision, as_of = former.revision + bool(events), now if self._synced else former.as_of
+        self._feed.publish(attrs.evolve(picture, revision=revision, as_of=as_of, synced=self._synced), events)
 
     def _repack(self, reading: Container) -> None:
         """Put a new rucksack into the picture; this is neither an event nor a new revision."""
-        former = self._feed.snapshot
-        known = former._get(reading.id)
+        known = (former := self._feed.snapshot)._get(reading.id)
         if known is not None and known.rucksack is not reading.rucksack:
-            pairs = [(known, reading)]
-            self._feed.publish(former._changed(pairs, revision=former.revision, as_of=self._now(), synced=True))
+            self._feed.publish(attrs.evolve(former._with(known, reading), as_of=self._now()))
