@@ -23,6 +23,7 @@ from tests.support.without_loop import WAITS, there, unsynced, until_waiting
 from whalewatch import (
     BlockingSubscription,
     BlockingWatcher,
+    ContainerEvent,
     EngineUnavailable,
     EventType,
     NotSynced,
@@ -34,6 +35,7 @@ from whalewatch import (
     cri,
     moby,
 )
+from whalewatch._core.subscription import MAX_IN_A_ROW
 from whalewatch.testing import FakeContainerd, FakeCRI, FakeDocker
 
 PROGRAMS = "tests.support.without_loop"
@@ -143,6 +145,18 @@ def test_queries_wait_for_the_first_synchronisation_and_answer_from_the_last_pic
     assert answers == {name: getattr(synced, name)(*more) for name, more in QUERIES.items()} == now == last
     assert answers["container"].project == answers["project"].name == "shop"
     assert (synced.synced, watcher.snapshot().synced) == (True, False)
+
+
+def test_events_that_wait_are_given_after_leaving_however_many_they_are() -> None:
+    many = 2 * MAX_IN_A_ROW + 1
+    with whalewatch.in_thread(Watcher(ScriptedEngine(*(box(f"c{number}") for number in range(many))))) as watcher:
+        watcher.ready(PATIENCE)
+        events = watcher.events()
+    told: list[ContainerEvent] = []
+    reader = threading.Thread(target=lambda: told.extend(events), daemon=True)
+    reader.start()
+    reader.join(PATIENCE)
+    assert (len(told), reader.is_alive()) == (many, False)
 
 
 def test_time_outs_are_those_of_the_methods() -> None:

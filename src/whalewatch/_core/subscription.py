@@ -147,6 +147,7 @@ class Subscription(AsyncIterator[ContainerEvent]):
             event = self._take()
             if event is None or self._passes(event):
                 return event
+        self._in_a_row = 0
         return None
 
     def _take(self) -> ContainerEvent | None:
