@@ -75,12 +75,15 @@ def test_what_happens_while_the_next_picture_is_made_is_told_once_and_in_it(
     fold.check(feed.snapshot)
     assert feed.snapshot.synced
     assert [e.type.value for e in fold.events if e.container.id == id] == ["exited", "started"]
+    if happens is exit_told:
+        assert [one.id for one in feed.snapshot][-1] == id, "it was gone"
     pid = 1 if happens is restart_read else later[id].pid
     assert {id: one.pid for id, one in fold.alive.items()} == {**{id: one.pid for id, one in later.items()}, id: pid}
     del reader
 
 
-async def test_reader_of_thousands_of_events_gives_others_their_turn() -> None:
+@pytest.mark.parametrize("passing", [1, 500])
+async def test_reader_of_thousands_of_events_gives_others_their_turn(passing: int) -> None:
     publisher = Publisher(*(box(f"c{number}") for number in range(2 * MAX_IN_A_ROW)))
     turns_of_others = 0
 
@@ -91,8 +94,8 @@ async def test_reader_of_thousands_of_events_gives_others_their_turn() -> None:
             await asyncio.sleep(0)
 
     task = asyncio.create_task(others())
-    events = publisher.events()
-    for _ in range(2 * MAX_IN_A_ROW):
+    events = publisher.events(where=lambda event: int(event.container.id[1:]) % passing == 0)
+    for _ in range(0, 2 * MAX_IN_A_ROW, passing):
         assert (await anext(events)).origin is Origin.SYNC
     assert turns_of_others >= 1
     task.cancel()
@@ -112,3 +115,15 @@ async def test_slow_reader_of_thousands_is_told_the_difference_once_all_is_merge
     assert {event.container.id: event.container.name for event in told} == {one.id: "two" for one in boxes}
     assert (told[-1].last, events.stats.pending) == (True, 0)
     assert await anext(events, None) is None
+
+
+async def test_end_of_a_whole_picture_is_merged_in_parts_for_a_slow_reader_who_may_leave_before_all_is() -> None:
+    boxes = {f"c{number}": box(f"c{number}") for number in range(2000)}
+    publisher = Publisher(*boxes.values())
+    events = publisher.events(replay=False, buffer=1)
+    publisher.change("c0", name="new")
+    publisher.publish(dict.fromkeys(boxes))
+    assert events._backlog._left > 1800
+    assert events.stats.merged == 2001
+    await events.aclose()
+    assert (events.stats.merged, events.stats.pending) == (2001, 0)
