@@ -158,7 +158,7 @@ class Snapshot(ReadableDocument):
         news = [(None, container) for container in containers]
         return cls(revision=0, as_of=as_of)._changed(news, revision=revision, as_of=as_of, synced=synced)
 
-    def __reduce__(self) -> tuple[Any, ...]:  # where a key belongs in a table differs between processes
+    def __reduce__(self) -> tuple[Any, ...]:  # the indexes are made anew: they consist of more than data
         return (type(self)._of, (tuple(self), self.revision, self.as_of, self.synced))
 
     def _get(self, id: str) -> Container | None:

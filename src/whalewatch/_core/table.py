@@ -18,7 +18,7 @@ class Table(Mapping[str, V]):
 
     It consists of a dictionary that it shares with others, and of the few changes since that one was made. When there
     are too many of these, or somebody asks for all values, a new dictionary is made. So among 10,000 keys the change of
-    one takes about a microsecond. Any thread may use it: these parts are replaced together, and never changed.
+    one takes a few microseconds. Any thread may use it: these parts are replaced together, and never changed.
     """
 
     __slots__ = ("_count", "_parts")
