@@ -58,7 +58,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, need: Callable[[str, s
     """A user who reaches the host "far" by ssh, where the program docker leads to the engine at `engine.sock`."""
     need("ssh", install.OUR_VERSION)
     names = {name: shutil.which(name, path=PATH) for name in ("ssh", "sshd", "ssh-keygen")}
-    libraries = install.library_path()
+    libraries = install.ld_library_path()
     for key in ("host", "user"):
         command = [str(names["ssh-keygen"]), "-q", "-t", "ed25519", "-N", "", "-f", f"{tmp_path}/{key}"]
         subprocess.run(command, check=True, env={"LD_LIBRARY_PATH": libraries})

@@ -57,7 +57,7 @@ def busybox() -> str:
     return shutil.which("busybox", path=os.pathsep.join(search_path(OUR_VERSION))) or "busybox"
 
 
-def library_path() -> str:
+def ld_library_path() -> str:
     """Return the folders of the libraries that the machine lacks."""
     machine = sysconfig.get_config_var("MULTIARCH") or ""
     return os.pathsep.join(f"{engines_folder()}/{OUR_RELEASE}{folder}/{machine}" for folder in ("/usr/lib", "/lib"))

@@ -151,7 +151,8 @@ class PrivateEngine(ABC):
 
     def _environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("DOCKER_", "CONTAINERD_"))}
-        return kept | {"PATH": ":".join(install.search_path(self.expected)), "LD_LIBRARY_PATH": install.library_path()}
+        libraries = install.ld_library_path()
+        return kept | {"PATH": ":".join(install.search_path(self.expected)), "LD_LIBRARY_PATH": libraries}
 
     def _run(self, *command: str) -> str:
         """Run a client of the engine's makers, and return what it prints; raises `subprocess.SubprocessError`."""
